@@ -1,0 +1,1 @@
+//! atra: a runtime for teams of agents.

@@ -1,0 +1,1 @@
+//! atra-storage
