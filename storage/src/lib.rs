@@ -1,1 +1,13 @@
-//! atra-storage
+//! atra-storage: messages and facts persist.
+//!
+//! What is here: the [`Step`] that a team hands over, the [`Store`] trait with its two backends (SQLite
+//! and an in-memory model that can fail on request), the one conformance suite that both pass, the
+//! storage actor that is the only writer, and readers.
+//!
+//! What is not: nothing here knows agents, turns or markets. Only this crate knows SQL.
+
+pub mod step;
+pub mod store;
+
+pub use step::{Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, Publish, Step};
+pub use store::{Loaded, Read, Store, StoreError, TeamMove, TeamRow, WriteBatch};

@@ -1,0 +1,336 @@
+//! Topics and filters: how an event says what it is about, and how a reader says what it wants.
+//!
+//! A topic is dot-separated tokens of `[A-Za-z0-9_-]`, as in NATS subjects. A filter may use `*` for
+//! one token and `>` for one or more at the end. Both are checked when made, so everything later can
+//! trust them, and both are bounded.
+//!
+//! Reserved roots: `sys.` (the runtime's own events), `memory.` (a write to shared memory: the rest of
+//! the topic is the key) and `to.` (addressed to the one agent named by the next token).
+
+use std::{borrow::Borrow, fmt, hash::Hash, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The longest topic or filter, in bytes: long enough for a key with several ids, short enough to index.
+pub const TOPIC_BYTES_MAX: usize = 200;
+/// The most tokens of a topic or filter.
+pub const TOPIC_TOKENS_MAX: usize = 16;
+
+/// The root under which shared memory is written.
+pub const MEMORY_ROOT: &str = "memory.";
+/// The root under which one agent is addressed.
+pub const ADDRESS_ROOT: &str = "to.";
+/// The root of the runtime's own events.
+pub const SYSTEM_ROOT: &str = "sys.";
+
+/// Why a topic or filter was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// Nothing between two dots, or an empty text.
+    #[error("empty token in topic {0:?}")]
+    EmptyToken(String),
+    /// A character outside `[A-Za-z0-9_-]`.
+    #[error("character {character:?} is not allowed in topic {topic:?}: use letters, digits, '_' and '-'")]
+    Character {
+        /// The refused text.
+        topic: String,
+        /// The first character that is not allowed.
+        character: char,
+    },
+    /// More than [`TOPIC_BYTES_MAX`] bytes or [`TOPIC_TOKENS_MAX`] tokens.
+    #[error(
+        "topic of {bytes} bytes and {tokens} tokens is above the limit of {TOPIC_BYTES_MAX} bytes and {TOPIC_TOKENS_MAX} tokens"
+    )]
+    TooLong {
+        /// Bytes of the refused text.
+        bytes: usize,
+        /// Its tokens.
+        tokens: usize,
+    },
+    /// `>` anywhere but at the end of a filter.
+    #[error("'>' must be the last token of filter {0:?}")]
+    TailNotLast(String),
+}
+
+#[derive(Clone)]
+enum Text {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+/// What an event is about: checked, bounded, cheap to clone. Ordered and hashed as its text.
+#[derive(Clone)]
+pub struct Topic(Text);
+
+impl Topic {
+    /// Checks `text` and makes a topic of it.
+    ///
+    /// # Errors
+    /// [`TopicError`] names the first rule that `text` breaks.
+    pub fn new(text: &str) -> Result<Self, TopicError> {
+        check(text, false)?;
+        Ok(Self(Text::Shared(text.into())))
+    }
+
+    /// A topic from a literal; in a `const` it is checked by the compiler.
+    ///
+    /// # Panics
+    /// When `text` is not a topic. In a `const` that is a compile error.
+    #[must_use]
+    pub const fn literal(text: &'static str) -> Self {
+        let bytes = text.as_bytes();
+        assert!(!bytes.is_empty() && bytes.len() <= TOPIC_BYTES_MAX, "a topic has 1 to 200 bytes");
+        let (mut at, mut token_bytes, mut tokens) = (0, 0, 1);
+        while at < bytes.len() {
+            match bytes[at] {
+                b'.' => {
+                    assert!(token_bytes > 0, "a topic has no empty token");
+                    token_bytes = 0;
+                    tokens += 1;
+                }
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => token_bytes += 1,
+                _ => panic!("a topic has letters, digits, '_', '-' and dots only"),
+            }
+            at += 1;
+        }
+        assert!(token_bytes > 0 && tokens <= TOPIC_TOKENS_MAX, "a topic has 1 to 16 tokens, none empty");
+        Self(Text::Static(text))
+    }
+
+    /// The topic of a write to the shared-memory key `key` (keys obey the rules of topics).
+    ///
+    /// # Errors
+    /// [`TopicError`] when `key` is not a valid key.
+    pub fn memory(key: &str) -> Result<Self, TopicError> {
+        Self::new(&format!("{MEMORY_ROOT}{key}"))
+    }
+
+    /// The topic that addresses one agent.
+    #[must_use]
+    pub fn to_agent(agent: &crate::Name) -> Self {
+        Self(Text::Shared(format!("{ADDRESS_ROOT}{agent}").into()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match &self.0 {
+            Text::Static(text) => text,
+            Text::Shared(text) => text,
+        }
+    }
+
+    /// The key that an event on this topic writes, if it is a memory write.
+    #[must_use]
+    pub fn memory_key(&self) -> Option<&str> {
+        self.as_str().strip_prefix(MEMORY_ROOT)
+    }
+
+    /// The first token: a bounded label for metrics.
+    #[must_use]
+    pub fn root(&self) -> &str {
+        self.as_str().split('.').next().unwrap_or_default()
+    }
+}
+
+impl PartialEq for Topic {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+impl Eq for Topic {}
+impl PartialOrd for Topic {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Topic {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+impl Hash for Topic {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+impl Borrow<str> for Topic {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Topic({})", self.as_str())
+    }
+}
+impl Serialize for Topic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+impl<'de> Deserialize<'de> for Topic {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Which topics a reader wants: `market.*`, `memory.params.>`, `>` or a plain topic.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Filter(Arc<str>);
+
+impl Filter {
+    /// Checks `text` and makes a filter of it.
+    ///
+    /// # Errors
+    /// [`TopicError`] names the first rule that `text` breaks.
+    pub fn new(text: &str) -> Result<Self, TopicError> {
+        check(text, true)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The filter that wants exactly `topic`.
+    #[must_use]
+    pub fn exactly(topic: &Topic) -> Self {
+        Self(topic.as_str().into())
+    }
+
+    /// The filter that wants everything.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(">".into())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the filter has no wildcard and so wants one topic only.
+    #[must_use]
+    pub fn is_literal(&self) -> bool {
+        !self.0.contains(['*', '>'])
+    }
+
+    /// Whether `topic` is wanted.
+    #[must_use]
+    pub fn matches(&self, topic: &str) -> bool {
+        let mut wanted = self.0.split('.');
+        let mut given = topic.split('.');
+        loop {
+            match (wanted.next(), given.next()) {
+                (Some(">"), Some(_)) | (None, None) => return true,
+                (Some("*"), Some(_)) => {}
+                (Some(a), Some(b)) if a == b => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Whether some topic is wanted by both: used by the topology check.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let mut left = self.0.split('.');
+        let mut right = other.0.split('.');
+        loop {
+            match (left.next(), right.next()) {
+                (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
+                (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+impl From<Topic> for Filter {
+    fn from(topic: Topic) -> Self {
+        Self::exactly(&topic)
+    }
+}
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filter({})", self.0)
+    }
+}
+
+fn check(text: &str, wildcards: bool) -> Result<(), TopicError> {
+    let tokens = text.split('.').count();
+    if text.len() > TOPIC_BYTES_MAX || tokens > TOPIC_TOKENS_MAX {
+        return Err(TopicError::TooLong { bytes: text.len(), tokens });
+    }
+    for (place, token) in text.split('.').enumerate() {
+        match token {
+            "" => return Err(TopicError::EmptyToken(text.into())),
+            "*" if wildcards => {}
+            ">" if wildcards && place + 1 == tokens => {}
+            ">" if wildcards => return Err(TopicError::TailNotLast(text.into())),
+            _ => {
+                if let Some(character) = token.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-')))
+                {
+                    return Err(TopicError::Character { topic: text.into(), character });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(text: &str) -> Filter {
+        Filter::new(text).expect("a filter")
+    }
+
+    #[test]
+    fn a_filter_matches_as_nats_subjects_do() {
+        for (wanted, topic, expected) in [
+            ("market.candle", "market.candle", true),
+            ("market.candle", "market.candle.x", false),
+            ("market.*", "market.candle", true),
+            ("market.*", "market", false),
+            ("market.*", "market.a.b", false),
+            ("market.>", "market.a.b", true),
+            ("market.>", "market", false),
+            (">", "anything.at.all", true),
+            ("*.fill", "order.fill", true),
+        ] {
+            assert_eq!(filter(wanted).matches(topic), expected, "{wanted} on {topic}");
+        }
+    }
+
+    #[test]
+    fn filters_overlap_when_one_topic_suits_both() {
+        assert!(filter("a.*").overlaps(&filter("*.b")));
+        assert!(filter("a.>").overlaps(&filter("a.b.c")));
+        assert!(!filter("a.b").overlaps(&filter("a.b.>")));
+        assert!(!filter("a.*").overlaps(&filter("b.>")));
+    }
+
+    #[test]
+    fn a_bad_topic_is_refused_with_its_reason() {
+        assert!(matches!(Topic::new("a..b"), Err(TopicError::EmptyToken(_))));
+        assert!(matches!(Topic::new(""), Err(TopicError::EmptyToken(_))));
+        assert!(matches!(Topic::new("a.ü"), Err(TopicError::Character { character: 'ü', .. })));
+        assert!(matches!(Topic::new("a.*"), Err(TopicError::Character { character: '*', .. })));
+        assert!(matches!(Filter::new("a.>.b"), Err(TopicError::TailNotLast(_))));
+        assert!(Topic::new(&"x".repeat(TOPIC_BYTES_MAX)).is_ok());
+        assert!(matches!(Topic::new(&"x".repeat(TOPIC_BYTES_MAX + 1)), Err(TopicError::TooLong { .. })));
+        let most = vec!["x"; TOPIC_TOKENS_MAX].join(".");
+        assert!(Topic::new(&most).is_ok());
+        assert!(Topic::new(&format!("{most}.x")).is_err());
+    }
+}

@@ -1,0 +1,204 @@
+//! The seam under the storage actor: a backend that commits batches and can be read.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use atra_bus::{Committed, Interest, Name, Seq};
+use serde::Serialize;
+
+use crate::{Block, FactKind, FactRow, Level};
+
+/// Why the store refused or failed. The class decides what the storage actor does next.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Somebody else holds the database for the moment; trying again may help.
+    #[error("database is busy: {0}")]
+    Busy(String),
+    /// The row that a step builds on is not there: another writer, or a bug.
+    #[error("team {team} is not at step {number} of epoch {epoch} in the store")]
+    Conflict {
+        /// The team.
+        team: Name,
+        /// The epoch that was expected.
+        epoch: u64,
+        /// The step that was expected.
+        number: u64,
+    },
+    /// The content broke a rule of the store; a bug, since limits are checked before.
+    #[error("store refused the content: {0}")]
+    Invalid(String),
+    /// No space; nothing was written, and it can go on when there is space.
+    #[error("no space left for the database: {0}")]
+    Full(String),
+    /// It is not known whether the batch was committed; reopen and look at the last seq.
+    #[error("outcome of the commit is unknown: {0}")]
+    Unknown(String),
+    /// The file is locked by another runtime.
+    #[error("database {path} is in use by another atra runtime{holder}; stop it first, or use another --db")]
+    InUse {
+        /// The file.
+        path: String,
+        /// Who holds it, if known (` (process 123)`), else empty.
+        holder: String,
+    },
+    /// The file was written by a newer atra.
+    #[error("database {path} has schema version {found}, this build knows {known}; use a newer atra")]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: u32,
+        /// The newest version this build knows.
+        known: u32,
+    },
+    /// The file cannot be opened, read or written, or is damaged. Writing must stop.
+    #[error("database {path}: {cause}")]
+    Fatal {
+        /// The file.
+        path: String,
+        /// What happened, and what to do.
+        cause: String,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without anybody doing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::Full(_))
+    }
+}
+
+/// A team's row: who may write for it, and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TeamRow {
+    /// The team.
+    pub team: Name,
+    /// Its newest incarnation.
+    pub epoch: u64,
+    /// Its last committed step.
+    pub number: u64,
+    /// How far it has taken what it subscribes to.
+    pub cursor: Seq,
+}
+
+/// A move of a team's row inside a batch. Merged: several steps of a team in one batch are one move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TeamMove {
+    /// The row before: must be what is stored, or the whole batch is a [`StoreError::Conflict`]. `None`:
+    /// the team has no row yet.
+    pub from: Option<TeamRow>,
+    /// The row after.
+    pub to: TeamRow,
+}
+
+/// What one transaction writes. All checks were made; seqs are assigned.
+#[derive(Debug, Clone, Default)]
+pub struct WriteBatch {
+    /// New journal rows, contiguous, the first one after the last stored.
+    pub events: Vec<Committed>,
+    /// Facts, one per (kind, owner, key), newest only.
+    pub facts: Vec<FactRow>,
+    /// Moves of teams, one per team.
+    pub teams: Vec<TeamMove>,
+    /// Blocks of series, written over what is stored for the same (series, start).
+    pub blocks: Vec<Block>,
+    /// The level that the commit must reach.
+    pub level: Level,
+}
+
+/// What a store knows when it is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// The last seq of the journal.
+    pub last_seq: Seq,
+    /// Every team's row.
+    pub teams: Vec<TeamRow>,
+}
+
+/// A backend. One owner, the storage actor, commits; anybody reads through [`Store::reader`].
+///
+/// # For implementers
+/// - `commit` is all or nothing, and after `Ok` the batch survives what `level` promises.
+/// - An error other than [`StoreError::Unknown`] means: nothing of the batch is stored.
+/// - Readers see whole batches only, in the order of commits.
+/// - A team's move is applied only if the stored row equals `from`.
+/// - The suite in `conformance` states all of this as tests; run it on every new backend.
+#[async_trait]
+pub trait Store: Send {
+    /// What is stored, as the actor needs it at the start or after a failure. Reopens if need be.
+    async fn load(&mut self) -> Result<Loaded, StoreError>;
+
+    /// Writes one batch in one transaction.
+    async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError>;
+
+    /// Moves what is in the write-ahead log into the database, if the backend has one; called when idle.
+    async fn checkpoint(&mut self) -> Result<(), StoreError>;
+
+    /// Flushes and closes for good.
+    async fn close(&mut self) -> Result<(), StoreError>;
+
+    /// A handle for readers; cheap to clone, stays valid until the store is closed.
+    fn reader(&self) -> Arc<dyn Read>;
+}
+
+/// Reads of committed data. All are cancel safe and see whole batches only.
+#[async_trait]
+pub trait Read: Send + Sync {
+    /// The last committed seq.
+    async fn last_seq(&self) -> Result<Seq, StoreError>;
+
+    /// Events of seqs in (`after`, `upto`] that `interest` wants, in order, at most `limit`; and the seq up
+    /// to which the answer is complete.
+    async fn journal(
+        &self,
+        after: Seq,
+        upto: Seq,
+        interest: &Interest,
+        limit: usize,
+    ) -> Result<(Vec<Committed>, Seq), StoreError>;
+
+    /// The last `limit` events that `interest` wants, in journal order.
+    async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError>;
+
+    /// One event.
+    async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError>;
+
+    /// The durable events whose nearest durable cause is `seq`, in order, at most `limit`.
+    async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError>;
+
+    /// How many events each topic has, sorted by topic.
+    async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError>;
+
+    /// The newest write of a memory key at or before `at`, from the journal.
+    async fn memory_as_of(&self, key: &str, at: Seq) -> Result<Option<Committed>, StoreError>;
+
+    /// One fact.
+    async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError>;
+
+    /// Facts of one kind, of one owner or of all, sorted by (owner, key).
+    async fn facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<Vec<FactRow>, StoreError>;
+
+    /// Every team's row, sorted by name.
+    async fn teams(&self) -> Result<Vec<TeamRow>, StoreError>;
+
+    /// Blocks of a series with `start` in `from ..= to`, sorted by start, at most `limit`.
+    async fn blocks(&self, series: &Name, from: i64, to: i64, limit: usize) -> Result<Vec<Block>, StoreError>;
+
+    /// Every series with its number of rows, first and last block start, sorted by name.
+    async fn series(&self) -> Result<Vec<SeriesRow>, StoreError>;
+}
+
+/// A series in the block table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SeriesRow {
+    /// Its name.
+    pub series: Name,
+    /// Rows in all its blocks.
+    pub rows: u64,
+    /// The start of its first block.
+    pub first_start: i64,
+    /// The start of its last block.
+    pub last_start: i64,
+}
