@@ -131,10 +131,18 @@ pub struct Event {
 }
 
 impl Event {
-    /// Whether the event is a `T`: same topic and same shape version.
+    /// Whether the event is a `T`, addressed to somebody or not: same subject and same shape version.
     #[must_use]
     pub fn is<T: EventType>(&self) -> bool {
-        self.topic == T::TOPIC && self.version == T::VERSION
+        self.version == T::VERSION && self.topic.subject() == T::TOPIC.as_str()
+    }
+
+    /// The content if the event is a `T` ([`Event::is`]) and decodes as one.
+    ///
+    /// # Errors
+    /// [`PayloadError::Shape`] when topic and version say `T` but the content is not.
+    pub fn as_type<T: EventType>(&self) -> Result<Option<&T>, PayloadError> {
+        if self.is::<T>() { self.payload.get().map(Some) } else { Ok(None) }
     }
 
     /// The content as a `T`, decoded at most once per process.

@@ -106,10 +106,25 @@ impl Topic {
         Self::new(&format!("{MEMORY_ROOT}{key}"))
     }
 
-    /// The topic that addresses one agent.
+    /// This topic addressed to one agent: `to.<agent>.<topic>`.
+    ///
+    /// # Errors
+    /// [`TopicError::TooLong`] when the two together are above the limit.
+    pub fn addressed_to(&self, agent: &crate::Name) -> Result<Self, TopicError> {
+        Self::new(&format!("{ADDRESS_ROOT}{agent}.{self}"))
+    }
+
+    /// The agent that the topic addresses, if it does.
     #[must_use]
-    pub fn to_agent(agent: &crate::Name) -> Self {
-        Self(Text::Shared(format!("{ADDRESS_ROOT}{agent}").into()))
+    pub fn addressee(&self) -> Option<&str> {
+        self.as_str().strip_prefix(ADDRESS_ROOT)?.split('.').next()
+    }
+
+    /// The topic without its address: what the event is about, whoever gets it.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        let addressed = self.as_str().strip_prefix(ADDRESS_ROOT).and_then(|rest| rest.split_once('.'));
+        addressed.map_or(self.as_str(), |(_, subject)| subject)
     }
 
     /// The text.
