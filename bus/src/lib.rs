@@ -7,21 +7,27 @@
 //! What is not: nothing here knows SQL, agents or teams. This crate is the leftmost of the workspace;
 //! every other one may use it and it uses none of them.
 
+pub mod bus;
 pub mod env;
 pub mod event;
 pub mod id;
+mod index;
 pub mod name;
+pub mod observer;
 pub mod payload;
+mod queue;
 pub mod subscription;
 pub mod topic;
 
+pub use bus::{Bus, BusOptions, SubscriberStatus};
 pub use env::SimEnv;
 pub use env::{Env, SystemEnv, Task};
 pub use event::{Batch, Committed, Draft, Event, EventType, Seq};
 pub use id::EventId;
 pub use name::{Name, NameError};
+pub use observer::Observer;
 pub use payload::{Payload, PayloadError};
-pub use subscription::{Interest, Journal, JournalError, Page};
+pub use subscription::{Interest, Journal, JournalError, Page, Subscription};
 pub use topic::{Filter, Topic, TopicError};
 
 /// Milliseconds since 1970-01-01T00:00:00 UTC. Signed: data may be older than the epoch.

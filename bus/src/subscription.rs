@@ -1,8 +1,45 @@
 //! Subscriptions: streams of committed events that never lose one.
+//!
+//! A subscription reads from two places: the live queue that the bus fills (`queue.rs`) and, for what the
+//! queue could not take or what lies before it, the [`Journal`]. The hand-over is exact because it happens
+//! at a seq that the reader chooses under the queue's lock:
+//!
+//! 1. The queue was full at some seq and takes nothing more. The reader takes what is left in it.
+//! 2. Under the lock it reads *R* = `released`. If *R* is near, it opens the queue with tail *R*: from now
+//!    on the queue takes what is wanted above *R* and leaves out what is not above it. If *R* is far (the
+//!    queue would only fill up again), the queue stays shut.
+//! 3. It reads everything wanted in (cursor, *R*] from the journal, and only then looks at the queue again.
+//!
+//! No gap, no repeat: a wanted event ≤ *R* comes from the journal (it is committed, else *R* would not be
+//! released) and never from the queue; one above *R* was not handed out by the bus when *R* was chosen
+//! (the bus raises `released` before it fills queues), so it meets an open queue or is missed by a shut one
+//! and then lies in the journal's next stretch.
+//!
+//! What a subscription leaves to others: retrying a journal that cannot be read, and remembering how far it
+//! was processed (it knows only what it handed out).
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+};
 
 use async_trait::async_trait;
+use futures::Stream;
 
-use crate::{Committed, Filter, Name, Seq};
+use crate::{
+    Bus, Committed, Filter, Name, Seq,
+    bus::{Subscriber, lock},
+    index::Slot,
+    queue::Mode,
+};
+
+/// How many events [`Subscription::next`] moves out of the live queue under one lock. Enough that the lock
+/// does not show, few enough that what waits beside the bounded queue is nothing.
+const TAKEN_AT_ONCE_MAX: usize = 64;
 
 /// What a reader wants: events whose topic suits one of `filters` and whose source is not in `except`.
 #[derive(Debug, Clone)]
@@ -53,10 +90,300 @@ pub struct Page {
 pub trait Journal: Send + Sync {
     /// Reads what `interest` wants of seqs in (`after`, `upto`], at most `limit` events.
     ///
+    /// Called with `after` < `upto` ≤ `released`. The page's `upto` lies above `after` (progress, even if
+    /// nothing there is wanted) and not above `upto`; its events lie between, in rising order.
+    ///
     /// # Cancel safety
     /// Reads only.
     ///
     /// # Errors
     /// [`JournalError`]; nothing was consumed.
     async fn read(&self, after: Seq, upto: Seq, interest: &Interest, limit: usize) -> Result<Page, JournalError>;
+}
+
+/// A stream of committed events without gap or repeat; made by [`Bus::subscribe`]. Dropping it
+/// unregisters it.
+///
+/// # Ordering
+/// Seq order, also across the change between journal and live queue.
+///
+/// # Delivery
+/// Every durable event that its interest wants, once, as long as it is read.
+///
+/// # Backpressure
+/// None on the bus: a slow reader's queue fills up, and the reader then reads from the journal.
+pub struct Subscription {
+    bus: Bus,
+    subscriber: Arc<Subscriber>,
+    slot: Slot,
+    /// Everything wanted up to here was handed out. What lies beyond is in `buffer`, then in the journal
+    /// up to `catch_up`, then in the live queue.
+    handed_out: Seq,
+    /// Next to be handed out: a page of the journal, or what `next` moved out of the queue.
+    buffer: VecDeque<Committed>,
+    /// What `handed_out` becomes when the buffer is empty: nothing wanted lies in between.
+    buffer_upto: Seq,
+    /// While it is set, the journal is read up to it before the live queue is looked at.
+    catch_up: Option<Seq>,
+    /// The journal read that is under way. The lock is never taken (`get_mut` only): it makes the
+    /// subscription `Sync` though the future is not.
+    fetch: Mutex<Option<Fetch>>,
+    /// What went wrong in `ready`, until `next` tells it.
+    failed: Option<JournalError>,
+}
+
+/// A journal read under way, and the bounds it was asked for.
+struct Fetch {
+    after: Seq,
+    upto: Seq,
+    page: Pin<Box<dyn Future<Output = Result<Page, JournalError>> + Send>>,
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    pub(crate) fn new(bus: Bus, subscriber: Arc<Subscriber>, slot: Slot, after: Seq) -> Self {
+        Self {
+            bus,
+            subscriber,
+            slot,
+            handed_out: after,
+            buffer: VecDeque::new(),
+            buffer_upto: after,
+            catch_up: None,
+            fetch: Mutex::new(None),
+            failed: None,
+        }
+    }
+
+    /// The next wanted event; `None` after the bus was closed and everything released was handed out.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: an event is taken only when it is returned, and a journal read that was under way goes
+    /// on at the next call.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the journal could not be read. Nothing is lost: the next call reads again from
+    /// the same place, at once; how long to wait before it is the caller's choice.
+    pub async fn next(&mut self) -> Option<Result<Committed, JournalError>> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// Waits until something is ready (`true`), or the bus is closed and everything released was handed
+    /// out (`false`). Reads the next page of the journal into the subscription's own buffer when behind.
+    ///
+    /// `true` with nothing in [`take_ready`](Self::take_ready) means that the journal could not be read:
+    /// [`next`](Self::next) then returns the error without waiting.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: hands nothing out.
+    pub async fn ready(&mut self) -> bool {
+        poll_fn(|cx| {
+            if self.failed.is_some() {
+                return Poll::Ready(true);
+            }
+            match ready!(self.poll_source(cx)) {
+                Ok(some) => Poll::Ready(some),
+                Err(error) => {
+                    self.failed = Some(error);
+                    Poll::Ready(true)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Moves what is ready into `into`, at most `max` events, without waiting; returns how many. What was
+    /// read from the journal before comes first, then the live queue, under one lock.
+    pub fn take_ready(&mut self, into: &mut VecDeque<Committed>, max: usize) -> usize {
+        let mut taken = 0;
+        while taken < max
+            && let Some(event) = self.take_buffered()
+        {
+            into.push_back(event);
+            taken += 1;
+        }
+        if taken < max && self.caught_up() {
+            let n = lock(&self.subscriber.queue).take(into, max - taken);
+            if n > 0 {
+                self.handed_out = into.back().map_or(self.handed_out, |event| event.seq);
+                taken += n;
+            }
+        }
+        taken
+    }
+
+    /// The seq up to which everything wanted has been handed out; moves over events that are not wanted as
+    /// they are released. It says nothing of what the caller has done with what it was handed.
+    ///
+    /// # Ordering
+    /// Never goes back. May lie behind `released` for a moment while a batch is being handed out.
+    #[must_use]
+    pub fn cursor(&self) -> Seq {
+        if let Some(event) = self.buffer.front() {
+            return self.handed_out.max(before(event.seq));
+        }
+        if self.catch_up.is_some_and(|upto| self.handed_out < upto) {
+            return self.handed_out;
+        }
+        // Before the queue is looked at: what is wanted up to `delivered` was put into the queue before
+        // `delivered` was raised, so if the queue is empty *afterwards* all of it was taken. Read the other
+        // way round, an event could come in between and the cursor would move over it. `released` would
+        // not do either: it is raised before the queues are filled.
+        let delivered = self.bus.shared().delivered();
+        let queue = lock(&self.subscriber.queue);
+        let upto = match (queue.front(), queue.mode) {
+            (Some(front), _) => before(front),
+            (None, Mode::Live) => delivered,
+            (None, Mode::Lagging { first_missed }) => before(first_missed),
+        };
+        self.handed_out.max(upto)
+    }
+
+    /// How often its queue was full, so that it had to read on from the journal.
+    #[must_use]
+    pub fn lagged(&self) -> u64 {
+        lock(&self.subscriber.queue).lagged
+    }
+
+    /// What it wants.
+    #[must_use]
+    pub fn interest(&self) -> &Interest {
+        &self.subscriber.interest
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Committed, JournalError>>> {
+        loop {
+            if let Some(error) = self.failed.take() {
+                return Poll::Ready(Some(Err(error)));
+            }
+            if let Some(event) = self.take_buffered() {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            match ready!(self.poll_source(cx)) {
+                Ok(false) => return Poll::Ready(None),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+                Ok(true) if self.buffer.is_empty() => {
+                    lock(&self.subscriber.queue).take(&mut self.buffer, TAKEN_AT_ONCE_MAX);
+                }
+                Ok(true) => {}
+            }
+        }
+    }
+
+    /// Makes sure that something is in the buffer or, when caught up, in the live queue (`true`), or that
+    /// nothing will ever be (`false`).
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, JournalError>> {
+        loop {
+            if !self.buffer.is_empty() {
+                return Poll::Ready(Ok(true));
+            }
+            if !self.caught_up() {
+                ready!(self.poll_fetch(cx))?;
+                continue;
+            }
+            let mut queue = lock(&self.subscriber.queue);
+            if queue.front().is_some() {
+                return Poll::Ready(Ok(true));
+            }
+            let Mode::Lagging { first_missed } = queue.mode else {
+                if queue.closed {
+                    return Poll::Ready(Ok(false));
+                }
+                // Under the same lock as the look at the queue: a wake-up cannot fall in between.
+                queue.wait(cx.waker());
+                return Poll::Pending;
+            };
+            // Drained and shut: see the module for why this is exact.
+            self.handed_out = self.handed_out.max(before(first_missed));
+            let released = self.bus.shared().released();
+            let near = self.bus.shared().options.queue_events_max as u64 / 2;
+            if released.get().saturating_sub(self.handed_out.get()) <= near {
+                queue.open(released.max(self.handed_out));
+            }
+            drop(queue);
+            self.catch_up = Some(released);
+        }
+    }
+
+    /// Reads the next page up to `catch_up` into the (empty) buffer.
+    fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), JournalError>> {
+        let upto = self.catch_up.unwrap_or(self.handed_out);
+        let after = self.handed_out;
+        let slot = self.fetch.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let fetch = slot.get_or_insert_with(|| {
+            let shared = self.bus.shared();
+            let (journal, interest) = (shared.journal.clone(), self.subscriber.interest.clone());
+            let limit = shared.options.page_events_max.max(1);
+            Fetch { after, upto, page: Box::pin(async move { journal.read(after, upto, &interest, limit).await }) }
+        });
+        let read = ready!(fetch.page.as_mut().poll(cx));
+        let (after, upto) = (fetch.after, fetch.upto);
+        *slot = None;
+        let page = read?;
+        check(&page, after, upto)?;
+        self.buffer_upto = page.upto;
+        self.buffer.extend(page.events);
+        if self.buffer.is_empty() {
+            self.handed_out = page.upto;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the live queue is what comes next. Call it with an empty buffer.
+    fn caught_up(&mut self) -> bool {
+        if self.catch_up.is_some_and(|upto| self.handed_out >= upto) {
+            self.catch_up = None;
+        }
+        self.catch_up.is_none()
+    }
+
+    fn take_buffered(&mut self) -> Option<Committed> {
+        let event = self.buffer.pop_front()?;
+        self.handed_out = if self.buffer.is_empty() { event.seq.max(self.buffer_upto) } else { event.seq };
+        Some(event)
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<Committed, JournalError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_event(cx)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.bus.remove_subscriber(self.slot, &self.subscriber.interest.filters);
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("interest", &self.subscriber.interest)
+            .field("cursor", &self.cursor())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The place before `seq`.
+fn before(seq: Seq) -> Seq {
+    Seq(seq.get().saturating_sub(1))
+}
+
+/// Holds a journal to its contract: otherwise a gap, a repeat or an endless loop would be blamed on the bus.
+fn check(page: &Page, after: Seq, upto: Seq) -> Result<(), JournalError> {
+    let mut last = after;
+    let ordered = page.events.iter().all(|event| {
+        let above = event.seq > last;
+        last = event.seq;
+        above
+    });
+    if ordered && after < page.upto && last <= page.upto && page.upto <= upto {
+        return Ok(());
+    }
+    let cause = format!("page up to {} with {} events does not lie in ({after}, {upto}]", page.upto, page.events.len());
+    Err(JournalError { after, cause, retryable: false })
 }

@@ -6,8 +6,22 @@
 //!
 //! What is not: nothing here knows agents, turns or markets. Only this crate knows SQL.
 
+pub mod actor;
+pub mod handle;
+pub mod memory;
+pub mod metrics;
+pub mod options;
+mod plan;
+mod queue;
+pub mod rejected;
 pub mod step;
 pub mod store;
 
+pub use actor::StorageActor;
+pub use handle::{Acknowledged, Receipt, Release, Storage};
+pub use memory::{MemoryDisk, MemoryStore};
+pub use metrics::{StorageMetrics, StorageState};
+pub use options::StorageOptions;
+pub use rejected::Rejected;
 pub use step::{Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, Publish, Step};
-pub use store::{Loaded, Read, Store, StoreError, TeamMove, TeamRow, WriteBatch};
+pub use store::{Loaded, Read, SeriesRow, Store, StoreError, TeamMove, TeamRow, WriteBatch};

@@ -1,0 +1,471 @@
+//! The storage actor: the only writer of the store.
+//!
+//! It takes whatever queued while the last commit ran, plans one batch, commits it, releases it, and then
+//! answers. Acknowledged means committed: no path answers `Ok` before the store did. What a failure does
+//! depends on its class; see [`StorageActor::commit`].
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use atra_bus::{Batch, Name, Seq};
+use futures::{StreamExt, stream};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    Level, Loaded, Rejected, Release, StorageOptions, StorageState, Store, StoreError, WriteBatch,
+    metrics::Gauges,
+    plan::{FactId, Found, Ledger, Plan},
+    queue::{Command, Lanes, Outcome, Work},
+};
+
+/// The storage actor; spawn [`run`](Self::run).
+pub struct StorageActor {
+    store: Box<dyn Store>,
+    lanes: Lanes,
+    options: StorageOptions,
+    release: Arc<dyn Release>,
+    gauges: Arc<Gauges>,
+    ledger: Ledger,
+    /// A flush failed: what the disk holds of the file is not known, so level `power` cannot be promised
+    /// until the database has been written anew. Set once, never cleared in this process.
+    is_power_in_doubt: bool,
+    /// Commits since the last checkpoint.
+    is_dirty: bool,
+}
+
+/// A flow of answers, in the order of the commands.
+type Answers = Vec<Result<Outcome, Rejected>>;
+
+/// How a batch ended.
+enum Ending {
+    /// It is in the store; the level is the one reached.
+    Committed(Level),
+    /// It is not in the store, and the commands in it are to be tried one by one.
+    Isolate(StoreError),
+    /// It is not in the store; the actor goes on.
+    Failed(StoreError),
+    /// The actor must stop writing.
+    Broken(Rejected, StoreError),
+}
+
+impl StorageActor {
+    pub(crate) fn new(
+        store: Box<dyn Store>,
+        loaded: Loaded,
+        lanes: Lanes,
+        options: StorageOptions,
+        release: Arc<dyn Release>,
+        gauges: Arc<Gauges>,
+    ) -> Self {
+        let ledger = ledger_of(loaded);
+        Self { store, lanes, options, release, gauges, ledger, is_power_in_doubt: false, is_dirty: false }
+    }
+
+    /// Works until it is stopped, every handle is dropped, or the store fails for good.
+    ///
+    /// # Cancel safety
+    /// Dropping it is like a crash: what was acknowledged is committed, commands on their way are answered
+    /// [`Rejected::Unknown`].
+    pub async fn run(mut self) {
+        let mut stops = Vec::new();
+        let failure = loop {
+            let mut commands = self.next().await;
+            if commands.is_empty() {
+                break None;
+            }
+            let mut is_stopping = false;
+            for command in commands.extract_if(.., |command| matches!(command.work, Work::Stop)) {
+                is_stopping = true;
+                stops.push(command);
+            }
+            if is_stopping {
+                // What is queued is still taken; whoever comes now is refused.
+                self.lanes.close();
+            }
+            if let Err(cause) = self.work(commands).await {
+                break Some(cause);
+            }
+        };
+        match failure {
+            None => self.finish(stops).await,
+            Some(cause) => self.fail(cause, stops).await,
+        }
+    }
+
+    /// The next batch; moves the log into the database when nothing comes for a while.
+    async fn next(&mut self) -> Vec<Command> {
+        if self.is_dirty {
+            match timeout(self.options.checkpoint_after_idle, self.lanes.next()).await {
+                Ok(commands) => return commands,
+                Err(_) => {
+                    self.is_dirty = false;
+                    if let Err(error) = self.store.checkpoint().await {
+                        // Nothing is lost: the log is kept and moved next time.
+                        warn!(%error, "checkpoint failed");
+                    }
+                }
+            }
+        }
+        self.lanes.next().await
+    }
+
+    /// Carries out commands and answers them. `Err`: the actor must stop writing; all are answered.
+    async fn work(&mut self, mut commands: Vec<Command>) -> Result<(), StoreError> {
+        self.refuse_power(&mut commands);
+        if commands.is_empty() {
+            return Ok(());
+        }
+        match self.attempt(&commands).await {
+            (Ending::Committed(level), answers) => self.answer(commands, answers, level),
+            (Ending::Failed(cause), _) => self.answer_all(commands, &Rejected::Failed(cause)),
+            (Ending::Isolate(StoreError::Unknown(cause)), _) if commands.len() == 1 => {
+                self.answer_all(commands, &Rejected::Unknown(cause));
+            }
+            (Ending::Isolate(cause), _) if commands.len() == 1 => {
+                error!(error = %cause, "command failed alone and was given up: a bug");
+                self.answer_all(commands, &Rejected::Failed(cause));
+            }
+            (Ending::Isolate(cause), _) => {
+                error!(error = %cause, commands = commands.len(), "batch failed, trying its commands one by one");
+                return self.work_one_by_one(commands).await;
+            }
+            (Ending::Broken(answer, cause), _) => {
+                self.answer_all(commands, &answer);
+                return Err(cause);
+            }
+        }
+        Ok(())
+    }
+
+    async fn work_one_by_one(&mut self, commands: Vec<Command>) -> Result<(), StoreError> {
+        let mut broken = None;
+        for command in commands {
+            if let Some(cause) = &broken {
+                self.answer_all(vec![command], &Rejected::Failed(StoreError::clone(cause)));
+            } else if let Err(cause) = Box::pin(self.work(vec![command])).await {
+                broken = Some(cause);
+            }
+        }
+        broken.map_or(Ok(()), Err)
+    }
+
+    /// Plans one batch of all commands, commits and releases it. Answers nobody.
+    async fn attempt(&mut self, commands: &[Command]) -> (Ending, Answers) {
+        let started = Instant::now();
+        let found = self.look_up(commands).await;
+        let mut plan = Plan::new(&self.ledger, &found);
+        let answers: Answers = commands.iter().map(|command| plan.add(&command.work)).collect();
+        let batch = plan.finish();
+        let is_empty =
+            batch.events.is_empty() && batch.facts.is_empty() && batch.teams.is_empty() && batch.blocks.is_empty();
+        if is_empty {
+            return (Ending::Committed(batch.level), answers);
+        }
+        let ending = self.commit(&batch).await;
+        if let Ending::Committed(_) = ending {
+            self.is_dirty = true;
+            self.ledger.apply(&batch);
+            self.count(&batch, &answers, started);
+            self.release(batch);
+        }
+        (ending, answers)
+    }
+
+    /// Reads the idempotency keys and revisions that the answers depend on. The store holds all that was
+    /// committed before, since nothing else writes.
+    async fn look_up(&self, commands: &[Command]) -> Found {
+        let ids: BTreeMap<FactId, ()> =
+            commands.iter().flat_map(|command| FactId::needed_by(&command.work)).map(|id| (id, ())).collect();
+        if ids.is_empty() {
+            return Found::new();
+        }
+        let reader = self.store.reader();
+        let reads = ids.into_keys().map(|id| {
+            let reader = Arc::clone(&reader);
+            async move {
+                let row = match &id.owner {
+                    Some(owner) => reader.fact(id.kind, owner, &id.key).await,
+                    None => reader.fact(id.kind, &anybody(), &id.key).await,
+                };
+                (id, row)
+            }
+        });
+        stream::iter(reads).buffer_unordered(self.options.lookups_max).collect().await
+    }
+
+    /// Refuses what asks for level `power` after a failed flush.
+    fn refuse_power(&self, commands: &mut Vec<Command>) {
+        if !self.is_power_in_doubt {
+            return;
+        }
+        let refused: Vec<_> = commands.extract_if(.., |command| level_of(&command.work) == Level::Power).collect();
+        let cause = "level power cannot be promised after a failed flush; restart on a fresh copy of the database";
+        self.answer_all(refused, &Rejected::Unknown(cause.into()));
+    }
+
+    // === commit ===
+
+    /// Commits one batch, with retries. By class of error:
+    ///
+    /// | class | what happens |
+    /// |---|---|
+    /// | busy | tried again with bounded exponential backoff, then failed |
+    /// | full | kept and probed until there is space or a stop is asked for; reads go on |
+    /// | unknown | the store is loaded again, and the last seq and team rows tell whether it is there |
+    /// | invalid, conflict | the commands are tried one by one; only the guilty one fails |
+    /// | any other | writing stops |
+    async fn commit(&mut self, batch: &WriteBatch) -> Ending {
+        let mut pause = self.options.backoff_first;
+        let mut attempt = 0;
+        loop {
+            let error = match self.store.commit(batch).await {
+                Ok(()) => {
+                    self.gauges.set_state(StorageState::Running);
+                    return Ending::Committed(batch.level);
+                }
+                Err(error) => error,
+            };
+            attempt += 1;
+            match error {
+                StoreError::Busy(_) if attempt > self.options.retries_max => return Ending::Failed(error),
+                StoreError::Busy(_) => {
+                    warn!(attempt, pause_ms = pause.as_millis() as u64, %error, "store was busy");
+                    sleep(pause).await;
+                }
+                StoreError::Full(_) => {
+                    self.gauges.set_state(StorageState::Degraded);
+                    warn!(attempt, pause_ms = pause.as_millis() as u64, %error, "no space, probing until there is");
+                    if !self.wait_for_space(pause).await && attempt > 1 {
+                        return Ending::Failed(error);
+                    }
+                }
+                StoreError::Unknown(cause) => match self.settle_unknown(batch, cause).await {
+                    None if attempt > self.options.retries_max => {
+                        return Ending::Failed(StoreError::Busy("commit kept failing with unknown outcome".into()));
+                    }
+                    None => sleep(pause).await,
+                    Some(ending) => return ending,
+                },
+                StoreError::Conflict { .. } => return self.settle_conflict(error).await,
+                StoreError::Invalid(_) => return Ending::Isolate(error),
+                _ => return Ending::Broken(Rejected::Failed(error.clone()), error),
+            }
+            Gauges::add(&self.gauges.retries, 1);
+            pause = (pause * 2).min(self.options.backoff_max);
+        }
+    }
+
+    /// Pauses; `false` when a stop was asked for, so that the wait for space has an end.
+    async fn wait_for_space(&self, pause: Duration) -> bool {
+        timeout(pause, self.gauges.stop_asked()).await.is_err()
+    }
+
+    /// Finds out whether the batch is there. `None`: it is not, try again.
+    async fn settle_unknown(&mut self, batch: &WriteBatch, cause: String) -> Option<Ending> {
+        warn!(%cause, "outcome of a commit is unknown, looking");
+        let broken = |error: StoreError| {
+            let answer = Rejected::Unknown(format!("{cause}; then the store could not be read: {error}"));
+            Some(Ending::Broken(answer, error))
+        };
+        let loaded = match self.load().await {
+            Ok(loaded) => ledger_of(loaded),
+            Err(error) => return broken(error),
+        };
+        let mut after = self.ledger.clone();
+        after.apply(batch);
+        let is_before = loaded.last == self.ledger.last && loaded.teams == self.ledger.teams;
+        let is_after = loaded.last == after.last && loaded.teams == after.teams;
+        if batch.level == Level::Power {
+            self.is_power_in_doubt = true;
+            error!(%cause, "a flush failed: level power is not promised any more");
+        }
+        match (is_before, is_after) {
+            // Facts and blocks alone leave no mark and so look as before; writing them again is harmless.
+            (true, _) if batch.level == Level::Process => None,
+            // Level power: neither to be repeated as if nothing had been, nor to be claimed.
+            (true, _) => Some(Ending::Isolate(StoreError::Unknown(cause))),
+            (_, true) => {
+                info!(seq = %after.last, "commit of unknown outcome is there");
+                // What was asked at level power is answered as unknown by the level that is given here.
+                Some(Ending::Committed(Level::Process))
+            }
+            _ => broken(StoreError::Unknown("the store is neither as before the commit nor as after it".into())),
+        }
+    }
+
+    /// A team's row was not as expected: looks what is stored, so that the commands are judged by that.
+    async fn settle_conflict(&mut self, conflict: StoreError) -> Ending {
+        let loaded = match self.load().await {
+            Ok(loaded) => ledger_of(loaded),
+            Err(error) => return Ending::Broken(Rejected::Failed(error.clone()), error),
+        };
+        if loaded.last != self.ledger.last {
+            // Released seqs would have a gap: nobody may go on from here.
+            error!(expected = %self.ledger.last, found = %loaded.last, "another writer has written");
+            return Ending::Broken(Rejected::Failed(conflict.clone()), conflict);
+        }
+        self.ledger = loaded;
+        Ending::Isolate(conflict)
+    }
+
+    /// Loads with retries while the store is busy.
+    async fn load(&mut self) -> Result<Loaded, StoreError> {
+        let mut pause = self.options.backoff_first;
+        for attempt in 0.. {
+            match self.store.load().await {
+                Err(error) if error.is_retryable() && attempt < self.options.retries_max => {
+                    warn!(attempt, %error, "store could not be loaded");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(self.options.backoff_max);
+                }
+                other => return other,
+            }
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    // === after the commit ===
+
+    fn count(&self, batch: &WriteBatch, answers: &Answers, started: Instant) {
+        let n_steps = answers.iter().filter(|answer| answer.is_ok()).count() as u64;
+        Gauges::add(&self.gauges.batches, 1);
+        Gauges::add(&self.gauges.steps, n_steps);
+        Gauges::add(&self.gauges.events, batch.events.len() as u64);
+        let micros = started.elapsed().as_micros() as u64;
+        self.gauges.last_commit_micros.store(micros, Ordering::Relaxed);
+        debug!(steps = n_steps, events = batch.events.len(), facts = batch.facts.len(), micros, "committed a batch");
+    }
+
+    fn release(&self, batch: WriteBatch) {
+        let Some(last) = batch.events.last().map(|event| event.seq) else { return };
+        self.release.release(&Arc::new(Batch { events: batch.events }));
+        // Release: who sees the seq sees what the hand-over did.
+        self.gauges.released.store(last.get(), Ordering::Release);
+    }
+
+    /// Answers each command with its own outcome and the level that the commit reached.
+    fn answer(&self, commands: Vec<Command>, answers: Answers, level: Level) {
+        for (command, answer) in commands.into_iter().zip(answers) {
+            let is_less = level < level_of(&command.work) && writes(&command.work);
+            let answer = match answer {
+                Ok(_) if is_less => Err(Rejected::Unknown(format!(
+                    "the commit is there, but it is not known to survive power loss (asked for {:?})",
+                    level_of(&command.work)
+                ))),
+                Ok(mut outcome) => {
+                    outcome.acknowledged.level = level;
+                    Ok(outcome)
+                }
+                rejected => rejected,
+            };
+            self.answer_one(command, answer);
+        }
+    }
+
+    fn answer_all(&self, commands: Vec<Command>, answer: &Rejected) {
+        for command in commands {
+            self.answer_one(command, Err(answer.clone()));
+        }
+    }
+
+    fn answer_one(&self, command: Command, answer: Result<Outcome, Rejected>) {
+        let Command { bytes, answer: to, room, work: _ } = command;
+        Gauges::add(&self.gauges.rejected, u64::from(answer.is_err()));
+        self.gauges.unqueue(bytes);
+        drop(room);
+        // Nobody waits for it any more: the receipt was dropped, which is allowed.
+        let _ = to.send(answer);
+    }
+
+    // === the end ===
+
+    /// A clean end: everything is committed.
+    async fn finish(mut self, stops: Vec<Command>) {
+        if let Err(error) = self.store.checkpoint().await {
+            warn!(%error, "last checkpoint failed, the log is kept");
+        }
+        match self.store.close().await {
+            Ok(()) => {
+                info!(seq = %self.ledger.last, "storage stopped");
+                self.gauges.end(StorageState::Stopped);
+                let last = self.ledger.last;
+                for stop in stops {
+                    self.answer_one(stop, Ok(Outcome::nothing(last)));
+                }
+            }
+            Err(cause) => {
+                error!(error = %cause, "store could not be closed");
+                let _ = self.gauges.failure.set(cause.clone());
+                self.gauges.end(StorageState::Failed);
+                self.answer_all(stops, &Rejected::Failed(cause));
+            }
+        }
+    }
+
+    /// The store failed: everything that is queued is answered so.
+    async fn fail(mut self, cause: StoreError, stops: Vec<Command>) {
+        error!(error = %cause, seq = %self.ledger.last, "storage failed and stopped writing");
+        let _ = self.gauges.failure.set(cause.clone());
+        self.lanes.close();
+        loop {
+            let commands = self.lanes.next().await;
+            if commands.is_empty() {
+                break;
+            }
+            self.answer_all(commands, &Rejected::Failed(cause.clone()));
+        }
+        if let Err(error) = self.store.close().await {
+            warn!(%error, "failed store could not be closed");
+        }
+        self.gauges.end(StorageState::Failed);
+        self.answer_all(stops, &Rejected::Failed(cause));
+    }
+}
+
+impl Drop for StorageActor {
+    /// An actor that is dropped before its end must not leave anybody waiting for that end.
+    fn drop(&mut self) {
+        if matches!(self.gauges.state(), StorageState::Running | StorageState::Degraded) {
+            self.gauges.end(StorageState::Failed);
+        }
+    }
+}
+
+fn ledger_of(loaded: Loaded) -> Ledger {
+    let teams = loaded.teams.into_iter().map(|row| (row.team.clone(), row)).collect();
+    Ledger { last: loaded.last_seq, teams }
+}
+
+fn level_of(work: &Work) -> Level {
+    match work {
+        Work::Step(step) => step.level,
+        Work::Publish(publish) => publish.level,
+        Work::Facts(_, level) => *level,
+        Work::RaiseEpoch(_) | Work::Blocks(_) | Work::Stop => Level::Process,
+    }
+}
+
+/// Whether the command can write anything; an empty one keeps every promise.
+fn writes(work: &Work) -> bool {
+    match work {
+        Work::Publish(publish) => publish.key.is_some() || !publish.events.is_empty() || !publish.facts.is_empty(),
+        Work::Facts(facts, _) => !facts.is_empty(),
+        _ => true,
+    }
+}
+
+/// The owner that is passed where a store ignores it: memory is unique by key alone.
+fn anybody() -> Name {
+    Name::new("anybody").expect("a literal that obeys the rules of names")
+}
+
+impl Outcome {
+    fn nothing(last: Seq) -> Self {
+        let acknowledged = crate::Acknowledged { first: last.next(), last, level: Level::Process, repeated: false };
+        Self { acknowledged, row: None }
+    }
+}

@@ -1,0 +1,329 @@
+//! The model store: everything in memory, with faults on request.
+//!
+//! It promises what the trait promises, in the plainest way there is, so that tests compare other backends
+//! with it and simulations run on it. What is committed lives on a [`MemoryDisk`]; a second store on the
+//! same disk is a reopened one. Payloads are kept as JSON text, as a real store keeps them, so that what
+//! does not survive a round trip shows here too.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use atra_bus::{Committed, Event, Interest, Name, Payload, Seq, Topic};
+
+use crate::{Block, FactKind, FactRow, Loaded, Read, SeriesRow, Store, StoreError, TeamRow, WriteBatch, plan::FactId};
+
+/// What is committed, and the faults to come. Cheap to clone; outlives the stores on it.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryDisk(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Seq n at index n − 1.
+    journal: Vec<Committed>,
+    facts: BTreeMap<FactId, FactRow>,
+    teams: BTreeMap<Name, TeamRow>,
+    blocks: BTreeMap<(Name, i64), Block>,
+    faults: VecDeque<Fault>,
+    commit_delay: Option<Duration>,
+    n_commits: u64,
+    /// Raised by every opened store: only the newest may commit, as with a locked file.
+    opened: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Fault {
+    error: StoreError,
+    is_after_effect: bool,
+}
+
+impl MemoryDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets the next `n` commits fail with `error` and without effect.
+    pub fn fail_next(&self, n: usize, error: &StoreError) {
+        let fault = Fault { error: error.clone(), is_after_effect: false };
+        self.state().faults.extend(std::iter::repeat_n(fault, n));
+    }
+
+    /// Lets the next commit take effect and fail with `error` all the same: an answer that got lost.
+    pub fn fail_next_after_effect(&self, error: &StoreError) {
+        self.state().faults.push_back(Fault { error: error.clone(), is_after_effect: true });
+    }
+
+    /// Makes every commit take `delay` of tokio's time.
+    pub fn delay_commits(&self, delay: Option<Duration>) {
+        self.state().commit_delay = delay;
+    }
+
+    /// How many commits have taken effect.
+    #[must_use]
+    pub fn n_commits(&self) -> u64 {
+        self.state().n_commits
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock is held can only come from the allocator; the state is whole before and
+        // after each change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The model store. Opening another one on the same disk is what a new process does after a crash: the
+/// older store can no longer commit.
+#[derive(Debug)]
+pub struct MemoryStore {
+    disk: MemoryDisk,
+    opened: u64,
+    is_closed: bool,
+}
+
+impl MemoryStore {
+    /// A store on an empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::on(&MemoryDisk::new())
+    }
+
+    /// A store on what is on `disk`.
+    #[must_use]
+    pub fn on(disk: &MemoryDisk) -> Self {
+        let mut state = disk.state();
+        state.opened += 1;
+        let opened = state.opened;
+        drop(state);
+        Self { disk: disk.clone(), opened, is_closed: false }
+    }
+
+    /// Its disk.
+    #[must_use]
+    pub fn disk(&self) -> MemoryDisk {
+        self.disk.clone()
+    }
+
+    /// Lets the next `n` commits fail with `error` and without effect.
+    pub fn fail_next(&self, n: usize, error: &StoreError) {
+        self.disk.fail_next(n, error);
+    }
+
+    fn fatal(cause: &str) -> StoreError {
+        StoreError::Fatal { path: "(memory)".into(), cause: cause.into() }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn load(&mut self) -> Result<Loaded, StoreError> {
+        let state = self.disk.state();
+        Ok(Loaded { last_seq: state.last_seq(), teams: state.teams.values().cloned().collect() })
+    }
+
+    async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
+        let delay = self.disk.state().commit_delay;
+        if let Some(delay) = delay {
+            tokio::time::sleep(delay).await;
+        }
+        let mut state = self.disk.state();
+        if self.is_closed || state.opened != self.opened {
+            return Err(Self::fatal("the store was closed, or opened by somebody else"));
+        }
+        let fault = state.faults.pop_front();
+        if let Some(Fault { error, is_after_effect: false }) = fault {
+            return Err(error);
+        }
+        state.check(batch)?;
+        state.apply(batch);
+        fault.map_or(Ok(()), |fault| Err(fault.error))
+    }
+
+    async fn checkpoint(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), StoreError> {
+        self.is_closed = true;
+        Ok(())
+    }
+
+    fn reader(&self) -> Arc<dyn Read> {
+        Arc::new(self.disk.clone())
+    }
+}
+
+impl State {
+    fn last_seq(&self) -> Seq {
+        Seq(self.journal.len() as u64)
+    }
+
+    /// Everything that could refuse the batch, before anything is changed.
+    fn check(&self, batch: &WriteBatch) -> Result<(), StoreError> {
+        for moved in &batch.teams {
+            if self.teams.get(&moved.to.team) != moved.from.as_ref() {
+                let (epoch, number) = moved.from.as_ref().map_or((0, 0), |row| (row.epoch, row.number));
+                return Err(StoreError::Conflict { team: moved.to.team.clone(), epoch, number });
+            }
+        }
+        let mut last = self.last_seq();
+        for event in &batch.events {
+            if event.seq != last.next() {
+                return Err(StoreError::Invalid(format!("seq {} does not follow {last}", event.seq)));
+            }
+            last = event.seq;
+            event.event.payload.json().map_err(|error| StoreError::Invalid(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, batch: &WriteBatch) {
+        self.journal.extend(batch.events.iter().map(stored));
+        for fact in &batch.facts {
+            let id = FactId::new(fact.kind, &fact.owner, &fact.key);
+            if fact.value.is_some() {
+                self.facts.insert(id, fact.clone());
+            } else {
+                self.facts.remove(&id);
+            }
+        }
+        for moved in &batch.teams {
+            self.teams.insert(moved.to.team.clone(), moved.to.clone());
+        }
+        for block in &batch.blocks {
+            self.blocks.insert((block.series.clone(), block.start), block.clone());
+        }
+        self.n_commits += 1;
+    }
+
+    fn get(&self, seq: Seq) -> Option<&Committed> {
+        self.journal.get(usize::try_from(seq.get()).ok()?.checked_sub(1)?)
+    }
+}
+
+/// The event as it comes back from a store: its payload is JSON text.
+fn stored(committed: &Committed) -> Committed {
+    // Checked by `State::check` before.
+    let json = committed.event.payload.json().unwrap_or("null");
+    let event = Event { payload: Payload::from_json(json.into()), ..Event::clone(&committed.event) };
+    Committed { event: Arc::new(event), ..committed.clone() }
+}
+
+#[async_trait]
+impl Read for MemoryDisk {
+    async fn last_seq(&self) -> Result<Seq, StoreError> {
+        Ok(self.state().last_seq())
+    }
+
+    async fn journal(
+        &self,
+        after: Seq,
+        upto: Seq,
+        interest: &Interest,
+        limit: usize,
+    ) -> Result<(Vec<Committed>, Seq), StoreError> {
+        let state = self.state();
+        let end = upto.min(state.last_seq());
+        let (mut events, mut at) = (Vec::new(), after);
+        while at < end {
+            let next = at.next();
+            if let Some(committed) = state.get(next)
+                && interest.wants(committed.event.topic.as_str(), &committed.event.source)
+            {
+                if events.len() == limit {
+                    return Ok((events, at));
+                }
+                events.push(committed.clone());
+            }
+            at = next;
+        }
+        Ok((events, end.max(after)))
+    }
+
+    async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError> {
+        let state = self.state();
+        let wanted = |committed: &&Committed| interest.wants(committed.event.topic.as_str(), &committed.event.source);
+        let mut events: Vec<_> = state.journal.iter().rev().filter(wanted).take(limit).cloned().collect();
+        events.reverse();
+        Ok(events)
+    }
+
+    async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError> {
+        Ok(self.state().get(seq).cloned())
+    }
+
+    async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError> {
+        let state = self.state();
+        Ok(state.journal.iter().filter(|committed| committed.cause_seq == Some(seq)).take(limit).cloned().collect())
+    }
+
+    async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        let mut counts = BTreeMap::new();
+        for committed in &self.state().journal {
+            *counts.entry(committed.event.topic.as_str().to_owned()).or_insert(0) += 1;
+        }
+        Ok(counts.into_iter().collect())
+    }
+
+    async fn memory_as_of(&self, key: &str, at: Seq) -> Result<Option<Committed>, StoreError> {
+        let Ok(topic) = Topic::memory(key) else { return Ok(None) };
+        let state = self.state();
+        let upto = at.min(state.last_seq()).get() as usize;
+        Ok(state.journal[..upto].iter().rev().find(|committed| committed.event.topic == topic).cloned())
+    }
+
+    async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {
+        Ok(self.state().facts.get(&FactId::new(kind, owner, key)).cloned())
+    }
+
+    async fn facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<Vec<FactRow>, StoreError> {
+        let state = self.state();
+        let of_kind = state.facts.values().filter(|fact| fact.kind == kind);
+        let mut facts: Vec<_> =
+            of_kind.filter(|fact| owner.is_none_or(|owner| fact.owner == *owner)).cloned().collect();
+        facts.sort_by(|a, b| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
+        Ok(facts)
+    }
+
+    async fn teams(&self) -> Result<Vec<TeamRow>, StoreError> {
+        Ok(self.state().teams.values().cloned().collect())
+    }
+
+    async fn blocks(&self, series: &Name, from: i64, to: i64, limit: usize) -> Result<Vec<Block>, StoreError> {
+        if from > to {
+            return Ok(Vec::new());
+        }
+        let state = self.state();
+        let range = (series.clone(), from)..=(series.clone(), to);
+        Ok(state.blocks.range(range).take(limit).map(|(_, block)| block.clone()).collect())
+    }
+
+    async fn series(&self) -> Result<Vec<SeriesRow>, StoreError> {
+        let mut rows: Vec<SeriesRow> = Vec::new();
+        for ((series, start), block) in &self.state().blocks {
+            match rows.last_mut() {
+                Some(row) if row.series == *series => {
+                    row.rows += u64::from(block.rows);
+                    row.last_start = *start;
+                }
+                _ => rows.push(SeriesRow {
+                    series: series.clone(),
+                    rows: block.rows.into(),
+                    first_start: *start,
+                    last_start: *start,
+                }),
+            }
+        }
+        Ok(rows)
+    }
+}

@@ -1,0 +1,319 @@
+//! From queued commands to one batch: checks, seqs, merged facts, and each command's answer. Pure: no I/O,
+//! no clock, so that what a batch contains depends on the commands and the committed state alone.
+//!
+//! A refused command leaves no trace in the batch.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
+
+use atra_bus::{Committed, EventId, Name, Seq};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Acknowledged, Ancestor, Block, FactKind, FactRow, FactWrite, Level, NewEvent, Publish, Rejected, Step, StoreError,
+    TeamMove, TeamRow, WriteBatch,
+    queue::{Outcome, Work},
+};
+
+/// What makes a fact unique. Memory is unique by key alone, so its owner is left out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FactId {
+    pub(crate) kind: FactKind,
+    pub(crate) owner: Option<Name>,
+    pub(crate) key: String,
+}
+
+impl FactId {
+    pub(crate) fn new(kind: FactKind, owner: &Name, key: &str) -> Self {
+        let owner = (kind != FactKind::Memory).then(|| owner.clone());
+        Self { kind, owner, key: key.into() }
+    }
+
+    fn memory(key: &str) -> Self {
+        Self { kind: FactKind::Memory, owner: None, key: key.into() }
+    }
+
+    /// The facts that a command's answer depends on.
+    pub(crate) fn needed_by(work: &Work) -> impl Iterator<Item = Self> + use<> {
+        let (key, expect) = match work {
+            Work::Publish(Publish { key, expect, .. }) => (
+                key.as_ref().map(|(caller, key)| Self::new(FactKind::Key, caller, key)),
+                expect.as_ref().map(|(key, _)| Self::memory(key)),
+            ),
+            _ => (None, None),
+        };
+        key.into_iter().chain(expect)
+    }
+}
+
+/// Facts that were read from the store for a batch; a read that failed keeps its error.
+pub(crate) type Found = BTreeMap<FactId, Result<Option<FactRow>, StoreError>>;
+
+/// What the actor knows of the committed state. It is the only writer, so this is the truth.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ledger {
+    pub(crate) last: Seq,
+    pub(crate) teams: BTreeMap<Name, TeamRow>,
+}
+
+impl Ledger {
+    /// Takes over a batch that has been committed.
+    pub(crate) fn apply(&mut self, batch: &WriteBatch) {
+        if let Some(event) = batch.events.last() {
+            self.last = event.seq;
+        }
+        for moved in &batch.teams {
+            self.teams.insert(moved.to.team.clone(), moved.to.clone());
+        }
+    }
+}
+
+/// The value of an idempotency key's fact: where its first publish went.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeyValue {
+    first: u64,
+    last: u64,
+}
+
+/// A batch in the making.
+pub(crate) struct Plan<'a> {
+    ledger: &'a Ledger,
+    found: &'a Found,
+    last: Seq,
+    events: Vec<Committed>,
+    facts: BTreeMap<FactId, FactRow>,
+    teams: BTreeMap<Name, TeamMove>,
+    blocks: BTreeMap<(Name, i64), Block>,
+    level: Level,
+}
+
+impl<'a> Plan<'a> {
+    pub(crate) fn new(ledger: &'a Ledger, found: &'a Found) -> Self {
+        Self {
+            ledger,
+            found,
+            last: ledger.last,
+            events: Vec::new(),
+            facts: BTreeMap::new(),
+            teams: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            level: Level::Process,
+        }
+    }
+
+    /// Adds a command, or says why not. The level of the answer is filled in by [`Plan::finish`]'s caller,
+    /// since it is the batch's.
+    pub(crate) fn add(&mut self, work: &Work) -> Result<Outcome, Rejected> {
+        match work {
+            Work::Step(step) => self.step(step),
+            Work::Publish(publish) => self.publish(publish),
+            Work::RaiseEpoch(team) => Ok(self.raise_epoch(team)),
+            Work::Facts(facts, level) => {
+                self.write_facts(facts);
+                Ok(self.written(self.last, !facts.is_empty(), *level))
+            }
+            Work::Blocks(blocks) => {
+                for block in blocks {
+                    self.blocks.insert((block.series.clone(), block.start), block.clone());
+                }
+                Ok(self.written(self.last, !blocks.is_empty(), Level::Process))
+            }
+            Work::Stop => Ok(self.written(self.last, false, Level::Process)),
+        }
+    }
+
+    /// The batch: one row per fact, one move per team.
+    pub(crate) fn finish(self) -> WriteBatch {
+        WriteBatch {
+            events: self.events,
+            facts: self.facts.into_values().collect(),
+            teams: self.teams.into_values().collect(),
+            blocks: self.blocks.into_values().collect(),
+            level: self.level,
+        }
+    }
+
+    fn step(&mut self, step: &Step) -> Result<Outcome, Rejected> {
+        let row = self.team(&step.team);
+        let newest = row.map_or(0, |row| row.epoch);
+        if step.epoch != newest || newest == 0 {
+            return Err(Rejected::Stale { team: step.team.clone(), epoch: step.epoch, newest });
+        }
+        let expected = row.map_or(0, |row| row.number) + 1;
+        if step.number != expected {
+            return Err(Rejected::OutOfOrder { team: step.team.clone(), number: step.number, expected });
+        }
+        self.check_ancestors(&step.events)?;
+
+        let before = self.last;
+        self.write_events(&step.events);
+        self.write_facts(&step.facts);
+        let to = TeamRow { team: step.team.clone(), epoch: step.epoch, number: step.number, cursor: step.cursor };
+        self.move_team(to);
+        Ok(self.written(before, true, step.level))
+    }
+
+    fn publish(&mut self, publish: &Publish) -> Result<Outcome, Rejected> {
+        let key = publish.key.as_ref().map(|(caller, key)| FactId::new(FactKind::Key, caller, key));
+        if let Some(id) = &key
+            && let Some(row) = self.newest(id)?
+        {
+            return self.repeat(id, &row, publish.level);
+        }
+        if let Some((key, expected)) = &publish.expect {
+            let found = self.newest(&FactId::memory(key))?.and_then(|row| row.event);
+            if found != *expected {
+                return Err(Rejected::Conflict { key: key.clone(), expected: *expected, found });
+            }
+        }
+        self.check_ancestors(&publish.events)?;
+
+        let before = self.last;
+        self.write_events(&publish.events);
+        self.write_facts(&publish.facts);
+        if let (Some(id), Some((caller, _))) = (&key, &publish.key) {
+            let value = format!(r#"{{"first":{},"last":{}}}"#, before.next(), self.last);
+            self.put(FactRow {
+                kind: FactKind::Key,
+                owner: caller.clone(),
+                key: id.key.clone(),
+                value: Some(value.into()),
+                version: self.last,
+                event: None,
+            });
+        }
+        let is_written = key.is_some() || !publish.events.is_empty() || !publish.facts.is_empty();
+        Ok(self.written(before, is_written, publish.level))
+    }
+
+    /// Answers a publish whose key is known. Asked for power, it must not be answered with less: the key
+    /// is written again, so that this batch's flush covers what the first one may not have flushed.
+    fn repeat(&mut self, id: &FactId, row: &FactRow, level: Level) -> Result<Outcome, Rejected> {
+        let value = row.value.as_deref().unwrap_or_default();
+        let seqs: KeyValue = serde_json::from_str(value).map_err(|error| {
+            Rejected::Failed(StoreError::Invalid(format!("idempotency key {:?} holds {value:?}: {error}", id.key)))
+        })?;
+        if level == Level::Power {
+            self.put(row.clone());
+            self.level = Level::Power;
+        }
+        let acknowledged = Acknowledged { first: Seq(seqs.first), last: Seq(seqs.last), level, repeated: true };
+        Ok(Outcome { acknowledged, row: None })
+    }
+
+    fn raise_epoch(&mut self, team: &Name) -> Outcome {
+        let row = self.team(team);
+        let to = TeamRow {
+            team: team.clone(),
+            epoch: row.map_or(0, |row| row.epoch) + 1,
+            number: row.map_or(0, |row| row.number),
+            cursor: row.map_or(Seq::ZERO, |row| row.cursor),
+        };
+        self.move_team(to.clone());
+        Outcome { row: Some(to), ..self.written(self.last, true, Level::Process) }
+    }
+
+    // === parts ===
+
+    /// The team's row as of everything planned so far.
+    fn team(&self, team: &Name) -> Option<&TeamRow> {
+        self.teams.get(team).map(|moved| &moved.to).or_else(|| self.ledger.teams.get(team))
+    }
+
+    fn move_team(&mut self, to: TeamRow) {
+        match self.teams.entry(to.team.clone()) {
+            Entry::Occupied(mut moved) => moved.get_mut().to = to,
+            Entry::Vacant(place) => {
+                let from = self.ledger.teams.get(&to.team).cloned();
+                place.insert(TeamMove { from, to });
+            }
+        }
+    }
+
+    /// The fact as of everything planned so far; `None` when there is none or it was removed.
+    fn newest(&self, id: &FactId) -> Result<Option<FactRow>, Rejected> {
+        let row = match (self.facts.get(id), self.found.get(id)) {
+            (Some(row), _) => Some(row.clone()),
+            (None, Some(found)) => found.clone().map_err(Rejected::Failed)?,
+            (None, None) => None,
+        };
+        Ok(row.filter(|row| row.value.is_some()))
+    }
+
+    fn check_ancestors(&self, events: &[NewEvent]) -> Result<(), Rejected> {
+        for new in events {
+            if let Ancestor::Seq(seq) = new.ancestor
+                && (seq == Seq::ZERO || seq > self.last)
+            {
+                return Err(Rejected::Invalid(format!(
+                    "event {} names seq {seq} as its cause, the journal ends at {}",
+                    new.event.id, self.last
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_events(&mut self, events: &[NewEvent]) {
+        let before = self.last;
+        self.events.reserve(events.len());
+        for new in events {
+            self.last = self.last.next();
+            let cause_seq = match new.ancestor {
+                Ancestor::None => None,
+                Ancestor::Seq(seq) => Some(seq),
+                // Checked when it was queued: smaller than the event's own index.
+                Ancestor::InStep(index) => Some(Seq(before.get() + 1 + u64::from(index))),
+            };
+            if let Some(key) = new.event.topic.memory_key() {
+                self.write_memory(key, new);
+            }
+            self.events.push(Committed { seq: self.last, event: Arc::clone(&new.event), cause_seq, seen: new.seen });
+        }
+    }
+
+    /// The fact that an event on `memory.<key>` is; a payload of exactly `null` removes it.
+    fn write_memory(&mut self, key: &str, new: &NewEvent) {
+        // The payload was encoded when the command was measured; an error was refused there.
+        let json = new.event.payload.json().unwrap_or("null");
+        let value = (json != "null").then(|| json.into());
+        let event: EventId = new.event.id;
+        self.put(FactRow {
+            kind: FactKind::Memory,
+            owner: new.event.source.clone(),
+            key: key.into(),
+            value,
+            version: self.last,
+            event: Some(event),
+        });
+    }
+
+    fn write_facts(&mut self, facts: &[FactWrite]) {
+        for fact in facts {
+            self.put(FactRow {
+                kind: fact.kind,
+                owner: fact.owner.clone(),
+                key: fact.key.clone(),
+                value: fact.value.clone(),
+                version: self.last,
+                event: None,
+            });
+        }
+    }
+
+    fn put(&mut self, row: FactRow) {
+        self.facts.insert(FactId::new(row.kind, &row.owner, &row.key), row);
+    }
+
+    /// The answer to what has just been written after `before`. Only what writes something may raise the
+    /// batch's level: an empty transaction flushes nothing.
+    fn written(&mut self, before: Seq, is_written: bool, level: Level) -> Outcome {
+        if is_written {
+            self.level = self.level.max(level);
+        }
+        let acknowledged = Acknowledged { first: before.next(), last: self.last, level, repeated: false };
+        Outcome { acknowledged, row: None }
+    }
+}
