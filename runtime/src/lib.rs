@@ -1,1 +1,33 @@
-//! atra-runtime
+//! atra-runtime: agents live.
+//!
+//! What is here: the [`Agent`] trait and the [`Context`] of a turn, [`Team`]s and the one loop that runs
+//! them, supervision, [`SharedMemory`], the coordinator ([`RuntimeBuilder`]) and the handle on a running
+//! [`Runtime`], and simulation.
+//!
+//! What is not: nothing here knows SQL or a market. Only the team executor commits turns.
+
+pub mod agent;
+pub mod context;
+mod coordinator;
+mod kernel;
+mod ledger;
+pub mod limits;
+pub mod memory;
+mod runtime;
+pub mod sim;
+mod supervisor;
+mod team;
+pub mod topology;
+
+pub use agent::{
+    Agent, AgentError, AgentSpec, Missed, Offsets, OnPoison, Publishes, Query, Schedule, Source, SourceItem,
+    StateReader, StateWriter,
+};
+pub use context::{Context, PublishError, ReadError};
+pub use coordinator::{RuntimeBuilder, StartError};
+pub use ledger::EffectError;
+pub use limits::Limits;
+pub use memory::{Entry, SharedMemory};
+pub use runtime::{PublishCall, Published, Runtime, RuntimeError, TeamStatus};
+pub use supervisor::{STATE_KEY, TeamState};
+pub use team::{Clock, Placement, Team, TurnFault};

@@ -126,7 +126,7 @@ pub struct Loaded {
 /// - A team's move is applied only if the stored row equals `from`.
 /// - The suite in `conformance` states all of this as tests; run it on every new backend.
 #[async_trait]
-pub trait Store: Send {
+pub trait Store: Send + Sync {
     /// What is stored, as the actor needs it at the start or after a failure. Reopens if need be.
     async fn load(&mut self) -> Result<Loaded, StoreError>;
 

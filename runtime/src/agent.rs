@@ -1,0 +1,382 @@
+//! The trait that developers write, and the data around it.
+//!
+//! An agent is a pure function of its state, the event and memory (*deciding*), or touches the outside
+//! world through [`Context::effect`](crate::Context::effect) (*acting*). It promises what
+//! `docs/writing-agents.md` lists; the runtime promises the rest.
+
+use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use atra_bus::{Draft, Event, EventType, Filter, Name, Timestamp, Topic};
+use futures::Stream;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::Context;
+
+/// Why a turn, a start or a save failed. Made from any error with `?`, or with [`AgentError::new`].
+///
+/// Not an enum: what went wrong inside an agent is the agent's own language; the runtime only counts,
+/// reports and retries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentError(String);
+
+impl AgentError {
+    /// An error with a sentence for people: lowercase, what and which.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+impl fmt::Display for AgentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<E: std::error::Error> From<E> for AgentError {
+    /// Keeps the text of the error and of its sources.
+    fn from(error: E) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        Self(text)
+    }
+}
+
+/// An agent: one actor with its own state, alone or in a team.
+///
+/// # For implementers
+/// - `handle` decides from `self`, the event and what `cx` gives; it reads no clock, no randomness, no
+///   files and no globals. Everything it decides goes through `cx`.
+/// - What a later turn needs is in `self` and is written by `save`, or it is lost at the next restart.
+/// - `start` must bring back exactly the state that `save` wrote.
+/// - `&mut self` may be ahead of the store when a turn fails; the instance is then dropped, never reused.
+#[async_trait]
+pub trait Agent: Send {
+    /// Name, subscriptions, publishes, owned memory, schedules, limits: data, readable without running it.
+    fn spec(&self) -> AgentSpec;
+
+    /// Restores committed state; reads only. The first start ever is an input of its own: subscribe to
+    /// `sys.init`.
+    async fn start(&mut self, _state: &StateReader<'_>) -> Result<(), AgentError> {
+        Ok(())
+    }
+
+    /// Handles one event. What it decides goes through `cx`.
+    async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError>;
+
+    /// For sources: the stream of inputs from `offsets` on. Runs on a task of its own, so it can read ahead.
+    fn source(&self, _offsets: &Offsets) -> Option<Source> {
+        None
+    }
+
+    /// Writes what changed of the agent's state into the step: keyed, only what changed. Called at most
+    /// once per step, and only when the agent had a turn in it.
+    fn save(&mut self, _state: &mut StateWriter<'_>) -> Result<(), AgentError> {
+        Ok(())
+    }
+
+    /// Answers a read-only question from `self`. The executor closes the step first and answers after it
+    /// is committed.
+    fn query(&self, query: &Query) -> Result<Value, AgentError> {
+        Err(AgentError::new(format!("this agent does not answer {:?}", query.name)))
+    }
+}
+
+/// What happens to an event that keeps failing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnPoison {
+    /// It becomes a dead letter and the agent goes on.
+    #[default]
+    DeadLetter,
+    /// The team stops, visibly: for ledgers, where a skipped event is worse than a stop.
+    Stop,
+}
+
+/// What a schedule does about times that passed while the team was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Missed {
+    /// Fires once, for the last of them.
+    #[default]
+    Last,
+    /// Fires for each.
+    All,
+}
+
+/// A recurring timer: fires at every multiple of `every` since the epoch, on the team's clock.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// Unique within the agent; the event's topic is `sys.schedule.<agent>.<name>`.
+    pub name: Name,
+    /// The interval; whole milliseconds, at least one.
+    pub every: Duration,
+    /// What to do about missed times.
+    pub missed: Missed,
+}
+
+/// A topic that an agent may publish on.
+#[derive(Debug, Clone)]
+pub struct Publishes {
+    /// The topics.
+    pub filter: Filter,
+    /// Whether what it publishes there is journalled.
+    pub durable: bool,
+}
+
+/// What the runtime must know of an agent before it runs.
+///
+/// # Panics
+/// The builder methods take literals of the program and panic on text that is no name, topic or filter:
+/// a typo is found by the first test that makes the spec.
+#[derive(Debug, Clone)]
+pub struct AgentSpec {
+    /// Unique in the runtime.
+    pub name: Name,
+    /// What it handles.
+    pub subscribes: Vec<Filter>,
+    /// What it may publish; anything else is refused at the call.
+    pub publishes: Vec<Publishes>,
+    /// Memory keys with these prefixes are its own: only it writes them.
+    pub owns: Vec<String>,
+    /// Its recurring timers.
+    pub schedules: Vec<Schedule>,
+    /// Whether it touches the outside world; then it is alone in its team.
+    pub acting: bool,
+    /// Whether it brings events in.
+    pub is_source: bool,
+    /// What happens to an event that keeps failing.
+    pub on_poison: OnPoison,
+    /// How often one event is tried before it is given up. Default 3: a second try meets most passing
+    /// causes, a third tells that it is the event.
+    pub attempts_max: u32,
+    /// How long one turn may be pending. Default 30 s: longer than a retried call to a slow service.
+    pub turn_timeout: Duration,
+}
+
+impl AgentSpec {
+    /// A spec with defaults and no subscriptions.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: Name::new(name).unwrap_or_else(|error| panic!("{error}")),
+            subscribes: Vec::new(),
+            publishes: Vec::new(),
+            owns: Vec::new(),
+            schedules: Vec::new(),
+            acting: false,
+            is_source: false,
+            on_poison: OnPoison::DeadLetter,
+            attempts_max: 3,
+            turn_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Handles every event whose topic suits `filter`.
+    #[must_use]
+    pub fn subscribes(mut self, filter: &str) -> Self {
+        self.subscribes.push(Filter::new(filter).unwrap_or_else(|error| panic!("{error}")));
+        self
+    }
+
+    /// Handles events of type `T`.
+    #[must_use]
+    pub fn handles<T: EventType>(mut self) -> Self {
+        self.subscribes.push(Filter::exactly(&T::TOPIC));
+        self
+    }
+
+    /// May publish events of type `T`.
+    #[must_use]
+    pub fn publishes<T: EventType>(mut self) -> Self {
+        self.publishes.push(Publishes { filter: Filter::exactly(&T::TOPIC), durable: T::DURABLE });
+        self
+    }
+
+    /// May publish on any topic that suits `filter`.
+    #[must_use]
+    pub fn publishes_on(mut self, filter: &str, durable: bool) -> Self {
+        let filter = Filter::new(filter).unwrap_or_else(|error| panic!("{error}"));
+        self.publishes.push(Publishes { filter, durable });
+        self
+    }
+
+    /// Owns every memory key that begins with `prefix`.
+    #[must_use]
+    pub fn owns(mut self, prefix: &str) -> Self {
+        self.owns.push(prefix.into());
+        self
+    }
+
+    /// Gets an event on `sys.schedule.<agent>.<name>` at every multiple of `every` since the epoch.
+    #[must_use]
+    pub fn schedule(mut self, name: &str, every: Duration, missed: Missed) -> Self {
+        assert!(every.as_millis() >= 1, "a schedule's interval is at least a millisecond");
+        let name = Name::new(name).unwrap_or_else(|error| panic!("{error}"));
+        self.schedules.push(Schedule { name, every, missed });
+        self
+    }
+
+    /// Touches the outside world, through `cx.effect` only.
+    #[must_use]
+    pub fn acting(mut self) -> Self {
+        self.acting = true;
+        self
+    }
+
+    /// Brings events in: [`Agent::source`] gives a stream.
+    #[must_use]
+    pub fn source(mut self) -> Self {
+        self.is_source = true;
+        self
+    }
+
+    /// What happens to an event that keeps failing.
+    #[must_use]
+    pub fn on_poison(mut self, on_poison: OnPoison) -> Self {
+        self.on_poison = on_poison;
+        self
+    }
+
+    /// How often one event is tried, at least once.
+    #[must_use]
+    pub fn attempts_max(mut self, attempts: u32) -> Self {
+        self.attempts_max = attempts.max(1);
+        self
+    }
+
+    /// How long one turn may be pending.
+    #[must_use]
+    pub fn turn_timeout(mut self, limit: Duration) -> Self {
+        self.turn_timeout = limit;
+        self
+    }
+
+    /// The topic of a schedule's events.
+    ///
+    /// # Panics
+    /// When agent and schedule names together are above the topic limit.
+    #[must_use]
+    pub fn schedule_topic(agent: &Name, schedule: &Name) -> Topic {
+        Topic::new(&format!("sys.schedule.{agent}.{schedule}")).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// How far a source has been read, per partition: the text that [`SourceItem::Input`] carried last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Offsets(pub(crate) BTreeMap<String, String>);
+
+impl Offsets {
+    /// The offset of one partition, if any of its inputs was settled.
+    #[must_use]
+    pub fn get(&self, partition: &str) -> Option<&str> {
+        self.0.get(partition).map(String::as_str)
+    }
+
+    /// All of them, sorted by partition.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(partition, offset)| (partition.as_str(), offset.as_str()))
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Offsets {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(offsets: I) -> Self {
+        Self(offsets.into_iter().map(|(partition, offset)| (partition.into(), offset.into())).collect())
+    }
+}
+
+/// What a source's stream yields.
+#[derive(Debug)]
+pub enum SourceItem {
+    /// An event from outside. Its id derives from (source, partition, offset).
+    Input {
+        /// The event; its `time` moves an `events` clock and must not go back within a source.
+        event: Draft,
+        /// Which of the source's partitions it is from (a series, a shard, a file).
+        partition: Arc<str>,
+        /// The place behind this input, unique within the partition: reading on from here repeats nothing.
+        offset: String,
+    },
+    /// Nothing will come before this time: lets an `events` clock and its timers go on.
+    Idle {
+        /// The time.
+        until: Timestamp,
+    },
+    /// The end: nothing will ever come again. A stream that closes without it has failed.
+    End,
+}
+
+/// A source's stream of inputs.
+pub type Source = Pin<Box<dyn Stream<Item = Result<SourceItem, AgentError>> + Send>>;
+
+/// An agent's committed state, at the start.
+#[derive(Debug)]
+pub struct StateReader<'a> {
+    pub(crate) facts: &'a BTreeMap<String, Box<str>>,
+}
+
+impl StateReader<'_> {
+    /// The value of a key, if it was ever saved.
+    ///
+    /// # Errors
+    /// When the stored JSON is not a `T`.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, AgentError> {
+        self.facts.get(key).map(|json| decode(key, json)).transpose()
+    }
+
+    /// Every key that begins with `prefix`, sorted.
+    ///
+    /// # Errors
+    /// When a stored JSON is not a `T`.
+    pub fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(String, T)>, AgentError> {
+        self.facts
+            .range(prefix.to_owned()..)
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, json)| Ok((key.clone(), decode(key, json)?)))
+            .collect()
+    }
+}
+
+fn decode<T: DeserializeOwned>(key: &str, json: &str) -> Result<T, AgentError> {
+    serde_json::from_str(json).map_err(|error| AgentError::new(format!("saved state {key:?} cannot be read: {error}")))
+}
+
+/// Where an agent writes what changed of its state.
+#[derive(Debug)]
+pub struct StateWriter<'a> {
+    pub(crate) writes: &'a mut Vec<(String, Option<Box<str>>)>,
+    pub(crate) value_bytes_max: usize,
+}
+
+impl StateWriter<'_> {
+    /// Writes a key.
+    ///
+    /// # Errors
+    /// When the value has no JSON form or is above the limit of a fact.
+    pub fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), AgentError> {
+        let json = serde_json::to_string(value)?;
+        if json.len() > self.value_bytes_max {
+            let (n, most) = (json.len(), self.value_bytes_max);
+            return Err(AgentError::new(format!("state {key:?} of {n} bytes is above the limit of {most}; split it")));
+        }
+        self.writes.push((key.into(), Some(json.into())));
+        Ok(())
+    }
+
+    /// Removes a key.
+    pub fn remove(&mut self, key: &str) {
+        self.writes.push((key.into(), None));
+    }
+}
+
+/// A read-only question to an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Query {
+    /// What is asked.
+    pub name: String,
+    /// Its arguments.
+    pub arguments: Value,
+}

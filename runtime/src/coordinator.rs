@@ -1,0 +1,279 @@
+//! The coordinator: checks the topology, starts storage and teams in order, watches, drains, stops in
+//! reverse.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use atra_bus::{Bus, BusOptions, Env, Name, Payload, SystemEnv, Task};
+use atra_storage::{FactKind, Level, Rejected, Storage, StorageActor, StorageOptions, Store, StoreError};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    kernel::{JournalReader, Kernel, Releaser},
+    memory::{Entry, SharedMemory},
+    runtime::{Inner, Runtime, TeamHandle},
+    supervisor::{Supervisor, TeamState},
+    team::Team,
+    topology::{self, TopologyError},
+};
+
+/// Commands that wait for a team. 64: callers ask and wait, they do not stream.
+const CONTROL_COMMANDS_MAX: usize = 64;
+/// The key of the fact that is there while a runtime runs: found at a start, it tells of an unclean stop.
+const RUNNING_KEY: &str = "running";
+
+/// Why a runtime could not be started. Nothing runs afterwards.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The teams do not fit together.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The store could not be opened or read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The storage refused a first write.
+    #[error("storage refused to start")]
+    Storage(#[from] Rejected),
+    /// The kernel's thread could not be started.
+    #[error("thread for the storage could not be started: {0}")]
+    Thread(String),
+}
+
+/// What a runtime is made of.
+pub struct RuntimeBuilder {
+    store: Box<dyn Store>,
+    env: Arc<dyn Env>,
+    storage: StorageOptions,
+    bus: BusOptions,
+    level: Level,
+    teams: Vec<Team>,
+    own_thread: bool,
+    config: Value,
+}
+
+impl RuntimeBuilder {
+    /// A runtime over `store`, with defaults and no teams.
+    pub fn new(store: impl Store + 'static) -> Self {
+        Self {
+            store: Box::new(store),
+            env: Arc::new(SystemEnv::new()),
+            storage: StorageOptions::default(),
+            bus: BusOptions::default(),
+            level: Level::Process,
+            teams: Vec::new(),
+            own_thread: true,
+            config: Value::Null,
+        }
+    }
+
+    /// Adds a team; teams start in this order and stop in reverse.
+    #[must_use]
+    pub fn team(mut self, team: Team) -> Self {
+        self.teams.push(team);
+        self
+    }
+
+    /// Where wall time, randomness and tasks come from.
+    #[must_use]
+    pub fn env(mut self, env: Arc<dyn Env>) -> Self {
+        self.env = env;
+        self
+    }
+
+    /// Bounds of the storage actor.
+    #[must_use]
+    pub fn storage(mut self, options: StorageOptions) -> Self {
+        self.storage = options;
+        self
+    }
+
+    /// Bounds of the bus.
+    #[must_use]
+    pub fn bus(mut self, options: BusOptions) -> Self {
+        self.bus = options;
+        self
+    }
+
+    /// What acknowledgements promise by default.
+    #[must_use]
+    pub fn level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// The configuration in force, recorded at each start of a team.
+    #[must_use]
+    pub fn config(mut self, config: Value) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Whether storage and watchdog have a thread of their own (the default), so that a turn that never
+    /// yields cannot stop them; a simulation runs everything on one.
+    #[must_use]
+    pub fn own_thread(mut self, own_thread: bool) -> Self {
+        self.own_thread = own_thread;
+        self
+    }
+
+    /// Checks, loads, and starts everything; call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs afterwards, and the store is as it was.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: teams that were started go on until the handle is dropped.
+    pub async fn start(self) -> Result<Runtime, StartError> {
+        for warning in topology::check(&self.teams)? {
+            tracing::warn!(topology = %warning, "topology is odd");
+        }
+        let reader = self.store.reader();
+        let memory = SharedMemory::default();
+        let bus = Bus::new(self.bus, Arc::new(JournalReader(reader.clone())));
+        let releaser = Arc::new(Releaser { memory: memory.clone(), bus: bus.clone() });
+        let (storage, actor) = Storage::open(self.store, self.storage, releaser).await?;
+        let released = storage.released();
+        load_memory(&*reader, &memory).await?;
+        memory.set_released(released);
+        bus.set_released(released);
+        let name = runtime_name();
+        let unclean = reader.fact(FactKind::Meta, &name, RUNNING_KEY).await?.is_some();
+        let agents: BTreeSet<Name> =
+            self.teams.iter().flat_map(|team| team.specs().map(|spec| spec.name.clone())).collect();
+        let kernel = Arc::new(Kernel {
+            env: self.env,
+            storage,
+            reader,
+            bus,
+            memory,
+            agents: Arc::new(agents),
+            level: self.level,
+            name,
+            unclean,
+            config: self.config,
+        });
+        let mut inner = Inner::new(kernel.clone());
+        inner.storage_task = Some(spawn_storage(&kernel, actor, self.own_thread)?);
+        if unclean {
+            tracing::warn!("the last run did not stop cleanly; inputs that were under way are tried one by one");
+        }
+        let running = json!({ "process": std::process::id(), "since": kernel.env.now() });
+        kernel.note(&kernel.name, RUNNING_KEY, Some(running)).await?;
+        for team in self.teams {
+            inner.teams.push(start_team(&kernel, team));
+        }
+        inner.watchdog = Some(watchdog(&kernel, &inner.teams, self.own_thread));
+        Ok(Runtime::new(inner))
+    }
+}
+
+/// The publisher of `sys.*` events and owner of the runtime's own facts.
+pub(crate) fn runtime_name() -> Name {
+    Name::new("atra").unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn load_memory(reader: &dyn atra_storage::Read, memory: &SharedMemory) -> Result<(), StoreError> {
+    for row in reader.facts(FactKind::Memory, None).await? {
+        if let (Some(json), Some(revision)) = (row.value, row.event) {
+            memory.load(&row.key, row.version, Entry { value: Payload::from_json(json), revision });
+        }
+    }
+    Ok(())
+}
+
+/// The storage actor, on a thread of its own or as a task.
+pub(crate) enum StorageTask {
+    Thread(std::thread::JoinHandle<()>),
+    Task(Task),
+}
+
+fn spawn_storage(kernel: &Kernel, actor: StorageActor, own_thread: bool) -> Result<StorageTask, StartError> {
+    if !own_thread {
+        return Ok(StorageTask::Task(kernel.env.spawn("storage", Box::pin(actor.run()))));
+    }
+    let failed = |error: std::io::Error| StartError::Thread(error.to_string());
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+    let run = move || tokio.block_on(actor.run());
+    std::thread::Builder::new().name("atra-storage".into()).spawn(run).map(StorageTask::Thread).map_err(failed)
+}
+
+fn start_team(kernel: &Arc<Kernel>, plan: Team) -> TeamHandle {
+    let (control, commands) = mpsc::channel(CONTROL_COMMANDS_MAX);
+    let (state, states) = watch::channel(TeamState::Starting);
+    let supervisor = Supervisor::new(plan.clone(), kernel.clone(), commands, state);
+    let (counters, watch) = (supervisor.counters.clone(), supervisor.watch.clone());
+    let restarts = supervisor.restarts.clone();
+    let task = kernel.env.spawn(&format!("team {}", plan.name), Box::pin(supervisor.run()));
+    TeamHandle { plan, control, states, counters, watch, restarts, task: Some(task) }
+}
+
+/// Looks at every team now and then; ends when dropped.
+pub(crate) enum Watchdog {
+    Thread {
+        stop: Option<tokio::sync::oneshot::Sender<()>>,
+        thread: Option<std::thread::JoinHandle<()>>,
+    },
+    /// Owned so that it ends with the runtime.
+    Task {
+        #[expect(dead_code, reason = "held for its drop")]
+        task: Task,
+    },
+    None,
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        if let Self::Thread { stop, thread } = self {
+            // It wakes at once and returns; a failed send means that it has.
+            drop(stop.take());
+            if let Some(thread) = thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// A watchdog on a thread of its own: a turn that never yields may hold every worker.
+fn watchdog(kernel: &Kernel, teams: &[TeamHandle], own_thread: bool) -> Watchdog {
+    let watched: Vec<_> = teams.iter().map(|team| (team.plan.clone(), team.watch.clone())).collect();
+    let every = teams.iter().map(|team| team.plan.limits.watchdog_ms).min().unwrap_or(5_000).max(10);
+    let watch = watch_turns(watched, Duration::from_millis(every));
+    if !own_thread {
+        return Watchdog::Task { task: kernel.env.spawn("watchdog", Box::pin(watch)) };
+    }
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let Ok(tokio) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return Watchdog::None };
+    let run = move || {
+        tokio.block_on(async {
+            tokio::select! {
+                // Biased: the end comes first.
+                biased;
+                _ = stopped => {}
+                () = watch => {}
+            }
+        });
+    };
+    let thread = std::thread::Builder::new().name("atra-watchdog".into()).spawn(run).ok();
+    Watchdog::Thread { stop: Some(stop), thread }
+}
+
+async fn watch_turns(watched: Vec<(Team, Arc<crate::team::TurnWatch>)>, every: Duration) {
+    let mut before = vec![(0, None); watched.len()];
+    loop {
+        tokio::time::sleep(every).await;
+        for (place, (team, watch)) in watched.iter().enumerate() {
+            let now = watch.look();
+            if let (true, Some(member)) = (now == before[place], now.1) {
+                let agent = &team.specs[member].name;
+                tracing::warn!(team = %team.name, %agent, waited = ?every, "turn has not ended; it may never yield");
+            }
+            before[place] = now;
+        }
+    }
+}
+
+/// Removes the mark of a running runtime: the last write of a clean stop.
+pub(crate) async fn note_clean_stop(kernel: &Kernel) -> Result<(), Rejected> {
+    kernel.note(&kernel.name, RUNNING_KEY, None).await
+}

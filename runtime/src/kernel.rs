@@ -1,0 +1,96 @@
+//! What all parts of one running runtime share.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use async_trait::async_trait;
+use atra_bus::{Batch, Bus, Env, Event, EventId, Interest, Journal, JournalError, Name, Page, Seq, Topic};
+use atra_storage::{Ancestor, FactKind, FactWrite, Level, NewEvent, Publish, Read, Rejected, Release, Storage};
+use serde_json::Value;
+
+use crate::memory::SharedMemory;
+
+/// Handles on everything that a team or a caller needs.
+pub(crate) struct Kernel {
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) storage: Storage,
+    pub(crate) reader: Arc<dyn Read>,
+    pub(crate) bus: Bus,
+    pub(crate) memory: SharedMemory,
+    /// The names of all agents.
+    pub(crate) agents: Arc<BTreeSet<Name>>,
+    pub(crate) level: Level,
+    /// The publisher of `sys.*` events, and the owner of the runtime's own facts.
+    pub(crate) name: Name,
+    /// Whether the process before this one did not stop cleanly.
+    pub(crate) unclean: bool,
+    /// What is in force, as recorded at each start of a team.
+    pub(crate) config: Value,
+}
+
+impl Kernel {
+    /// Publishes one of the runtime's own events.
+    pub(crate) async fn announce(&self, topic: &str, value: Value) -> Result<(), Rejected> {
+        let topic = Topic::new(topic).map_err(|error| Rejected::Invalid(error.to_string()))?;
+        let id = self.env.new_id();
+        let event = Event {
+            id,
+            topic,
+            version: 1,
+            durable: true,
+            source: self.name.clone(),
+            time: self.env.now(),
+            cause: None,
+            root: id,
+            hops: 0,
+            payload: atra_bus::Payload::typed(value),
+        };
+        self.storage.publish(publish_of(event, self.level)).await.map(|_| ())
+    }
+
+    /// Writes (or with `None` removes) a fact of the runtime about `owner`.
+    pub(crate) async fn note(&self, owner: &Name, key: &str, value: Option<Value>) -> Result<(), Rejected> {
+        let value = value.map(|value| value.to_string().into_boxed_str());
+        let fact = FactWrite { kind: FactKind::Meta, owner: owner.clone(), key: key.into(), value };
+        self.storage.put_facts(vec![fact], self.level).await.map(|_| ())
+    }
+}
+
+/// A publish of one event that nothing led to.
+pub(crate) fn publish_of(event: Event, level: Level) -> Publish {
+    let event = NewEvent { event: Arc::new(event), ancestor: Ancestor::None, seen: None };
+    Publish { events: vec![event], key: None, expect: None, facts: Vec::new(), level }
+}
+
+/// An id that belongs to a caller's idempotency key.
+pub(crate) fn id_of_key(caller: &Name, key: &str) -> EventId {
+    EventId::of(caller, &format!("key\0{key}"))
+}
+
+/// What happens at every commit, before anybody is answered: memory, then `released`, then the bus.
+pub(crate) struct Releaser {
+    pub(crate) memory: SharedMemory,
+    pub(crate) bus: Bus,
+}
+
+impl Release for Releaser {
+    fn release(&self, batch: &Arc<Batch>) {
+        self.memory.apply(batch);
+        if let Some(last) = batch.last_seq() {
+            self.memory.set_released(last);
+        }
+        self.bus.release(batch);
+    }
+}
+
+/// The journal as subscriptions read it.
+pub(crate) struct JournalReader(pub(crate) Arc<dyn Read>);
+
+#[async_trait]
+impl Journal for JournalReader {
+    async fn read(&self, after: Seq, upto: Seq, interest: &Interest, limit: usize) -> Result<Page, JournalError> {
+        match self.0.journal(after, upto, interest, limit).await {
+            Ok((events, upto)) => Ok(Page { events, upto }),
+            Err(error) => Err(JournalError { after, cause: error.to_string(), retryable: error.is_retryable() }),
+        }
+    }
+}

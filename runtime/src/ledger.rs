@@ -1,0 +1,143 @@
+//! Calls to the outside, each with a committed intent and a committed result.
+//!
+//! An acting agent's call is three things in the store: an intent, the call itself, a result. Both facts go
+//! as numbered steps of the agent's team, so a superseded incarnation cannot write them. A result is given
+//! back without calling again; an intent without a result is [`EffectError::Unknown`].
+
+use std::{future::Future, sync::Arc};
+
+use atra_bus::{EventId, Name};
+use atra_storage::{FactKind, FactWrite, Read, Rejected, StoreError};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::{AgentError, team::StepSender};
+
+/// Why a call to the outside gave no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EffectError {
+    /// Only acting agents may call out.
+    #[error("agent {0} is not declared as acting: add acting() to its spec")]
+    NotActing(Name),
+    /// An earlier try was interrupted after its intent was committed: it may or may not have happened.
+    #[error("outcome of effect {name:?} with key {key} is unknown: ask the outside, then resolve_effect")]
+    Unknown {
+        /// The effect's name.
+        name: String,
+        /// The idempotency key that was sent along.
+        key: String,
+    },
+    /// The call itself said that it failed; nothing is recorded, and it may be tried again.
+    #[error("effect {name:?} failed: {cause}")]
+    Failed {
+        /// The effect's name.
+        name: String,
+        /// What the call said.
+        cause: AgentError,
+    },
+    /// Intent or result could not be committed.
+    #[error("effect {name:?} could not be recorded")]
+    Store {
+        /// The effect's name.
+        name: String,
+        /// What the storage said.
+        #[source]
+        source: Rejected,
+    },
+    /// The record of an earlier try could not be read.
+    #[error("record of effect {name:?} could not be read")]
+    Read {
+        /// The effect's name.
+        name: String,
+        /// What the store said.
+        #[source]
+        source: StoreError,
+    },
+    /// The recorded or given result is not of the type asked for.
+    #[error("result of effect {name:?} has another shape: {cause}")]
+    Shape {
+        /// The effect's name.
+        name: String,
+        /// What the decoder said.
+        cause: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Record {
+    Intent,
+    Result(Value),
+}
+
+/// The effects of one acting agent.
+pub(crate) struct EffectLedger {
+    agent: Name,
+    steps: Arc<StepSender>,
+    reader: Arc<dyn Read>,
+}
+
+impl EffectLedger {
+    pub(crate) fn new(agent: Name, steps: Arc<StepSender>, reader: Arc<dyn Read>) -> Self {
+        Self { agent, steps, reader }
+    }
+
+    pub(crate) async fn call<T, F, Fut>(&self, event: EventId, name: &str, call: F) -> Result<T, EffectError>
+    where
+        T: Serialize + DeserializeOwned + Send,
+        F: FnOnce(String) -> Fut + Send,
+        Fut: Future<Output = Result<T, AgentError>> + Send,
+    {
+        let key = key_of(event, name);
+        match self.recorded(&key, name).await? {
+            Some(Record::Result(value)) => return serde_json::from_value(value).map_err(|error| shape(name, &error)),
+            Some(Record::Intent) => return Err(EffectError::Unknown { name: name.into(), key }),
+            None => {}
+        }
+        self.write(name, &key, Some(&Record::Intent)).await?;
+        match call(key.clone()).await {
+            Ok(result) => {
+                self.resolve(event, name, &result).await?;
+                Ok(result)
+            }
+            Err(cause) => {
+                self.write(name, &key, None).await?;
+                Err(EffectError::Failed { name: name.into(), cause })
+            }
+        }
+    }
+
+    pub(crate) async fn resolve<T: Serialize>(
+        &self,
+        event: EventId,
+        name: &str,
+        result: &T,
+    ) -> Result<(), EffectError> {
+        let value = serde_json::to_value(result).map_err(|error| shape(name, &error))?;
+        self.write(name, &key_of(event, name), Some(&Record::Result(value))).await
+    }
+
+    async fn recorded(&self, key: &str, name: &str) -> Result<Option<Record>, EffectError> {
+        let found = self.reader.fact(FactKind::Result, &self.agent, key).await;
+        let row = found.map_err(|source| EffectError::Read { name: name.into(), source })?;
+        let Some(json) = row.and_then(|row| row.value) else { return Ok(None) };
+        serde_json::from_str(&json).map(Some).map_err(|error| shape(name, &error))
+    }
+
+    async fn write(&self, name: &str, key: &str, record: Option<&Record>) -> Result<(), EffectError> {
+        let value = record.map(|record| json!(record).to_string().into_boxed_str());
+        let fact = FactWrite { kind: FactKind::Result, owner: self.agent.clone(), key: key.into(), value };
+        let store = |source| EffectError::Store { name: name.into(), source };
+        self.steps.send_facts(vec![fact]).await.map_err(store)
+    }
+}
+
+/// Derived from the handled event's id, so that every try sends the same.
+fn key_of(event: EventId, name: &str) -> String {
+    format!("{event}.{name}")
+}
+
+fn shape(name: &str, error: &serde_json::Error) -> EffectError {
+    EffectError::Shape { name: name.into(), cause: error.to_string() }
+}

@@ -1,0 +1,76 @@
+//! Every bound of a team, with its default and the reason.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The bounds of a team. All are configurable; the defaults suit a busy team on two cores.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Inputs in one step. 256: the cost of a commit is spread thin, and a killed process repeats little.
+    pub inputs_max: usize,
+    /// Steps on their way to the store. 4: the executor works while the store commits, and no more waits.
+    pub steps_in_flight_max: usize,
+    /// Encoded bytes of a step's events. 16 MiB: a batch of them fits the storage queue.
+    pub step_bytes_max: usize,
+    /// Encoded bytes of one event or fact. 1 MiB: bigger things belong in a file with a reference to it.
+    pub event_bytes_max: usize,
+    /// Events in one cascade. 10,000: far above any honest fan-out; a loop ends here.
+    pub cascade_events_max: usize,
+    /// Hops from an event to its root. 64: a longer chain across teams is a loop.
+    pub hops_max: u16,
+    /// Inputs that a source may read ahead. 4,096: hides the read latency of a page.
+    pub read_ahead_inputs_max: usize,
+    /// Foreign events taken out of the subscription at once. 512: two steps' worth.
+    pub foreign_events_max: usize,
+    /// Pending timers of one agent. 10,000: they live in memory.
+    pub timers_max: usize,
+    /// Restarts without a committed input in between before the team is marked failed. 10.
+    pub restarts_max: u32,
+    /// Dead letters per 1,000 inputs before the team is marked failed. 100: one in ten is not poison any
+    /// more, it is a broken agent.
+    pub dead_letters_per_thousand_max: u32,
+    /// The first pause before a restart, in milliseconds; doubles each time. 10.
+    pub backoff_first_ms: u64,
+    /// The longest pause before a restart, in milliseconds. 10,000.
+    pub backoff_max_ms: u64,
+    /// Deaths of the process on one input before it becomes a dead letter. 10.
+    pub deaths_max: u32,
+    /// How often a bare cursor move is written, in milliseconds. 5,000: it saves re-reading, not data.
+    pub cursor_every_ms: u64,
+    /// How long a turn may run without yielding before the watchdog names it, in milliseconds. 5,000.
+    pub watchdog_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            inputs_max: 256,
+            steps_in_flight_max: 4,
+            step_bytes_max: 16 << 20,
+            event_bytes_max: 1 << 20,
+            cascade_events_max: 10_000,
+            hops_max: 64,
+            read_ahead_inputs_max: 4_096,
+            foreign_events_max: 512,
+            timers_max: 10_000,
+            restarts_max: 10,
+            dead_letters_per_thousand_max: 100,
+            backoff_first_ms: 10,
+            backoff_max_ms: 10_000,
+            deaths_max: 10,
+            cursor_every_ms: 5_000,
+            watchdog_ms: 5_000,
+        }
+    }
+}
+
+impl Limits {
+    /// The pause before the `restart`-th restart in a row (1, 2, …): exponential, bounded.
+    #[must_use]
+    pub fn backoff(&self, restart: u32) -> Duration {
+        let doubled = self.backoff_first_ms.saturating_mul(1_u64 << restart.saturating_sub(1).min(20));
+        Duration::from_millis(doubled.min(self.backoff_max_ms))
+    }
+}

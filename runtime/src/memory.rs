@@ -1,0 +1,193 @@
+//! Shared memory: the newest values of all keys, and enough older versions for as-of reads.
+//!
+//! A write is a durable event on `memory.<key>`; what is here is derived from those events when they are
+//! released, in journal order. Reads are clones, never guards: a `DashMap` guard held across `.await`
+//! freezes a runtime. Readers outside a turn read as of `released`, so they see whole steps only.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use atra_bus::{Batch, EventId, Name, Payload, PayloadError, Seq};
+use dashmap::DashMap;
+use rustc_hash::FxBuildHasher;
+use serde::de::DeserializeOwned;
+
+/// Versions kept per key whatever the teams' positions are: bounded memory; older reads use the journal.
+const VERSIONS_MAX: usize = 64;
+
+/// A value of a key, with its revision.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The value.
+    pub value: Payload,
+    /// The event that wrote it: what `put_if` compares.
+    pub revision: EventId,
+}
+
+impl Entry {
+    /// The value as a `T`.
+    ///
+    /// # Errors
+    /// [`PayloadError::Shape`] when it is not a `T`.
+    pub fn get<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<&T, PayloadError> {
+        self.value.get()
+    }
+}
+
+/// What an as-of read found.
+#[derive(Debug, Clone)]
+pub enum AsOf {
+    /// The key's entry at that position, or that it did not exist.
+    Known(Option<Entry>),
+    /// The position is before the oldest version kept; the journal knows.
+    Older,
+}
+
+struct Version {
+    seq: Seq,
+    entry: Option<Entry>,
+}
+
+#[derive(Default)]
+struct Versions {
+    /// Sorted by seq, newest last.
+    list: VecDeque<Version>,
+    /// Whether older versions may exist in the journal.
+    pruned: bool,
+}
+
+struct Shared {
+    /// Written by the releaser only. Never iterated: [`Shared::index`] gives the order.
+    keys: DashMap<Arc<str>, Versions, FxBuildHasher>,
+    /// Every key that has a version, sorted: what `list` walks.
+    index: RwLock<BTreeSet<Arc<str>>>,
+    released: AtomicU64,
+    /// How far each team is; versions that the slowest still needs are kept.
+    positions: Mutex<BTreeMap<Name, Arc<AtomicU64>>>,
+}
+
+/// A handle on shared memory. Cheap to clone.
+#[derive(Clone)]
+pub struct SharedMemory(Arc<Shared>);
+
+impl Default for SharedMemory {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            keys: DashMap::with_hasher(FxBuildHasher),
+            index: RwLock::default(),
+            released: AtomicU64::new(0),
+            positions: Mutex::default(),
+        }))
+    }
+}
+
+impl SharedMemory {
+    /// The newest value of a key as of `released`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Entry> {
+        let released = self.released();
+        let versions = self.0.keys.get(key)?;
+        versions.list.iter().rev().find(|version| version.seq <= released)?.entry.clone()
+    }
+
+    /// Every key that begins with `prefix` with its value, sorted by key, as of one `released`.
+    #[must_use]
+    pub fn list(&self, prefix: &str) -> Vec<(Arc<str>, Entry)> {
+        let released = self.released();
+        self.keys_with(prefix)
+            .into_iter()
+            .filter_map(|key| match self.as_of(&key, released) {
+                AsOf::Known(Some(entry)) => Some((key, entry)),
+                // Older cannot be: `released` is not before the newest version kept of any key.
+                AsOf::Known(None) | AsOf::Older => None,
+            })
+            .collect()
+    }
+
+    /// The value of a key as of `at`.
+    #[must_use]
+    pub fn as_of(&self, key: &str, at: Seq) -> AsOf {
+        let Some(versions) = self.0.keys.get(key) else { return AsOf::Known(None) };
+        match versions.list.iter().rev().find(|version| version.seq <= at) {
+            Some(version) => AsOf::Known(version.entry.clone()),
+            None if versions.pruned => AsOf::Older,
+            None => AsOf::Known(None),
+        }
+    }
+
+    /// Every key with `prefix` that ever had a version kept here, sorted.
+    #[must_use]
+    pub fn keys_with(&self, prefix: &str) -> Vec<Arc<str>> {
+        let index = self.0.index.read().unwrap_or_else(PoisonError::into_inner);
+        index
+            .range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded))
+            .take_while(|key| key.starts_with(prefix))
+            .cloned()
+            .collect()
+    }
+
+    /// The seq as of which readers outside read.
+    #[must_use]
+    pub fn released(&self) -> Seq {
+        // Acquire pairs with the Release in `set_released`: versions up to it are visible.
+        Seq(self.0.released.load(Ordering::Acquire))
+    }
+
+    /// Applies the writes of a committed batch; they become visible with [`SharedMemory::set_released`].
+    pub(crate) fn apply(&self, batch: &Batch) {
+        let mut floor = None;
+        for committed in &batch.events {
+            let Some(key) = committed.event.topic.memory_key() else { continue };
+            let floor = *floor.get_or_insert_with(|| self.floor());
+            let value = &committed.event.payload;
+            // `null` is a removal; a removal is a version too.
+            let removed = value.json().is_ok_and(|json| json == "null");
+            let entry = (!removed).then(|| Entry { value: value.clone(), revision: committed.event.id });
+            self.push(key, Version { seq: committed.seq, entry }, floor, false);
+        }
+    }
+
+    /// Makes everything up to `seq` visible.
+    pub(crate) fn set_released(&self, seq: Seq) {
+        self.0.released.store(seq.get(), Ordering::Release);
+    }
+
+    /// Loads a key's newest version from the store, at the start.
+    pub(crate) fn load(&self, key: &str, seq: Seq, entry: Entry) {
+        self.push(key, Version { seq, entry: Some(entry) }, Seq::ZERO, true);
+    }
+
+    /// Registers a team's position; versions it still needs are kept (up to a bound).
+    pub(crate) fn position_of(&self, team: &Name) -> Arc<AtomicU64> {
+        self.positions().entry(team.clone()).or_default().clone()
+    }
+
+    fn positions(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<AtomicU64>>> {
+        self.0.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn floor(&self) -> Seq {
+        // Relaxed: a position that is read late only keeps a version longer.
+        Seq(self.positions().values().map(|at| at.load(Ordering::Relaxed)).min().unwrap_or(u64::MAX))
+    }
+
+    fn push(&self, key: &str, version: Version, floor: Seq, pruned: bool) {
+        if !self.0.keys.contains_key(key) {
+            let key: Arc<str> = key.into();
+            self.0.index.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+            self.0.keys.insert(key, Versions { pruned, ..Versions::default() });
+        }
+        let Some(mut versions) = self.0.keys.get_mut(key) else { return };
+        versions.list.push_back(version);
+        // The newest version at or before the floor is still needed; those before it are not.
+        while versions.list.len() > VERSIONS_MAX || versions.list.get(1).is_some_and(|second| second.seq <= floor) {
+            versions.list.pop_front();
+            versions.pruned = true;
+        }
+    }
+}

@@ -1,0 +1,571 @@
+//! The handle on a running runtime: publish, read, ask, wait, stop.
+
+use std::{
+    future::IntoFuture,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use atra_bus::{
+    Draft, Event, EventId, Filter, Interest, Name, Observer, PayloadError, Seq, Subscription, Task, Topic, TopicError,
+};
+use atra_storage::{Level, Publish, Read, Rejected, StorageMetrics, StoreError};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+
+use crate::{
+    AgentError, Query,
+    coordinator::{StorageTask, Watchdog, note_clean_stop},
+    kernel::{Kernel, id_of_key, publish_of},
+    memory::SharedMemory,
+    supervisor::{TeamState, interest},
+    team::{Counters, Team, TeamControl, TurnWatch, Waiter},
+};
+
+/// Direct effects of one event that `settled` follows at once. 100,000: far above any cascade limit.
+const EFFECTS_MAX: usize = 100_000;
+
+/// Why a call on a runtime failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// Callers may not publish on this topic.
+    #[error("callers cannot publish on {topic}: {reason}")]
+    Reserved {
+        /// The topic.
+        topic: Topic,
+        /// Whose it is.
+        reason: String,
+    },
+    /// The topic or key breaks the rules of topics.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// The value has no JSON form.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    /// The value is above the limit.
+    #[error("event of {bytes} bytes is above the limit of {limit} bytes")]
+    TooLarge {
+        /// Measured.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Callers' passing events have nobody to reach: publish them as durable.
+    #[error("a caller's event on {0} must be durable")]
+    Passing(Topic),
+    /// The storage refused; the cause says whether trying again helps.
+    #[error("storage refused")]
+    Rejected(#[from] Rejected),
+    /// The store could not be read.
+    #[error("store could not be read")]
+    Store(#[from] StoreError),
+    /// No team or agent has this name.
+    #[error("there is no {what} named {name:?}")]
+    Unknown {
+        /// `team` or `agent`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The team does not run.
+    #[error("team {team} does not run: {state}")]
+    TeamEnded {
+        /// The team.
+        team: Name,
+        /// Its state.
+        state: TeamState,
+    },
+    /// The agent could not answer.
+    #[error("agent could not answer: {0}")]
+    Query(AgentError),
+    /// The deadline passed before everything had stopped; nothing acknowledged is lost.
+    #[error("stop took longer than {0:?}; what was not committed will be repeated at the next start")]
+    Deadline(Duration),
+}
+
+/// A team as the runtime holds it.
+pub(crate) struct TeamHandle {
+    pub(crate) plan: Team,
+    pub(crate) control: mpsc::Sender<TeamControl>,
+    pub(crate) states: watch::Receiver<TeamState>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) watch: Arc<TurnWatch>,
+    pub(crate) restarts: Arc<AtomicU64>,
+    pub(crate) task: Option<Task>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) kernel: Arc<Kernel>,
+    pub(crate) teams: Vec<TeamHandle>,
+    pub(crate) storage_task: Option<StorageTask>,
+    pub(crate) watchdog: Option<Watchdog>,
+}
+
+impl Inner {
+    pub(crate) fn new(kernel: Arc<Kernel>) -> Self {
+        Self { kernel, teams: Vec::new(), storage_task: None, watchdog: None }
+    }
+}
+
+/// A running runtime. Cheap to clone; the last clone to go ends everything at once, as a kill would.
+#[derive(Clone)]
+pub struct Runtime {
+    kernel: Arc<Kernel>,
+    teams: Arc<Vec<TeamHandle>>,
+    /// `None` once a stop has begun.
+    ending: Arc<Mutex<Option<Ending>>>,
+}
+
+/// What only a stop needs.
+struct Ending {
+    /// The teams' supervisors, in starting order.
+    tasks: Vec<Task>,
+    storage: StorageTask,
+    watchdog: Watchdog,
+}
+
+/// What a publish answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Published {
+    /// Its place in the journal.
+    pub seq: Seq,
+    /// Its id; also the root of everything it causes.
+    pub id: EventId,
+    /// What the acknowledgement promises.
+    pub level: Level,
+    /// Whether the idempotency key was known: nothing was published, `seq` is the first one's.
+    pub repeated: bool,
+}
+
+/// A team as seen from outside.
+#[derive(Debug, Clone, Serialize)]
+pub struct TeamStatus {
+    /// Its name.
+    pub team: Name,
+    /// Where it is in its life.
+    pub state: TeamState,
+    /// Inputs handled in this process.
+    pub inputs: u64,
+    /// Turns in this process.
+    pub turns: u64,
+    /// Committed steps in this process.
+    pub steps: u64,
+    /// Durable events published in this process.
+    pub events: u64,
+    /// Dead letters written in this process.
+    pub dead_letters: u64,
+    /// Restarts in this process.
+    pub restarts: u64,
+}
+
+impl Runtime {
+    pub(crate) fn new(mut inner: Inner) -> Self {
+        let tasks = inner.teams.iter_mut().filter_map(|team| team.task.take()).collect();
+        let watchdog = inner.watchdog.take().unwrap_or(Watchdog::None);
+        let ending = inner.storage_task.take().map(|storage| Ending { tasks, storage, watchdog });
+        Self { kernel: inner.kernel, teams: Arc::new(inner.teams), ending: Arc::new(Mutex::new(ending)) }
+    }
+
+    // === publishing ===
+
+    /// Publishes a durable event; await the answer for its seq. Options first: `.key(…)`, `.from(…)`.
+    pub fn publish(&self, event: impl Into<Draft>) -> PublishCall<'_> {
+        let draft = event.into();
+        PublishCall { runtime: self, draft, caller: None, key: None, expect: None, level: None, memory: false }
+    }
+
+    /// Writes a memory key that no agent owns.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Topic`] when `key` is no key; the call's own when awaited.
+    pub fn put<T: Serialize + Send + Sync + 'static>(
+        &self,
+        key: &str,
+        value: T,
+    ) -> Result<PublishCall<'_>, RuntimeError> {
+        Ok(PublishCall { memory: true, ..self.publish(Draft::new(Topic::memory(key)?, value)) })
+    }
+
+    /// Removes a memory key that no agent owns.
+    ///
+    /// # Errors
+    /// As [`Runtime::put`].
+    pub fn remove(&self, key: &str) -> Result<PublishCall<'_>, RuntimeError> {
+        self.put(key, ())
+    }
+
+    // === reading ===
+
+    /// Shared memory, as of what is released.
+    #[must_use]
+    pub fn memory(&self) -> &SharedMemory {
+        &self.kernel.memory
+    }
+
+    /// Committed events on the topics of `filters`, after `after`, without gap or repeat.
+    #[must_use]
+    pub fn subscribe(&self, filters: Vec<Filter>, after: Seq) -> Subscription {
+        self.kernel.bus.subscribe(Interest::in_topics(filters), after)
+    }
+
+    /// Passing events on the topics of `filters`, after their steps committed; what does not fit into
+    /// `queue_events_max` is counted, never waited for.
+    #[must_use]
+    pub fn observe(&self, filters: Vec<Filter>, queue_events_max: usize) -> Observer {
+        self.kernel.bus.observe(Interest::in_topics(filters), queue_events_max)
+    }
+
+    /// The greatest seq that the outside may see.
+    #[must_use]
+    pub fn released(&self) -> Seq {
+        self.kernel.bus.released()
+    }
+
+    /// Reads of what is committed.
+    #[must_use]
+    pub fn reader(&self) -> Arc<dyn Read> {
+        self.kernel.reader.clone()
+    }
+
+    /// Figures of the storage actor.
+    #[must_use]
+    pub fn storage_metrics(&self) -> StorageMetrics {
+        self.kernel.storage.metrics()
+    }
+
+    /// Every team, in starting order.
+    #[must_use]
+    pub fn status(&self) -> Vec<TeamStatus> {
+        // Relaxed: figures for people.
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let status = |team: &TeamHandle| TeamStatus {
+            team: team.plan.name.clone(),
+            state: team.states.borrow().clone(),
+            inputs: read(&team.counters.inputs),
+            turns: read(&team.counters.turns),
+            steps: read(&team.counters.steps),
+            events: read(&team.counters.events),
+            dead_letters: read(&team.counters.dead_letters),
+            restarts: read(&team.restarts),
+        };
+        self.teams.iter().map(status).collect()
+    }
+
+    /// Asks an agent; answered from state that is committed.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unknown`], [`RuntimeError::TeamEnded`] or the agent's own as [`RuntimeError::Query`].
+    ///
+    /// # Cancel safety
+    /// A dropped call is answered into the void; nothing changes.
+    pub async fn query(&self, agent: &str, query: Query) -> Result<Value, RuntimeError> {
+        let found = self
+            .teams
+            .iter()
+            .find_map(|team| team.plan.specs().position(|spec| spec.name.as_str() == agent).map(|place| (team, place)));
+        let Some((team, place)) = found else { return Err(unknown("agent", agent)) };
+        loop {
+            let (answer, answered) = oneshot::channel();
+            self.command(team, TeamControl::Query { place, query: query.clone(), answer }).await?;
+            // A restart drops the question: ask the next incarnation.
+            if let Ok(answer) = answered.await {
+                return answer.map_err(RuntimeError::Query);
+            }
+        }
+    }
+
+    // === control ===
+
+    /// Takes no more inputs until resumed; nothing is lost meanwhile.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unknown`] or [`RuntimeError::TeamEnded`].
+    pub async fn pause(&self, team: &str) -> Result<(), RuntimeError> {
+        self.command(self.team(team)?, TeamControl::Pause).await
+    }
+
+    /// Goes on after a pause.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unknown`] or [`RuntimeError::TeamEnded`].
+    pub async fn resume(&self, team: &str) -> Result<(), RuntimeError> {
+        self.command(self.team(team)?, TeamControl::Resume).await
+    }
+
+    /// Builds a team anew from committed state; also one that has failed or is poisoned.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unknown`], or [`RuntimeError::TeamEnded`] when it was stopped for good.
+    pub async fn restart(&self, team: &str) -> Result<(), RuntimeError> {
+        let team = self.team(team)?;
+        match team.control.send(TeamControl::Restart).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(ended(team)),
+        }
+    }
+
+    /// Waits until every source has ended and everything is settled; teams that have ended are passed over.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    pub async fn idle(&self) {
+        loop {
+            let before = self.released();
+            for team in self.teams.iter() {
+                self.come_so_far(team, None).await;
+            }
+            // Nothing was released while each was found idle in turn: so all were idle at once.
+            if self.released() == before {
+                return;
+            }
+        }
+    }
+
+    /// Waits until everything that an event caused, across all teams, is done. Timers that were set on the
+    /// way are not waited for.
+    ///
+    /// # Errors
+    /// [`RuntimeError::TeamEnded`] when a team that must handle some of it does not run.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    pub async fn settled(&self, root: Seq) -> Result<(), RuntimeError> {
+        let mut edge = vec![root];
+        while !edge.is_empty() {
+            for &seq in &edge {
+                let Some(committed) = self.kernel.reader.event(seq).await? else { continue };
+                for team in self.teams.iter() {
+                    if interest(&team.plan).wants(committed.event.topic.as_str(), &committed.event.source)
+                        && !self.come_so_far(team, Some(seq)).await
+                    {
+                        return Err(ended(team));
+                    }
+                }
+            }
+            let mut next = Vec::new();
+            for &seq in &edge {
+                next.extend(self.kernel.reader.effects_of(seq, EFFECTS_MAX).await?.iter().map(|effect| effect.seq));
+            }
+            edge = next;
+        }
+        Ok(())
+    }
+
+    /// Waits until a team's state suits `wanted`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unknown`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    pub async fn until_state(
+        &self,
+        team: &str,
+        wanted: impl FnMut(&TeamState) -> bool,
+    ) -> Result<TeamState, RuntimeError> {
+        let mut states = self.team(team)?.states.clone();
+        let state = states.wait_for(wanted).await.map(|state| state.clone());
+        state.or_else(|_| Ok(self.team(team)?.states.borrow().clone()))
+    }
+
+    /// Stops: sources first, teams in reverse order finish what they began, storage flushes and checkpoints.
+    /// A second call finds nothing to do.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Deadline`] when `deadline` passed first: everything is ended then, as a kill would.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends everything at once; nothing acknowledged is lost.
+    pub async fn stop(&self, deadline: Duration) -> Result<(), RuntimeError> {
+        let Some(Ending { tasks, storage, watchdog }) = self.ending.lock().await.take() else { return Ok(()) };
+        let drained = tokio::time::timeout(deadline, async {
+            for team in self.teams.iter().rev() {
+                // A team whose loop is gone needs no telling.
+                let _ = team.control.send(TeamControl::Stop).await;
+            }
+            for task in tasks.into_iter().rev() {
+                let name = task.name().to_owned();
+                if !task.join().await {
+                    tracing::error!(task = %name, "task ended by a panic");
+                }
+            }
+            note_clean_stop(&self.kernel).await?;
+            self.kernel.storage.stop().await?;
+            Ok(())
+        })
+        .await;
+        self.kernel.bus.close();
+        drop(watchdog);
+        let drained = drained.unwrap_or(Err(RuntimeError::Deadline(deadline)));
+        if drained.is_ok() {
+            match storage {
+                StorageTask::Task(task) => drop(task.join().await),
+                // Its loop has returned or is returning.
+                StorageTask::Thread(thread) => drop(thread.join()),
+            }
+        }
+        drained
+    }
+
+    // === inside ===
+
+    fn team(&self, name: &str) -> Result<&TeamHandle, RuntimeError> {
+        self.teams.iter().find(|team| team.plan.name.as_str() == name).ok_or_else(|| unknown("team", name))
+    }
+
+    async fn command(&self, team: &TeamHandle, command: TeamControl) -> Result<(), RuntimeError> {
+        if team.states.borrow().is_ended() {
+            return Err(ended(team));
+        }
+        team.control.send(command).await.map_err(|_| ended(team))
+    }
+
+    /// `false`: the team has ended before it came so far.
+    async fn come_so_far(&self, team: &TeamHandle, upto: Option<Seq>) -> bool {
+        let mut states = team.states.clone();
+        loop {
+            let (answer, answered) = oneshot::channel();
+            if self.command(team, TeamControl::Tell(Waiter { upto, answer })).await.is_err() {
+                return false;
+            }
+            tokio::select! {
+                // Biased: an answer counts even if the team has ended since.
+                biased;
+                told = answered => if told.is_ok() { return true },
+                _ = states.wait_for(TeamState::is_ended) => return false,
+            }
+            // Dropped by a restart: ask the next incarnation.
+        }
+    }
+}
+
+fn unknown(what: &'static str, name: &str) -> RuntimeError {
+    RuntimeError::Unknown { what, name: name.into() }
+}
+
+fn ended(team: &TeamHandle) -> RuntimeError {
+    RuntimeError::TeamEnded { team: team.plan.name.clone(), state: team.states.borrow().clone() }
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let teams: Vec<_> = self.teams.iter().map(|team| &team.plan.name).collect();
+        f.debug_struct("Runtime").field("teams", &teams).field("released", &self.released()).finish_non_exhaustive()
+    }
+}
+
+/// A publish that is being put together; await it to send it.
+///
+/// # Cancel safety
+/// Once awaited, dropping it does not take the event back: it may or may not be committed. With a key, ask
+/// again.
+#[must_use = "a publish does nothing until it is awaited"]
+pub struct PublishCall<'a> {
+    runtime: &'a Runtime,
+    draft: Draft,
+    caller: Option<Name>,
+    key: Option<String>,
+    expect: Option<(String, Option<EventId>)>,
+    level: Option<Level>,
+    memory: bool,
+}
+
+impl PublishCall<'_> {
+    /// An idempotency key: a second publish of this caller with it changes nothing.
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Who publishes; `caller` if not said.
+    pub fn from(mut self, caller: Name) -> Self {
+        self.caller = Some(caller);
+        self
+    }
+
+    /// What the acknowledgement must promise; the runtime's default if not said.
+    pub fn level(mut self, level: Level) -> Self {
+        self.level = Some(level);
+        self
+    }
+
+    /// For a memory write: only if the key was last written by `revision` (`None`: if it does not exist).
+    pub fn if_revision(mut self, revision: Option<EventId>) -> Self {
+        self.expect = self.draft.topic.memory_key().map(|key| (key.to_owned(), revision));
+        self
+    }
+
+    async fn send(self) -> Result<Published, RuntimeError> {
+        let kernel = &self.runtime.kernel;
+        self.check()?;
+        let Self { draft, caller, key, expect, level, .. } = self;
+        let caller = match caller {
+            Some(caller) => caller,
+            // A literal that is a name.
+            None => Name::new("caller").unwrap_or_else(|error| panic!("{error}")),
+        };
+        let id = key.as_ref().map_or_else(|| kernel.env.new_id(), |key| id_of_key(&caller, key));
+        let event = Event {
+            id,
+            topic: draft.topic,
+            version: draft.version,
+            durable: true,
+            source: caller.clone(),
+            time: draft.time.unwrap_or_else(|| kernel.env.now()),
+            cause: None,
+            root: id,
+            hops: 0,
+            payload: draft.payload,
+        };
+        let publish = publish_of(event, level.unwrap_or(kernel.level));
+        let publish = Publish { key: key.map(|key| (caller, key)), expect, ..publish };
+        let done = kernel.storage.publish(publish).await?;
+        Ok(Published { seq: done.first, id, level: done.level, repeated: done.repeated })
+    }
+
+    fn check(&self) -> Result<(), RuntimeError> {
+        let topic = &self.draft.topic;
+        if !self.draft.durable {
+            return Err(RuntimeError::Passing(topic.clone()));
+        }
+        let reserved = |reason: &str| RuntimeError::Reserved { topic: topic.clone(), reason: reason.into() };
+        if topic.root() == "sys" {
+            return Err(reserved("it is the runtime's"));
+        }
+        if let Some(key) = topic.memory_key() {
+            if !self.memory {
+                return Err(reserved("write memory with put"));
+            }
+            let owner = self
+                .runtime
+                .teams
+                .iter()
+                .flat_map(|team| team.plan.specs())
+                .find(|spec| spec.owns.iter().any(|prefix| key.starts_with(prefix.as_str())));
+            if let Some(owner) = owner {
+                return Err(reserved(&format!("agent {} owns that key", owner.name)));
+            }
+        }
+        let limit = crate::limits::Limits::default().event_bytes_max;
+        let bytes = self.draft.payload.json()?.len();
+        if bytes > limit {
+            return Err(RuntimeError::TooLarge { bytes, limit });
+        }
+        Ok(())
+    }
+}
+
+impl<'a> IntoFuture for PublishCall<'a> {
+    type Output = Result<Published, RuntimeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}

@@ -1,0 +1,516 @@
+//! A team's life: built from committed state, run, and built again when it fails.
+//!
+//! ```text
+//! Starting → Running → Stopped
+//!     ↑         │
+//!     └─ Restarting (backoff) ── too often without progress ──→ Failed ──(restart)──→ Starting
+//!                             └─ a ledger's event is poison ──→ Poisoned ─(restart)─→ Starting
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use atra_bus::{Event, EventId, Filter, Interest, Name, Payload, Timestamp, Topic};
+use atra_storage::{FactKind, FactRow, Rejected, StoreError, TeamRow};
+use futures::FutureExt;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    Agent, AgentSpec, Offsets, OnPoison, StateReader,
+    context::TeamShared,
+    kernel::Kernel,
+    ledger::EffectLedger,
+    memory::Entry,
+    team::{
+        CLOCK_KEY, Careful, Clock, Counters, Crew, Executor, Guilty, INIT_KEY, Inputs, Member, Placement, SourceReader,
+        StepSender, Suspects, Team, TeamControl, TeamExit, TeamParts, Timers, TurnFault, TurnWatch, contained, letter,
+        panic_text, within,
+    },
+};
+
+/// The key of the fact that says why a team does not run; its owner is the team.
+pub const STATE_KEY: &str = "state";
+
+/// Where a team is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum TeamState {
+    /// Being built from committed state.
+    Starting,
+    /// Taking inputs.
+    Running,
+    /// Waiting before it is built anew.
+    Restarting {
+        /// Restarts in a row without a committed input.
+        restarts: u32,
+        /// What ended it.
+        reason: String,
+    },
+    /// Told to stop; everything it began is committed.
+    Stopped,
+    /// Gave up: it failed too often. The other teams run on.
+    Failed {
+        /// What ended it last.
+        reason: String,
+    },
+    /// A member with `on_poison = stop` met an event that it cannot handle.
+    Poisoned {
+        /// Who, on what, why.
+        reason: String,
+    },
+}
+
+impl TeamState {
+    /// Whether the team takes no more inputs unless somebody restarts it.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        matches!(self, Self::Stopped | Self::Failed { .. } | Self::Poisoned { .. })
+    }
+}
+
+impl fmt::Display for TeamState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Running => f.write_str("running"),
+            Self::Restarting { restarts, reason } => write!(f, "restarting ({restarts} in a row): {reason}"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Failed { reason } => write!(f, "failed: {reason}"),
+            Self::Poisoned { reason } => write!(f, "stopped by poison: {reason}"),
+        }
+    }
+}
+
+/// What the supervisor of one team knows. One task, one team.
+pub(crate) struct Supervisor {
+    pub(crate) plan: Team,
+    pub(crate) kernel: Arc<Kernel>,
+    pub(crate) control: mpsc::Receiver<TeamControl>,
+    pub(crate) state: watch::Sender<TeamState>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) watch: Arc<TurnWatch>,
+    pub(crate) restarts: Arc<AtomicU64>,
+    suspects: Suspects,
+    careful_left: Arc<AtomicUsize>,
+    position: Arc<AtomicU64>,
+}
+
+/// Why a team could not be built.
+#[derive(Debug, thiserror::Error)]
+enum BuildError {
+    #[error("its committed state could not be read: {0}")]
+    Read(#[from] StoreError),
+    #[error("storage refused: {0}")]
+    Rejected(#[from] Rejected),
+    #[error("agent {agent}: {cause}")]
+    Agent { agent: Name, cause: String },
+}
+
+impl Supervisor {
+    pub(crate) fn new(
+        plan: Team,
+        kernel: Arc<Kernel>,
+        control: mpsc::Receiver<TeamControl>,
+        state: watch::Sender<TeamState>,
+    ) -> Self {
+        let limits = &plan.limits;
+        // What can have been under way when the process died: the open step and those in flight.
+        let under_way = if plan.is_acting() { 2 } else { (limits.steps_in_flight_max + 1) * limits.inputs_max };
+        let careful = if kernel.unclean { under_way } else { 0 };
+        let position = kernel.memory.position_of(&plan.name);
+        Self {
+            plan,
+            kernel,
+            control,
+            state,
+            counters: Arc::default(),
+            watch: Arc::default(),
+            restarts: Arc::default(),
+            suspects: Suspects::default(),
+            careful_left: Arc::new(AtomicUsize::new(careful)),
+            position,
+        }
+    }
+
+    /// Runs the team until it is told to stop.
+    pub(crate) async fn run(mut self) {
+        let mut restarts_in_row = 0;
+        let mut settled_before = 0;
+        loop {
+            self.enter(TeamState::Starting);
+            let exit = match self.build().await {
+                Ok(executor) => {
+                    self.enter(TeamState::Running);
+                    executor.run(&mut self.control).await
+                }
+                Err(BuildError::Rejected(rejected)) => TeamExit::Fenced(rejected),
+                Err(error) => TeamExit::Failed(error.to_string()),
+            };
+            let settled = self.counters.settled.load(Ordering::Relaxed);
+            if settled > settled_before {
+                restarts_in_row = 0;
+            }
+            settled_before = settled;
+            let ended = match exit {
+                TeamExit::Stopped => {
+                    self.enter(TeamState::Stopped);
+                    return;
+                }
+                TeamExit::Restarted => {
+                    restarts_in_row = 0;
+                    continue;
+                }
+                TeamExit::Fenced(Rejected::Stopped) => {
+                    self.enter(TeamState::Stopped);
+                    return;
+                }
+                TeamExit::Fenced(rejected) if !rejected.is_retryable() => {
+                    Some(TeamState::Failed { reason: rejected.to_string() })
+                }
+                TeamExit::Fenced(rejected) => self.count_restart(&mut restarts_in_row, rejected.to_string()),
+                TeamExit::Failed(reason) => self.count_restart(&mut restarts_in_row, reason),
+                TeamExit::Guilty(guilty) => {
+                    let reason = describe(&guilty);
+                    match self.blame(&guilty) {
+                        Some(poisoned) => Some(poisoned),
+                        None => self.count_restart(&mut restarts_in_row, reason),
+                    }
+                }
+            };
+            let go_on = match ended {
+                Some(state) => self.rest(state).await,
+                None => self.back_off(restarts_in_row).await,
+            };
+            if !go_on {
+                self.enter(TeamState::Stopped);
+                return;
+            }
+            if self.state.borrow().is_ended() {
+                restarts_in_row = 0;
+            }
+        }
+    }
+
+    fn enter(&self, state: TeamState) {
+        tracing::debug!(team = %self.plan.name, state = %state, "team changed state");
+        self.state.send_replace(state);
+    }
+
+    /// Counts a restart; the state to rest in when it is one too many.
+    fn count_restart(&mut self, in_row: &mut u32, reason: String) -> Option<TeamState> {
+        *in_row += 1;
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+        let limits = &self.plan.limits;
+        if *in_row > limits.restarts_max {
+            let most = limits.restarts_max;
+            return Some(TeamState::Failed {
+                reason: format!("{most} restarts without progress (restarts_max): {reason}"),
+            });
+        }
+        let inputs = self.counters.inputs.load(Ordering::Relaxed).max(1000);
+        let dead = self.counters.dead_letters.load(Ordering::Relaxed);
+        if dead * 1000 > inputs * u64::from(limits.dead_letters_per_thousand_max) {
+            return Some(TeamState::Failed { reason: format!("{dead} dead letters in {inputs} inputs: {reason}") });
+        }
+        tracing::warn!(team = %self.plan.name, restarts = *in_row, error = %reason, "team failed and is restarted");
+        self.enter(TeamState::Restarting { restarts: *in_row, reason });
+        None
+    }
+
+    /// Waits before the next incarnation; `false` when told to stop meanwhile.
+    async fn back_off(&mut self, restart: u32) -> bool {
+        let until = tokio::time::Instant::now() + self.plan.limits.backoff(restart);
+        loop {
+            tokio::select! {
+                // Biased: a stop during the pause is obeyed at once.
+                biased;
+                message = self.control.recv() => match message {
+                    None | Some(TeamControl::Stop) => return false,
+                    Some(TeamControl::Restart) => return true,
+                    // Dropping the others tells their senders to ask again.
+                    Some(_) => {}
+                },
+                () = tokio::time::sleep_until(until) => return true,
+            }
+        }
+    }
+
+    /// Stays down, visibly, until told to restart (`true`) or to stop (`false`).
+    async fn rest(&mut self, state: TeamState) -> bool {
+        tracing::error!(team = %self.plan.name, state = %state, "team does not go on; restart it when the cause is mended");
+        let noted = json!({ "state": state, "at": self.kernel.env.now() });
+        if let Err(error) = self.kernel.note(&self.plan.name, STATE_KEY, Some(noted)).await {
+            tracing::error!(team = %self.plan.name, error = %error, "state of the team could not be noted");
+        }
+        self.enter(state);
+        while let Some(message) = self.control.recv().await {
+            match message {
+                TeamControl::Stop => return false,
+                TeamControl::Restart => {
+                    self.suspects = Suspects::default();
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Counts a failed turn against its (agent, event); the state to rest in when it is a ledger's poison.
+    fn blame(&mut self, guilty: &Guilty) -> Option<TeamState> {
+        if self.suspects.input != Some(guilty.input) {
+            self.suspects = Suspects { input: Some(guilty.input), ..Suspects::default() };
+        }
+        let failure = &guilty.failure;
+        let on = failure.event.id;
+        let tries = self.suspects.attempts.entry((failure.agent.clone(), on)).or_default();
+        *tries += 1;
+        let tries = *tries;
+        // A limit is broken by the cascade as a whole: then no member handles its input.
+        let whole = matches!(failure.fault, TurnFault::Limit(_));
+        let blamed: Vec<&Arc<AgentSpec>> =
+            self.plan.specs.iter().filter(|spec| whole || spec.name == failure.agent).collect();
+        let attempts_max = blamed.iter().map(|spec| spec.attempts_max).min().unwrap_or(1);
+        if tries < attempts_max {
+            return None;
+        }
+        if blamed.iter().any(|spec| spec.on_poison == OnPoison::Stop) {
+            return Some(TeamState::Poisoned { reason: format!("{} ({tries} attempts)", describe(guilty)) });
+        }
+        let event = if whole { guilty.input } else { on };
+        for spec in blamed {
+            let reason = failure.fault.to_string();
+            let content = (!whole).then_some(&*failure.event);
+            let letter = letter(&spec.name, event, guilty.input, tries, &reason, content);
+            self.suspects.dead.insert((spec.name.clone(), event), letter);
+        }
+        None
+    }
+
+    // === building ===
+
+    async fn build(&mut self) -> Result<Executor, BuildError> {
+        let kernel = self.kernel.clone();
+        let row = kernel.storage.raise_epoch(&self.plan.name).await?;
+        let stored = Stored::read(&kernel, &self.plan).await?;
+        if stored.resting {
+            kernel.note(&self.plan.name, STATE_KEY, None).await?;
+        }
+        let steps = Arc::new(StepSender::new(kernel.storage.clone(), &row, kernel.level));
+        let ledger = self
+            .plan
+            .specs
+            .iter()
+            .find(|spec| spec.acting)
+            .map(|spec| EffectLedger::new(spec.name.clone(), steps.clone(), kernel.reader.clone()));
+        let shared = Arc::new(TeamShared {
+            limits: self.plan.limits.clone(),
+            memory: kernel.memory.clone(),
+            reader: kernel.reader.clone(),
+            view: RwLock::new(stored.memory),
+            owned: self.plan.specs.iter().flat_map(|spec| spec.owns.iter().cloned()).collect(),
+            members: self.plan.specs.iter().map(|spec| spec.name.clone()).collect(),
+            agents: kernel.agents.clone(),
+            ledger,
+        });
+        let mut timers = Timers::new(self.plan.specs.clone());
+        let mut members = Vec::new();
+        let mut sources = Vec::new();
+        for (place, spec) in self.plan.specs.iter().enumerate() {
+            let facts = &stored.members[place];
+            let failed = |cause: String| BuildError::Agent { agent: spec.name.clone(), cause };
+            for (id, json) in &facts.timers {
+                timers.restore(place, id, json).map_err(|error| failed(error.to_string()))?;
+            }
+            let agent = start(&self.plan, place, &facts.state).await.map_err(&failed)?;
+            if spec.is_source {
+                let source =
+                    contained(|| Ok(agent.source(&facts.offsets))).map_err(|fault| failed(fault.to_string()))?;
+                if let Some(source) = source {
+                    let limits = &self.plan.limits;
+                    sources.push(SourceReader::spawn(&*kernel.env, place, spec.clone(), source, limits));
+                }
+            }
+            members.push(Member::new(place, spec.clone(), agent, shared.clone(), self.watch.clone()));
+        }
+        let crew = match self.plan.placement {
+            Placement::Together => Crew::together(members),
+            Placement::Apart => Crew::apart(&*kernel.env, members),
+        };
+        self.announce(&row).await?;
+        let inputs = Inputs {
+            env: kernel.env.clone(),
+            clock: self.plan.clock,
+            now: stored.clock,
+            subscription: kernel.bus.subscribe(interest(&self.plan), row.cursor),
+            foreign: VecDeque::new(),
+            foreign_events_max: self.plan.limits.foreign_events_max,
+            timers,
+            sources,
+            system: self.init_event(stored.had_init).into_iter().collect(),
+            streak: 0,
+        };
+        let suspects = self.suspects.clone();
+        let careful = Careful { inputs_left: self.careful_left.clone(), marks: stored.marks };
+        Ok(Executor::new(TeamParts {
+            name: self.plan.name.clone(),
+            shared,
+            specs: self.plan.specs.clone(),
+            crew,
+            inputs,
+            steps,
+            bus: kernel.bus.clone(),
+            acting: self.plan.is_acting(),
+            suspects,
+            careful,
+            position: self.position.clone(),
+            counters: self.counters.clone(),
+        }))
+    }
+
+    async fn announce(&self, row: &TeamRow) -> Result<(), Rejected> {
+        let config = &self.kernel.config;
+        let hash = xxhash_rust::xxh3::xxh3_64(config.to_string().as_bytes());
+        let started = json!({
+            "team": row.team,
+            "epoch": row.epoch,
+            "build": env!("CARGO_PKG_VERSION"),
+            "agents": self.plan.specs.iter().map(|spec| &spec.name).collect::<Vec<_>>(),
+            "placement": self.plan.placement,
+            "clock": self.plan.clock,
+            "limits": self.plan.limits,
+            "config": config,
+            "config_hash": format!("{hash:016x}"),
+        });
+        self.kernel.announce("sys.team.started", started).await
+    }
+
+    /// The first start ever is an input of its own, if a member wants it.
+    fn init_event(&self, had_init: bool) -> Option<Arc<Event>> {
+        let topic = Topic::literal("sys.init");
+        let wanted = self.plan.specs().any(|spec| spec.subscribes.iter().any(|filter| filter.matches(topic.as_str())));
+        if had_init || !wanted {
+            return None;
+        }
+        let id = EventId::of(&self.plan.name, "sys.init");
+        let time = if self.plan.clock == Clock::Wall { self.kernel.env.now() } else { Timestamp::default() };
+        Some(Arc::new(Event {
+            id,
+            topic,
+            version: 1,
+            durable: true,
+            source: self.kernel.name.clone(),
+            time,
+            cause: None,
+            root: id,
+            hops: 0,
+            payload: Payload::typed(Value::Null),
+        }))
+    }
+}
+
+/// A team wants what its members subscribe to and what is addressed to them, but never its own rows.
+pub(crate) fn interest(plan: &Team) -> Interest {
+    let mut filters: BTreeSet<Filter> = plan.specs().flat_map(|spec| spec.subscribes.iter().cloned()).collect();
+    for spec in plan.specs() {
+        // A name is a token, so this is a filter.
+        filters.extend(Filter::new(&format!("to.{}.>", spec.name)));
+    }
+    Interest { filters: filters.into_iter().collect(), except: plan.specs().map(|spec| spec.name.clone()).collect() }
+}
+
+async fn start(plan: &Team, place: usize, state: &BTreeMap<String, Box<str>>) -> Result<Box<dyn Agent>, String> {
+    let limit = plan.specs[place].turn_timeout;
+    let reader = StateReader { facts: state };
+    let started = std::panic::AssertUnwindSafe(async {
+        let mut agent = (plan.factories[place])();
+        agent.start(&reader).await.map(|()| agent)
+    });
+    match within(limit, started.catch_unwind()).await {
+        Some(Ok(Ok(agent))) => Ok(agent),
+        Some(Ok(Err(error))) => Err(format!("start failed: {error}")),
+        Some(Err(panic)) => Err(format!("start panicked: {}", panic_text(&*panic))),
+        None => Err(format!("start was still pending after {limit:?} (turn_timeout)")),
+    }
+}
+
+fn describe(guilty: &Guilty) -> String {
+    let failure = &guilty.failure;
+    format!("agent {} on {} {}: {}", failure.agent, failure.event.topic, failure.event.id, failure.fault)
+}
+
+/// A member's committed facts.
+#[derive(Default)]
+struct MemberFacts {
+    state: BTreeMap<String, Box<str>>,
+    offsets: Offsets,
+    timers: BTreeMap<String, Box<str>>,
+}
+
+/// A team's committed facts.
+#[derive(Default)]
+struct Stored {
+    members: Vec<MemberFacts>,
+    memory: BTreeMap<String, Option<Entry>>,
+    clock: Timestamp,
+    had_init: bool,
+    resting: bool,
+    marks: BTreeMap<EventId, (u32, Option<(Name, EventId)>)>,
+}
+
+#[derive(Deserialize)]
+struct Mark {
+    deaths: u32,
+    agent: Option<Name>,
+    event: Option<EventId>,
+}
+
+impl Stored {
+    async fn read(kernel: &Kernel, plan: &Team) -> Result<Self, StoreError> {
+        let mut stored = Self::default();
+        for spec in plan.specs() {
+            let of = |kind| kernel.reader.facts(kind, Some(&spec.name));
+            let offsets = by_key(of(FactKind::Offset).await?);
+            stored.members.push(MemberFacts {
+                state: by_key(of(FactKind::State).await?),
+                offsets: offsets
+                    .into_iter()
+                    .filter_map(|(key, json)| Some((key, serde_json::from_str::<String>(&json).ok()?)))
+                    .collect(),
+                timers: by_key(of(FactKind::Timer).await?),
+            });
+        }
+        let owned: Vec<&String> = plan.specs().flat_map(|spec| &spec.owns).collect();
+        if !owned.is_empty() {
+            for row in kernel.reader.facts(FactKind::Memory, None).await? {
+                if owned.iter().any(|prefix| row.key.starts_with(prefix.as_str()))
+                    && let (Some(json), Some(revision)) = (row.value, row.event)
+                {
+                    stored.memory.insert(row.key, Some(Entry { value: Payload::from_json(json), revision }));
+                }
+            }
+        }
+        let meta = by_key(kernel.reader.facts(FactKind::Meta, Some(&plan.name)).await?);
+        stored.clock = Timestamp(meta.get(CLOCK_KEY).and_then(|json| json.parse().ok()).unwrap_or_default());
+        stored.had_init = meta.contains_key(INIT_KEY);
+        stored.resting = meta.contains_key(STATE_KEY);
+        for (input, json) in by_key(kernel.reader.facts(FactKind::Attempt, Some(&plan.name)).await?) {
+            if let (Ok(input), Ok(mark)) = (input.parse(), serde_json::from_str::<Mark>(&json)) {
+                stored.marks.insert(input, (mark.deaths, mark.agent.zip(mark.event)));
+            }
+        }
+        Ok(stored)
+    }
+}
+
+fn by_key(rows: Vec<FactRow>) -> BTreeMap<String, Box<str>> {
+    rows.into_iter().filter_map(|row| Some((row.key, row.value?))).collect()
+}

@@ -1,0 +1,356 @@
+//! The members of a team, and how one round reaches them.
+//!
+//! *Together*, the members are called in the executor's own task, event by event. *Apart*, each member is a
+//! task that gets its events of the round over its own queue and answers once. Both give the same
+//! decisions in the same order: (event handled, member's place, order published).
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use atra_bus::{Env, Event, EventId, Name, Task, Topic};
+use atra_storage::{Ancestor, FactKind, FactWrite, Rejected};
+use rustc_hash::FxHashMap;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::{
+    member::{Member, StateWrites, TurnFailure, TurnFault},
+    step::StepSender,
+};
+use crate::{
+    AgentError, AgentSpec, Query,
+    context::{Effects, TimerChange, TurnInput},
+};
+
+/// Topics whose routes are remembered; above it the memory is emptied and filled anew.
+const ROUTES_MAX: usize = 10_000;
+
+/// An event of the present round.
+#[derive(Debug)]
+pub(crate) struct RoundEvent {
+    pub(crate) event: Arc<Event>,
+    /// The member that published it: nobody is delivered its own publish.
+    pub(crate) from: Option<usize>,
+    /// The member that is delivered it whatever it subscribes to: who set the timer.
+    pub(crate) to: Option<usize>,
+    /// What durable events published on it name as their ancestor.
+    pub(crate) anchor: Ancestor,
+}
+
+/// What a round decided, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    /// (place of the handled event in the round, member, published event).
+    pub(crate) events: Vec<(usize, usize, Arc<Event>)>,
+    pub(crate) timers: Vec<(usize, TimerChange)>,
+    pub(crate) turns: u64,
+}
+
+/// A failed turn, with the place of its event in the round: the first one counts.
+type Failure = (usize, TurnFailure);
+
+/// What all turns of one cascade share.
+#[derive(Clone)]
+pub(crate) struct TurnRules {
+    pub(crate) input: TurnInput,
+    /// Pairs that are dead letters: not delivered.
+    pub(crate) skips: Arc<BTreeSet<(Name, EventId)>>,
+    /// Marks each turn in the store before it runs, on an input that has killed the process before.
+    pub(crate) gate: Option<Arc<Gate>>,
+}
+
+/// Commits, before a turn, which (agent, event) is about to be tried.
+pub(crate) struct Gate {
+    pub(crate) steps: Arc<StepSender>,
+    pub(crate) team: Name,
+    pub(crate) input: EventId,
+    pub(crate) deaths: u32,
+}
+
+impl Gate {
+    pub(crate) async fn mark(&self, turn: Option<(&Name, EventId)>) -> Result<(), Rejected> {
+        let mark = match turn {
+            Some((agent, event)) => json!({ "deaths": self.deaths, "agent": agent, "event": event }),
+            None => json!({ "deaths": self.deaths }),
+        };
+        let key = self.input.to_string();
+        let value = Some(mark.to_string().into());
+        let fact = FactWrite { kind: FactKind::Attempt, owner: self.team.clone(), key, value };
+        self.steps.send_facts(vec![fact]).await
+    }
+}
+
+/// Which members want which topic.
+pub(crate) struct Routes {
+    specs: Vec<Arc<AgentSpec>>,
+    known: FxHashMap<Topic, Arc<[usize]>>,
+}
+
+impl Routes {
+    pub(crate) fn new(specs: Vec<Arc<AgentSpec>>) -> Self {
+        Self { specs, known: FxHashMap::default() }
+    }
+
+    fn of(&mut self, topic: &Topic) -> Arc<[usize]> {
+        if let Some(members) = self.known.get(topic) {
+            return members.clone();
+        }
+        let wants = |spec: &AgentSpec| match topic.addressee() {
+            Some(agent) => spec.name.as_str() == agent,
+            None => spec.subscribes.iter().any(|filter| filter.matches(topic.as_str())),
+        };
+        let members: Arc<[usize]> = (0..self.specs.len()).filter(|&place| wants(&self.specs[place])).collect();
+        if self.known.len() >= ROUTES_MAX {
+            self.known.clear();
+        }
+        self.known.insert(topic.clone(), members.clone());
+        members
+    }
+
+    /// Who handles an event of a round, by place.
+    fn receivers(&mut self, event: &RoundEvent) -> impl Iterator<Item = usize> + use<> {
+        let members = self.of(&event.event.topic);
+        let (from, to, n) = (event.from, event.to, self.specs.len());
+        (0..n).filter(move |place| Some(*place) == to || (members.contains(place) && Some(*place) != from))
+    }
+}
+
+/// The members, wherever they run.
+pub(crate) enum Crew {
+    Together { members: Vec<Member>, scratch: Effects },
+    Apart { remotes: Vec<Remote>, answers: mpsc::Receiver<(usize, Answer)> },
+}
+
+/// The executor's end of a member that runs in a task of its own.
+pub(crate) struct Remote {
+    spec: Arc<AgentSpec>,
+    queue: mpsc::Sender<Request>,
+    _task: Task,
+}
+
+enum Request {
+    Round(Vec<(usize, Arc<Event>)>, TurnRules),
+    Save,
+    Query(Query),
+}
+
+pub(crate) enum Answer {
+    Round(Result<Decided, Failure>),
+    Save(Result<StateWrites, TurnFault>),
+    Query(Result<Value, AgentError>),
+}
+
+/// One member's changed state.
+pub(crate) type Saved = (usize, StateWrites);
+
+impl Crew {
+    pub(crate) fn together(members: Vec<Member>) -> Self {
+        Self::Together { members, scratch: Effects::default() }
+    }
+
+    pub(crate) fn apart(env: &dyn Env, members: Vec<Member>) -> Self {
+        let (answer, answers) = mpsc::channel(members.len().max(1));
+        let remotes = members
+            .into_iter()
+            .map(|member| {
+                let (queue, requests) = mpsc::channel(1);
+                let spec = member.spec.clone();
+                let name = format!("agent {}", spec.name);
+                let task = env.spawn(&name, Box::pin(serve(member, requests, answer.clone())));
+                Remote { spec, queue, _task: task }
+            })
+            .collect();
+        Self::Apart { remotes, answers }
+    }
+
+    /// Has every member handle the events of the round that it wants. Deterministic in content and order.
+    pub(crate) async fn round(
+        &mut self,
+        round: &[RoundEvent],
+        routes: &mut Routes,
+        rules: &TurnRules,
+        decided: &mut Decided,
+    ) -> Result<(), TurnFailure> {
+        match self {
+            Self::Together { members, scratch } => {
+                round_together(members, scratch, round, routes, rules, decided).await
+            }
+            Self::Apart { remotes, answers } => round_apart(remotes, answers, round, routes, rules, decided).await,
+        }
+    }
+
+    /// What changed of every member's state, by place.
+    pub(crate) async fn save(&mut self) -> Result<Vec<Saved>, (Name, TurnFault)> {
+        match self {
+            Self::Together { members, .. } => members
+                .iter_mut()
+                .map(|member| Ok((member.place, member.save().map_err(|fault| (member.spec.name.clone(), fault))?)))
+                .collect(),
+            Self::Apart { remotes, answers } => {
+                for remote in remotes.iter() {
+                    // A closed queue shows as a missing answer below.
+                    let _ = remote.queue.send(Request::Save).await;
+                }
+                let mut saved = Vec::new();
+                for _ in 0..remotes.len() {
+                    match answers.recv().await {
+                        Some((place, Answer::Save(Ok(writes)))) => saved.push((place, writes)),
+                        Some((place, Answer::Save(Err(fault)))) => {
+                            return Err((remotes[place].spec.name.clone(), fault));
+                        }
+                        _ => return Err((remotes[0].spec.name.clone(), gone())),
+                    }
+                }
+                saved.sort_unstable_by_key(|(place, _)| *place);
+                Ok(saved)
+            }
+        }
+    }
+
+    pub(crate) async fn query(&mut self, place: usize, query: Query) -> Result<Value, AgentError> {
+        match self {
+            Self::Together { members, .. } => members[place].query(&query),
+            Self::Apart { remotes, answers } => {
+                let _ = remotes[place].queue.send(Request::Query(query)).await;
+                match answers.recv().await {
+                    Some((_, Answer::Query(answer))) => answer,
+                    _ => Err(AgentError::new(gone().to_string())),
+                }
+            }
+        }
+    }
+}
+
+fn gone() -> TurnFault {
+    TurnFault::Failed("the member's task is gone".into())
+}
+
+/// One turn under the rules: skipped, marked first, or just run.
+async fn turn(
+    member: &mut Member,
+    event: &Arc<Event>,
+    rules: &TurnRules,
+    effects: &mut Effects,
+) -> Result<bool, TurnFailure> {
+    if !rules.skips.is_empty() && rules.skips.contains(&(member.spec.name.clone(), event.id)) {
+        return Ok(false);
+    }
+    let failure = |fault| TurnFailure { agent: member.spec.name.clone(), event: event.clone(), fault };
+    if let Some(gate) = &rules.gate
+        && let Err(rejected) = gate.mark(Some((&member.spec.name, event.id))).await
+    {
+        return Err(failure(TurnFault::Failed(format!("its attempt could not be marked: {rejected}"))));
+    }
+    match member.turn(event, rules.input, effects).await {
+        Ok(()) => Ok(true),
+        Err(fault) => Err(TurnFailure { agent: member.spec.name.clone(), event: event.clone(), fault }),
+    }
+}
+
+async fn round_together(
+    members: &mut [Member],
+    scratch: &mut Effects,
+    round: &[RoundEvent],
+    routes: &mut Routes,
+    rules: &TurnRules,
+    decided: &mut Decided,
+) -> Result<(), TurnFailure> {
+    for member in members.iter_mut() {
+        member.begin_round();
+    }
+    for (on, entry) in round.iter().enumerate() {
+        for place in routes.receivers(entry) {
+            decided.turns += u64::from(turn(&mut members[place], &entry.event, rules, scratch).await?);
+            if !scratch.is_empty() {
+                decided.events.extend(scratch.published.drain(..).map(|event| (on, place, event)));
+                decided.timers.extend(scratch.timers.drain(..).map(|timer| (place, timer)));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn round_apart(
+    remotes: &[Remote],
+    answers: &mut mpsc::Receiver<(usize, Answer)>,
+    round: &[RoundEvent],
+    routes: &mut Routes,
+    rules: &TurnRules,
+    decided: &mut Decided,
+) -> Result<(), TurnFailure> {
+    let mut wanted: Vec<Vec<(usize, Arc<Event>)>> = vec![Vec::new(); remotes.len()];
+    for (on, entry) in round.iter().enumerate() {
+        for place in routes.receivers(entry) {
+            wanted[place].push((on, entry.event.clone()));
+        }
+    }
+    // Receivers are counted before the first is sent to: an early answer must not look like the last.
+    let receivers = wanted.iter().filter(|events| !events.is_empty()).count();
+    let Some(first) = round.first() else { return Ok(()) };
+    let lost = |place: usize| TurnFailure {
+        agent: remotes[place].spec.name.clone(),
+        event: first.event.clone(),
+        fault: gone(),
+    };
+    for (place, events) in wanted.into_iter().enumerate().filter(|(_, events)| !events.is_empty()) {
+        if remotes[place].queue.send(Request::Round(events, rules.clone())).await.is_err() {
+            return Err(lost(place));
+        }
+    }
+    let mut failed: Option<(usize, usize, TurnFailure)> = None;
+    for _ in 0..receivers {
+        match answers.recv().await {
+            Some((_, Answer::Round(Ok(part)))) => {
+                decided.events.extend(part.events);
+                decided.timers.extend(part.timers);
+                decided.turns += part.turns;
+            }
+            Some((place, Answer::Round(Err((on, failure))))) => {
+                // The failure that a team together would have met first.
+                if failed.as_ref().is_none_or(|(best_on, best_place, _)| (on, place) < (*best_on, *best_place)) {
+                    failed = Some((on, place, failure));
+                }
+            }
+            _ => return Err(lost(0)),
+        }
+    }
+    if let Some((_, _, failure)) = failed {
+        return Err(failure);
+    }
+    // Stable: what one member published on one event keeps its order. Timers of different members never
+    // meet, and those of one member arrive in its order.
+    decided.events.sort_by_key(|(on, place, _)| (*on, *place));
+    decided.timers.sort_by_key(|(place, _)| *place);
+    Ok(())
+}
+
+/// The task of a member that runs apart.
+async fn serve(mut member: Member, mut requests: mpsc::Receiver<Request>, answers: mpsc::Sender<(usize, Answer)>) {
+    let place = member.place;
+    while let Some(request) = requests.recv().await {
+        let answer = match request {
+            Request::Round(events, rules) => Answer::Round(handle_round(&mut member, events, &rules).await),
+            Request::Save => Answer::Save(member.save()),
+            Request::Query(query) => Answer::Query(member.query(&query)),
+        };
+        if answers.send((place, answer)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn handle_round(
+    member: &mut Member,
+    events: Vec<(usize, Arc<Event>)>,
+    rules: &TurnRules,
+) -> Result<Decided, Failure> {
+    let mut decided = Decided::default();
+    let mut effects = Effects::default();
+    member.begin_round();
+    for (on, event) in events {
+        let ran = turn(member, &event, rules, &mut effects).await.map_err(|failure| (on, failure))?;
+        decided.turns += u64::from(ran);
+        decided.events.extend(effects.published.drain(..).map(|event| (on, member.place, event)));
+        decided.timers.extend(effects.timers.drain(..).map(|timer| (member.place, timer)));
+    }
+    Ok(decided)
+}

@@ -1,0 +1,593 @@
+//! The one loop of a team: take an input, run its cascade, close the step, send it.
+//!
+//! An executor is one incarnation (epoch) of a team. It never repairs itself: whatever goes wrong ends it
+//! with a [`TeamExit`], and the supervisor builds the next one from committed state.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use atra_bus::{Bus, Event, EventId, Name, Seq};
+use atra_storage::{Ancestor, FactKind, Receipt, Rejected};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{
+    crew::{Crew, Decided, Gate, RoundEvent, Routes, TurnRules},
+    inputs::{Input, Inputs},
+    member::{TurnFailure, TurnFault},
+    plan::Clock,
+    step::{OpenStep, StepSender},
+};
+use crate::{
+    AgentError, Query,
+    context::{TeamShared, TimerChange, TurnInput},
+    memory::Entry,
+};
+
+/// What a team can be told from outside.
+pub(crate) enum TeamControl {
+    /// Finish what was begun, commit it, and end.
+    Stop,
+    /// Take no inputs until resumed.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End, to be built anew from committed state.
+    Restart,
+    /// Answer a question once everything before it is committed.
+    Query { place: usize, query: Query, answer: oneshot::Sender<Result<Value, AgentError>> },
+    /// Tell when the team has come that far.
+    Tell(Waiter),
+}
+
+/// Somebody who waits for a team to come that far.
+pub(crate) struct Waiter {
+    /// Everything wanted up to this seq is handled and what it led to is committed. `None`: every source
+    /// has ended and nothing is open, in flight or ready.
+    pub(crate) upto: Option<Seq>,
+    pub(crate) answer: oneshot::Sender<()>,
+}
+
+/// How an executor ended.
+#[derive(Debug)]
+pub(crate) enum TeamExit {
+    /// It was told to stop; everything it began is committed.
+    Stopped,
+    /// It was told to restart; everything it began is committed.
+    Restarted,
+    /// A newer incarnation has taken over, or the storage has stopped.
+    Fenced(Rejected),
+    /// A turn failed; what was committed stays, the open step is gone.
+    Guilty(Box<Guilty>),
+    /// A source, a save or the journal failed: no event is to blame.
+    Failed(String),
+}
+
+/// The turn that ended an executor.
+#[derive(Debug)]
+pub(crate) struct Guilty {
+    /// The input whose cascade it was in.
+    pub(crate) input: EventId,
+    pub(crate) failure: TurnFailure,
+}
+
+/// What the supervisor knows about inputs that failed before.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Suspects {
+    /// The input whose cascade failed last: delivered alone.
+    pub(crate) input: Option<EventId>,
+    /// Tries of each pair so far.
+    pub(crate) attempts: BTreeMap<(Name, EventId), u32>,
+    /// Pairs that were given up: skipped, and written as dead letters with that step.
+    pub(crate) dead: BTreeMap<(Name, EventId), Value>,
+}
+
+/// Marks inputs before they are tried, after the process died.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Careful {
+    /// Inputs still to be marked: as many as could have been under way when the process died.
+    pub(crate) inputs_left: Arc<AtomicUsize>,
+    /// Marks found in the store: input → how often the process died on it, and on which turn last.
+    pub(crate) marks: BTreeMap<EventId, (u32, Option<(Name, EventId)>)>,
+}
+
+/// Counters of a team, over all its incarnations in this process.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Inputs whose cascades were handled.
+    pub(crate) inputs: AtomicU64,
+    /// Those of them that are committed.
+    pub(crate) settled: AtomicU64,
+    pub(crate) turns: AtomicU64,
+    pub(crate) steps: AtomicU64,
+    pub(crate) events: AtomicU64,
+    pub(crate) dead_letters: AtomicU64,
+}
+
+/// Everything an executor is made of.
+pub(crate) struct TeamParts {
+    pub(crate) name: Name,
+    pub(crate) shared: Arc<TeamShared>,
+    pub(crate) specs: Vec<Arc<crate::AgentSpec>>,
+    pub(crate) crew: Crew,
+    pub(crate) inputs: Inputs,
+    pub(crate) steps: Arc<StepSender>,
+    pub(crate) bus: Bus,
+    pub(crate) acting: bool,
+    pub(crate) suspects: Suspects,
+    pub(crate) careful: Careful,
+    pub(crate) position: Arc<AtomicU64>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+struct InFlight {
+    receipt: Receipt,
+    cursor: Seq,
+    inputs: usize,
+    passing: Vec<Arc<Event>>,
+}
+
+/// One incarnation of a team.
+pub(crate) struct Executor {
+    parts: TeamParts,
+    routes: Routes,
+    step: OpenStep,
+    in_flight: VecDeque<InFlight>,
+    /// The cursor of the last step that is committed.
+    committed: Seq,
+    cursor_written_at: Instant,
+    /// The clock as it is stored.
+    clock_written: i64,
+    stopping: Option<TeamExit>,
+    waiters: Vec<Waiter>,
+    round: Vec<RoundEvent>,
+    decided: Decided,
+}
+
+type Flow = Result<(), TeamExit>;
+
+impl Executor {
+    pub(crate) fn new(parts: TeamParts) -> Self {
+        let routes = Routes::new(parts.specs.clone());
+        let committed = parts.steps.cursor();
+        let clock_written = parts.inputs.now.0;
+        Self {
+            parts,
+            routes,
+            step: OpenStep::default(),
+            in_flight: VecDeque::new(),
+            committed,
+            cursor_written_at: Instant::now(),
+            clock_written,
+            stopping: None,
+            waiters: Vec::new(),
+            round: Vec::new(),
+            decided: Decided::default(),
+        }
+    }
+
+    /// Runs until told to stop or until something fails.
+    pub(crate) async fn run(mut self, control: &mut mpsc::Receiver<TeamControl>) -> TeamExit {
+        match self.run_until_exit(control).await {
+            Ok(()) => TeamExit::Stopped,
+            Err(exit) => exit,
+        }
+    }
+
+    async fn run_until_exit(&mut self, control: &mut mpsc::Receiver<TeamControl>) -> Flow {
+        let mut paused = false;
+        loop {
+            while let Ok(message) = control.try_recv() {
+                self.obey(message, &mut paused).await?;
+            }
+            if let Some(exit) = self.stopping.take() {
+                self.settle(true).await?;
+                return Err(exit);
+            }
+            let ready = if paused { None } else { self.parts.inputs.next_ready().map_err(TeamExit::Failed)? };
+            if let Some(input) = ready {
+                self.take(input).await?;
+                continue;
+            }
+            self.close().await?;
+            self.wait(control, &mut paused).await?;
+        }
+    }
+
+    /// Nothing is ready: waits for whatever comes first.
+    async fn wait(&mut self, control: &mut mpsc::Receiver<TeamControl>, paused: &mut bool) -> Flow {
+        self.tell(!*paused);
+        let cursor_due = self.cursor_written_at + Duration::from_millis(self.parts.shared.limits.cursor_every_ms);
+        let behind = self.parts.inputs.cursor() > self.parts.steps.cursor();
+        tokio::select! {
+            // Biased: commands first, then what is on its way, then new work.
+            biased;
+            message = control.recv() => match message {
+                Some(message) => self.obey(message, paused).await,
+                // The supervisor is gone: end as if told to.
+                None => { self.stopping = Some(TeamExit::Stopped); Ok(()) }
+            },
+            done = oldest(&mut self.in_flight), if !self.in_flight.is_empty() => self.committed(done),
+            () = self.parts.inputs.wait(), if !*paused => Ok(()),
+            () = tokio::time::sleep_until(cursor_due), if behind && self.in_flight.is_empty() => self.send_cursor().await,
+        }
+    }
+
+    async fn obey(&mut self, message: TeamControl, paused: &mut bool) -> Flow {
+        match message {
+            TeamControl::Stop => self.stopping = Some(TeamExit::Stopped),
+            TeamControl::Restart => self.stopping = Some(TeamExit::Restarted),
+            TeamControl::Pause => *paused = true,
+            TeamControl::Resume => *paused = false,
+            TeamControl::Query { place, query, answer } => {
+                self.settle(false).await?;
+                let found = self.parts.crew.query(place, query).await;
+                // The asker may have gone; that harms nobody.
+                let _ = answer.send(found);
+            }
+            TeamControl::Tell(waiter) => self.waiters.push(waiter),
+        }
+        Ok(())
+    }
+
+    // === inputs ===
+
+    async fn take(&mut self, input: Input) -> Flow {
+        let event = input.event().clone();
+        let suspect = self.parts.suspects.input == Some(event.id);
+        // Relaxed: one executor at a time counts it down.
+        let careful = self.parts.careful.inputs_left.load(Ordering::Relaxed) > 0;
+        let alone = suspect || careful || self.parts.acting;
+        if alone {
+            self.settle(false).await?;
+        }
+        let (gate, dead) = if careful { self.mark(&event).await? } else { (None, None) };
+        let mut skips: BTreeSet<(Name, EventId)> = BTreeSet::new();
+        if suspect {
+            skips.extend(self.parts.suspects.dead.keys().cloned());
+        }
+        skips.extend(dead.iter().map(|(pair, _)| pair.clone()));
+        let attempt = if suspect { 1 + self.tries() } else { 1 };
+        let seen = self.parts.inputs.cursor();
+        let position = match &input {
+            Input::Foreign(committed) => committed.seq,
+            _ => seen,
+        };
+        // Relaxed: only how long old versions are kept depends on it.
+        self.parts.position.store(position.get(), Ordering::Relaxed);
+        let input_clock = TurnInput { now: self.parts.inputs.now, position, attempt };
+        let rules = TurnRules { input: input_clock, skips: Arc::new(skips), gate };
+        let id = event.id;
+        let begun = self.begin(input, seen);
+        self.cascade(begun, &rules)
+            .await
+            .map_err(|failure| TeamExit::Guilty(Box::new(Guilty { input: id, failure })))?;
+        self.step.inputs += 1;
+        self.parts.counters.inputs.fetch_add(1, Ordering::Relaxed);
+        if suspect {
+            let letters = std::mem::take(&mut self.parts.suspects.dead);
+            for ((agent, event), letter) in letters {
+                self.bury(&agent, event, &letter);
+            }
+            self.parts.suspects = Suspects::default();
+        }
+        if let Some(((agent, event), letter)) = dead {
+            self.bury(&agent, event, &letter);
+        }
+        if careful {
+            self.step.fact(FactKind::Attempt, &self.parts.name, id.to_string(), None);
+            self.parts.careful.inputs_left.fetch_sub(1, Ordering::Relaxed);
+        }
+        let limits = &self.parts.shared.limits;
+        if alone {
+            self.settle(false).await
+        } else if self.step.inputs >= limits.inputs_max || self.step.bytes >= limits.step_bytes_max / 2 {
+            self.close().await
+        } else {
+            Ok(())
+        }
+    }
+
+    fn tries(&self) -> u32 {
+        self.parts.suspects.attempts.values().copied().max().unwrap_or(0)
+    }
+
+    /// Round 0: the input as the cascade's first event.
+    fn begin(&mut self, input: Input, seen: Seq) -> RoundEvent {
+        match input {
+            Input::Foreign(committed) => {
+                RoundEvent { event: committed.event, from: None, to: None, anchor: Ancestor::Seq(committed.seq) }
+            }
+            Input::Product { member, produced } => {
+                let anchor = self.step.push(produced.event.clone(), Ancestor::None, Some(seen));
+                self.step.offsets.insert((member, produced.partition), produced.offset);
+                RoundEvent { event: produced.event, from: None, to: None, anchor }
+            }
+            Input::Timer { member, event } => {
+                let anchor = self.step.push(event.clone(), Ancestor::None, Some(seen));
+                RoundEvent { event, from: None, to: Some(member), anchor }
+            }
+            Input::System { event } => {
+                self.step.fact(FactKind::Meta, &self.parts.name, INIT_KEY, Some("true".into()));
+                let anchor = self.step.push(event.clone(), Ancestor::None, Some(seen));
+                RoundEvent { event, from: None, to: None, anchor }
+            }
+        }
+    }
+
+    /// Before an input that may have killed the process: commits a mark. Answers how its turns are to be
+    /// marked, and the pair that has killed too often.
+    async fn mark(&mut self, event: &Arc<Event>) -> Result<(Option<Arc<Gate>>, Option<Letter>), TeamExit> {
+        let (deaths, turn) = self.parts.careful.marks.remove(&event.id).unwrap_or((0, None));
+        let deaths_max = self.parts.shared.limits.deaths_max;
+        let dead = turn.filter(|_| deaths >= deaths_max).map(|(agent, on)| {
+            let letter = letter(&agent, on, event.id, deaths, &TurnFault::Died(deaths).to_string(), None);
+            ((agent, on), letter)
+        });
+        let gate = Gate {
+            steps: self.parts.steps.clone(),
+            team: self.parts.name.clone(),
+            input: event.id,
+            deaths: if dead.is_some() { 0 } else { deaths + 1 },
+        };
+        gate.mark(None).await.map_err(TeamExit::Fenced)?;
+        // From the second death on every turn is marked, so that the guilty one is known by name.
+        Ok(((deaths >= 1).then(|| Arc::new(gate)), dead))
+    }
+
+    // === rounds ===
+
+    async fn cascade(&mut self, input: RoundEvent, rules: &TurnRules) -> Result<(), TurnFailure> {
+        let mut n_events = 1;
+        let root = input.event.clone();
+        self.round.clear();
+        self.round.push(input);
+        while !self.round.is_empty() {
+            self.decided.events.clear();
+            self.decided.timers.clear();
+            self.decided.turns = 0;
+            self.parts.crew.round(&self.round, &mut self.routes, rules, &mut self.decided).await?;
+            self.step.turns += self.decided.turns;
+            n_events += self.decided.events.len();
+            let limits = &self.parts.shared.limits;
+            let limit = |text: String| TurnFailure {
+                agent: root.source.clone(),
+                event: root.clone(),
+                fault: TurnFault::Limit(text),
+            };
+            if n_events > limits.cascade_events_max {
+                let most = limits.cascade_events_max;
+                return Err(limit(format!("cascade of {n_events} events is above {most} (cascade_events_max)")));
+            }
+            self.record_round();
+            self.record_timers(&root)?;
+            let (bytes, most) = (self.step.bytes, self.parts.shared.limits.step_bytes_max);
+            if bytes > most {
+                return Err(limit(format!("step of {bytes} bytes is above {most} (step_bytes_max)")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the round published becomes the next round, and goes into the step.
+    fn record_round(&mut self) {
+        let Self { round, decided, step, parts, .. } = self;
+        let mut next = Vec::with_capacity(decided.events.len());
+        for (on, member, event) in decided.events.drain(..) {
+            let above = round[on].anchor;
+            let anchor = if event.durable {
+                if let Some(key) = event.topic.memory_key() {
+                    let removed = event.payload.json().is_ok_and(|json| json == "null");
+                    let entry = (!removed).then(|| Entry { value: event.payload.clone(), revision: event.id });
+                    parts.shared.view.write().unwrap_or_else(PoisonError::into_inner).insert(key.into(), entry);
+                }
+                step.push(event.clone(), above, None)
+            } else {
+                if parts.bus.wants_passing(&event.topic) {
+                    step.passing.push(event.clone());
+                }
+                above
+            };
+            next.push(RoundEvent { event, from: Some(member), to: None, anchor });
+        }
+        *round = next;
+    }
+
+    fn record_timers(&mut self, root: &Arc<Event>) -> Result<(), TurnFailure> {
+        for (member, change) in self.decided.timers.drain(..) {
+            match change {
+                TimerChange::Set { id, due, draft } => {
+                    let agent = &self.parts.specs[member].name;
+                    let set = self.parts.inputs.timers.set(member, id, due, draft);
+                    let most = self.parts.shared.limits.timers_max;
+                    let full = self.parts.inputs.timers.count_of(member) > most;
+                    let fault = match set {
+                        Err(error) => TurnFault::Failed(error.to_string()),
+                        Ok(()) if full => TurnFault::Limit(format!("agent {agent} has {most} timers (timers_max)")),
+                        Ok(()) => continue,
+                    };
+                    return Err(TurnFailure { agent: agent.clone(), event: root.clone(), fault });
+                }
+                TimerChange::Cancel { id } => self.parts.inputs.timers.cancel(member, &id),
+            }
+        }
+        Ok(())
+    }
+
+    fn bury(&mut self, agent: &Name, event: EventId, letter: &Value) {
+        tracing::warn!(team = %self.parts.name, %agent, event = %event, reason = %letter["reason"], "event became a dead letter");
+        self.step.fact(FactKind::DeadLetter, agent, event.to_string(), Some(letter.to_string().into()));
+        self.step.dead_letters += 1;
+    }
+
+    // === steps ===
+
+    /// Closes the open step, if any input is in it, and sends it; waits for room, not for the commit.
+    async fn close(&mut self) -> Flow {
+        if self.step.inputs == 0 {
+            return Ok(());
+        }
+        self.collect_facts().await?;
+        let cursor = self.parts.inputs.cursor();
+        let step = std::mem::take(&mut self.step);
+        self.count(&step);
+        if step.events.is_empty() && step.facts.is_empty() {
+            // A bare cursor move: written now and then, see `wait`.
+            self.parts.counters.settled.fetch_add(step.inputs as u64, Ordering::Relaxed);
+            self.pass_after_last(step.passing);
+            return Ok(());
+        }
+        self.send(cursor, step).await?;
+        // The loop may never meet a pending future; other tasks on this thread want to run too.
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    /// Closes the open step and waits until all is committed. With `cursor`, a bare cursor move too.
+    async fn settle(&mut self, cursor: bool) -> Flow {
+        self.close().await?;
+        if cursor && self.parts.inputs.cursor() > self.parts.steps.cursor() {
+            self.send_cursor().await?;
+        }
+        while !self.in_flight.is_empty() {
+            let done = oldest(&mut self.in_flight).await;
+            self.committed(done)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what members saved, offsets, timers and the clock to the open step.
+    async fn collect_facts(&mut self) -> Flow {
+        let saved = self.parts.crew.save().await;
+        let saved = saved
+            .map_err(|(agent, fault)| TeamExit::Failed(format!("agent {agent} could not save its state: {fault}")))?;
+        let Self { step, parts, .. } = self;
+        for (place, writes) in saved {
+            for (key, value) in writes {
+                step.fact(FactKind::State, &parts.specs[place].name, key, value);
+            }
+        }
+        for ((place, partition), offset) in std::mem::take(&mut step.offsets) {
+            let value = Value::String(offset).to_string();
+            step.fact(FactKind::Offset, &parts.specs[place].name, partition.as_ref(), Some(value.into()));
+        }
+        for ((place, id), value) in parts.inputs.timers.take_changed() {
+            step.fact(FactKind::Timer, &parts.specs[place].name, id, value);
+        }
+        let now = parts.inputs.now;
+        if parts.inputs.clock == Clock::Events && now.0 != self.clock_written {
+            self.clock_written = now.0;
+            step.fact(FactKind::Meta, &parts.name, CLOCK_KEY, Some(now.to_string().into()));
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, cursor: Seq, step: OpenStep) -> Flow {
+        let in_flight_max = if self.parts.acting { 1 } else { self.parts.shared.limits.steps_in_flight_max.max(1) };
+        while self.in_flight.len() >= in_flight_max {
+            let done = oldest(&mut self.in_flight).await;
+            self.committed(done)?;
+        }
+        let receipt = self.parts.steps.send(cursor, step.events, step.facts).await.map_err(TeamExit::Fenced)?;
+        self.cursor_written_at = Instant::now();
+        self.in_flight.push_back(InFlight { receipt, cursor, inputs: step.inputs, passing: step.passing });
+        Ok(())
+    }
+
+    async fn send_cursor(&mut self) -> Flow {
+        let cursor = self.parts.inputs.cursor();
+        self.send(cursor, OpenStep::default()).await
+    }
+
+    /// The oldest step in flight was answered.
+    fn committed(&mut self, done: (InFlight, Result<(), Rejected>)) -> Flow {
+        let (step, outcome) = done;
+        outcome.map_err(TeamExit::Fenced)?;
+        self.committed = step.cursor;
+        self.parts.counters.steps.fetch_add(1, Ordering::Relaxed);
+        self.parts.counters.settled.fetch_add(step.inputs as u64, Ordering::Relaxed);
+        self.parts.bus.pass(&step.passing);
+        let committed = self.committed;
+        tell_those(&mut self.waiters, |waiter| waiter.upto.is_some_and(|upto| upto <= committed));
+        Ok(())
+    }
+
+    /// Passing events of a step that had nothing to commit: seen after everything before them.
+    fn pass_after_last(&mut self, passing: Vec<Arc<Event>>) {
+        match self.in_flight.back_mut() {
+            Some(last) => last.passing.extend(passing),
+            None => self.parts.bus.pass(&passing),
+        }
+    }
+
+    fn count(&self, step: &OpenStep) {
+        // Relaxed: figures for people.
+        let counters = &self.parts.counters;
+        counters.turns.fetch_add(step.turns, Ordering::Relaxed);
+        counters.events.fetch_add(step.events.len() as u64, Ordering::Relaxed);
+        counters.dead_letters.fetch_add(step.dead_letters, Ordering::Relaxed);
+    }
+
+    /// Nothing is ready: answers those whose wait is over.
+    fn tell(&mut self, running: bool) {
+        if !self.in_flight.is_empty() || self.waiters.is_empty() {
+            return;
+        }
+        let cursor = self.parts.inputs.cursor();
+        let ended = running && self.parts.inputs.sources_ended();
+        tell_those(&mut self.waiters, |waiter| waiter.upto.map_or(ended, |upto| upto <= cursor));
+    }
+}
+
+/// The key of the clock's fact; its owner is the team.
+pub(crate) const CLOCK_KEY: &str = "clock";
+/// The key of the fact that the team has had its `sys.init`.
+pub(crate) const INIT_KEY: &str = "init";
+
+/// A pair that is given up, with what is written about it.
+type Letter = ((Name, EventId), Value);
+
+/// What is written about an event that an agent gave up on.
+pub(crate) fn letter(
+    agent: &Name,
+    event: EventId,
+    input: EventId,
+    attempts: u32,
+    reason: &str,
+    content: Option<&Event>,
+) -> Value {
+    let mut letter = json!({ "agent": agent, "event": event, "input": input, "attempts": attempts, "reason": reason });
+    if let Some(content) = content {
+        letter["topic"] = json!(content.topic);
+        letter["source"] = json!(content.source);
+        letter["time"] = json!(content.time);
+        letter["payload"] = content.payload.to_value().unwrap_or(Value::Null);
+    }
+    letter
+}
+
+/// Waits for the oldest step. Cancel safe: the receipt stays in the queue until it is answered.
+async fn oldest(in_flight: &mut VecDeque<InFlight>) -> (InFlight, Result<(), Rejected>) {
+    let Some(front) = in_flight.front_mut() else { return std::future::pending().await };
+    let outcome = (&mut front.receipt).await.map(|_| ());
+    match in_flight.pop_front() {
+        Some(step) => (step, outcome),
+        None => std::future::pending().await,
+    }
+}
+
+fn tell_those(waiters: &mut Vec<Waiter>, over: impl Fn(&Waiter) -> bool) {
+    for waiter in waiters.extract_if(.., |waiter| over(waiter)) {
+        // Who does not wait any more need not be told.
+        let _ = waiter.answer.send(());
+    }
+}

@@ -1,0 +1,205 @@
+//! What comes next: foreign events, due timers, sources' products.
+//!
+//! Foreign events go first (up to a streak, so that sources do not starve), then due timers, then what the
+//! sources produced, merged by (time, place in the list). On an `events` clock a merge waits until every
+//! source has said what its next time is, so it does not depend on who was quicker.
+
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll, time::Duration};
+
+use atra_bus::{Committed, Env, Event, Seq, Subscription, Timestamp};
+
+use super::{
+    plan::Clock,
+    source::{Item, Produced, SourceReader},
+    timers::Timers,
+};
+
+/// Foreign events in a row while an own input is ready: keeps a flood from starving the team's sources.
+const FOREIGN_STREAK_MAX: u32 = 64;
+
+/// What begins a cascade.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A committed event of another team or a caller.
+    Foreign(Committed),
+    /// A source's product.
+    Product { member: usize, produced: Produced },
+    /// A timer of a member.
+    Timer { member: usize, event: Arc<Event> },
+    /// An event that the runtime itself has for the team.
+    System { event: Arc<Event> },
+}
+
+impl Input {
+    pub(crate) fn event(&self) -> &Arc<Event> {
+        match self {
+            Self::Foreign(committed) => &committed.event,
+            Self::Product { produced, .. } => &produced.event,
+            Self::Timer { event, .. } | Self::System { event } => event,
+        }
+    }
+}
+
+/// Where a team's inputs come from.
+pub(crate) struct Inputs {
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) clock: Clock,
+    pub(crate) now: Timestamp,
+    pub(crate) subscription: Subscription,
+    pub(crate) foreign: VecDeque<Committed>,
+    pub(crate) foreign_events_max: usize,
+    pub(crate) timers: Timers,
+    pub(crate) sources: Vec<SourceReader>,
+    pub(crate) system: VecDeque<Arc<Event>>,
+    pub(crate) streak: u32,
+}
+
+impl Inputs {
+    /// The next input that is here, if any. Errors are a source's.
+    pub(crate) fn next_ready(&mut self) -> Result<Option<Input>, String> {
+        if let Some(event) = self.system.pop_front() {
+            return Ok(Some(Input::System { event }));
+        }
+        if self.streak < FOREIGN_STREAK_MAX
+            && let Some(committed) = self.take_foreign()
+        {
+            self.streak += 1;
+            return Ok(Some(Input::Foreign(committed)));
+        }
+        self.streak = 0;
+        if let Some(input) = self.take_own()? {
+            return Ok(Some(input));
+        }
+        Ok(self.take_foreign().map(Input::Foreign))
+    }
+
+    /// The seq up to which everything that the members subscribe to was taken.
+    pub(crate) fn cursor(&self) -> Seq {
+        self.foreign.front().map_or_else(|| self.subscription.cursor(), |next| Seq(next.seq.get() - 1))
+    }
+
+    /// Whether every source has ended.
+    pub(crate) fn sources_ended(&self) -> bool {
+        self.sources.iter().all(|source| source.ended)
+    }
+
+    /// Waits until something may be ready.
+    ///
+    /// Cancel safe: whatever arrives stays in the queues.
+    pub(crate) async fn wait(&mut self) {
+        let timer = match (self.clock, self.timers.next_due()) {
+            (Clock::Wall, Some(due)) => {
+                let wait = u64::try_from(due.0.saturating_sub(self.env.now().0)).unwrap_or(0);
+                Some(tokio::time::sleep(Duration::from_millis(wait)))
+            }
+            _ => None,
+        };
+        let Self { subscription, sources, .. } = self;
+        let foreign = async {
+            // A closed bus has nothing more; the command to stop is on its way.
+            if !subscription.ready().await {
+                std::future::pending::<()>().await;
+            }
+        };
+        let produced = poll_fn(|cx| {
+            let mut ready = false;
+            for source in sources.iter_mut() {
+                // Sources that have a head already are not news: the merge is waiting for another one.
+                ready |= source.head().is_none() && source.poll_fill(cx).is_ready();
+            }
+            if ready { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let due = async {
+            match timer {
+                Some(timer) => timer.await,
+                None => std::future::pending().await,
+            }
+        };
+        // Biased: the order is the one in which inputs are taken.
+        tokio::select! {
+            biased;
+            () = foreign => {}
+            () = due => {}
+            () = produced => {}
+        }
+    }
+
+    fn take_foreign(&mut self) -> Option<Committed> {
+        if self.foreign.is_empty() {
+            self.subscription.take_ready(&mut self.foreign, self.foreign_events_max);
+        }
+        self.foreign.pop_front()
+    }
+
+    fn take_own(&mut self) -> Result<Option<Input>, String> {
+        match self.clock {
+            Clock::Wall => self.take_own_wall(),
+            Clock::Events => self.take_own_events(),
+        }
+    }
+
+    fn take_own_wall(&mut self) -> Result<Option<Input>, String> {
+        self.now = self.now.max(self.env.now());
+        self.timers.schedule_from(self.now);
+        if let Some(due) = self.timers.take_due(self.now) {
+            return Ok(Some(Input::Timer { member: due.member, event: due.event }));
+        }
+        loop {
+            let Some((place, _)) = self.first_head(false) else { return Ok(None) };
+            if let Some(input) = self.take_from(place)? {
+                return Ok(Some(input));
+            }
+        }
+    }
+
+    fn take_own_events(&mut self) -> Result<Option<Input>, String> {
+        loop {
+            let Some((place, time)) = self.first_head(true) else { return Ok(None) };
+            if let Some(time) = time {
+                self.timers.schedule_from(time);
+                if let Some(due) = self.timers.take_due(time) {
+                    self.now = self.now.max(due.event.time);
+                    return Ok(Some(Input::Timer { member: due.member, event: due.event }));
+                }
+                self.now = self.now.max(time);
+            }
+            if let Some(input) = self.take_from(place)? {
+                return Ok(Some(input));
+            }
+        }
+    }
+
+    /// The source whose head comes first. With `all`, only once every source that has not ended has one.
+    fn first_head(&mut self, all: bool) -> Option<(usize, Option<Timestamp>)> {
+        let mut first: Option<(Option<Timestamp>, usize)> = None;
+        for (place, source) in self.sources.iter_mut().enumerate() {
+            if source.ended {
+                continue;
+            }
+            match source.head() {
+                // An end has no time and sorts first: it costs nothing and unblocks the merge.
+                Some(item) => {
+                    let key = (item.time(), place);
+                    first = Some(first.map_or(key, |best| best.min(key)));
+                }
+                None if all => return None,
+                None => {}
+            }
+        }
+        first.map(|(time, place)| (place, time))
+    }
+
+    fn take_from(&mut self, place: usize) -> Result<Option<Input>, String> {
+        let source = &mut self.sources[place];
+        let member = source.member;
+        match source.take() {
+            Some(Item::Input(produced)) => Ok(Some(Input::Product { member, produced })),
+            Some(Item::End) => {
+                source.ended = true;
+                Ok(None)
+            }
+            Some(Item::Failed(cause)) => Err(cause),
+            Some(Item::Idle(_)) | None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! One agent's turn: contained, timed, its effects collected.
+
+use std::{
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use atra_bus::{Event, Name};
+use futures::FutureExt;
+use serde_json::Value;
+
+use crate::{
+    Agent, AgentError, AgentSpec, Context, Query, StateWriter,
+    context::{Effects, TeamShared, TurnInput},
+    memory::Entry,
+};
+
+/// What went wrong in a turn.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TurnFault {
+    /// The handler returned an error.
+    #[error("{0}")]
+    Failed(String),
+    /// The handler panicked.
+    #[error("panicked: {0}")]
+    Panicked(String),
+    /// The handler was pending for too long.
+    #[error("still pending after {0:?} (turn_timeout)")]
+    TimedOut(Duration),
+    /// The cascade or the step grew above a limit.
+    #[error("{0}")]
+    Limit(String),
+    /// The process died repeatedly while it handled this event.
+    #[error("the process died {0} times while handling it")]
+    Died(u32),
+}
+
+/// Keys of an agent's state that changed, with their JSON or removal.
+pub(crate) type StateWrites = Vec<(String, Option<Box<str>>)>;
+
+/// A turn that failed: who, on what, why.
+#[derive(Debug)]
+pub(crate) struct TurnFailure {
+    pub(crate) agent: Name,
+    pub(crate) event: Arc<Event>,
+    pub(crate) fault: TurnFault,
+}
+
+/// What the watchdog looks at: a count of turns, and which member is in one.
+#[derive(Debug, Default)]
+pub(crate) struct TurnWatch {
+    /// Turns begun.
+    turns: AtomicU64,
+    /// The member's place + 1 while its handler runs, else 0.
+    running: AtomicU64,
+}
+
+impl TurnWatch {
+    /// (turns begun, place of the member that is in a turn).
+    pub(crate) fn look(&self) -> (u64, Option<usize>) {
+        // Relaxed: the watchdog samples seconds apart.
+        let running = self.running.load(Ordering::Relaxed);
+        (self.turns.load(Ordering::Relaxed), (running > 0).then(|| running as usize - 1))
+    }
+}
+
+/// A member of a team: the agent and what its turns need.
+pub(crate) struct Member {
+    pub(crate) place: usize,
+    pub(crate) spec: Arc<AgentSpec>,
+    agent: Box<dyn Agent>,
+    team: Arc<TeamShared>,
+    watch: Arc<TurnWatch>,
+    /// Own memory writes of the present round.
+    own: BTreeMap<String, Option<Entry>>,
+    /// Whether it had a turn since it was last saved.
+    dirty: bool,
+}
+
+impl Member {
+    pub(crate) fn new(
+        place: usize,
+        spec: Arc<AgentSpec>,
+        agent: Box<dyn Agent>,
+        team: Arc<TeamShared>,
+        watch: Arc<TurnWatch>,
+    ) -> Self {
+        Self { place, spec, agent, team, watch, own: BTreeMap::new(), dirty: false }
+    }
+
+    pub(crate) fn begin_round(&mut self) {
+        self.own.clear();
+    }
+
+    /// Handles one event; what it decided is added to `effects`.
+    ///
+    /// A handler that does not wait costs no timer: the time-out is armed only once it is pending.
+    pub(crate) async fn turn(
+        &mut self,
+        event: &Event,
+        input: TurnInput,
+        effects: &mut Effects,
+    ) -> Result<(), TurnFault> {
+        self.dirty = true;
+        self.watch.turns.fetch_add(1, Ordering::Relaxed);
+        self.watch.running.store(self.place as u64 + 1, Ordering::Relaxed);
+        let mut cx = Context {
+            spec: &self.spec,
+            team: &self.team,
+            event,
+            input,
+            effects,
+            own: &mut self.own,
+            order: 0,
+            draws: 0,
+        };
+        // Unwind safety: after a panic the instance, the effects and the whole open step are dropped.
+        let handled = AssertUnwindSafe(async { self.agent.handle(event, &mut cx).await }).catch_unwind();
+        let outcome = within(self.spec.turn_timeout, handled).await;
+        self.watch.running.store(0, Ordering::Relaxed);
+        match outcome {
+            Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) => Err(TurnFault::Failed(error.to_string())),
+            Some(Err(panic)) => Err(TurnFault::Panicked(panic_text(&*panic))),
+            None => Err(TurnFault::TimedOut(self.spec.turn_timeout)),
+        }
+    }
+
+    /// What changed of the agent's state since it was last saved.
+    pub(crate) fn save(&mut self) -> Result<StateWrites, TurnFault> {
+        let mut writes = Vec::new();
+        if std::mem::take(&mut self.dirty) {
+            let value_bytes_max = self.team.limits.event_bytes_max;
+            let mut writer = StateWriter { writes: &mut writes, value_bytes_max };
+            contained(|| self.agent.save(&mut writer))?;
+        }
+        Ok(writes)
+    }
+
+    pub(crate) fn query(&self, query: &Query) -> Result<Value, AgentError> {
+        match contained(|| self.agent.query(query).map_err(|error| AgentError::new(error.to_string()))) {
+            Ok(value) => Ok(value),
+            Err(fault) => Err(AgentError::new(fault.to_string())),
+        }
+    }
+}
+
+/// Runs a call of an agent so that its panic stays inside.
+pub(crate) fn contained<T>(call: impl FnOnce() -> Result<T, AgentError>) -> Result<T, TurnFault> {
+    match std::panic::catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(TurnFault::Failed(error.to_string())),
+        Err(panic) => Err(TurnFault::Panicked(panic_text(&*panic))),
+    }
+}
+
+/// Polls once without a timer, then waits at most `limit`; `None` when that passed.
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    match futures::poll!(future.as_mut()) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => tokio::time::timeout(limit, future).await.ok(),
+    }
+}
+
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a value that is not text".into())
+}

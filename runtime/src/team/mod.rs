@@ -1,0 +1,35 @@
+//! A team: one or more agents that settle one input after another, in rounds.
+//!
+//! | file | what |
+//! |---|---|
+//! | `executor` | the one loop: take an input, run its cascade, close the step, send it |
+//! | `crew` | the members and how one round reaches them: together in one task, or apart in one each |
+//! | `member` | one agent's turn: contained, timed, its effects collected |
+//! | `inputs` | what comes next: foreign events, due timers, sources' products |
+//! | `timers` | pending timers and schedules |
+//! | `source` | a source's stream, read ahead on a task of its own |
+//! | `step` | the open step, and sending it |
+//! | `plan` | what the rest of the runtime says about a team before it runs |
+
+mod crew;
+mod executor;
+mod inputs;
+mod member;
+mod plan;
+mod source;
+mod step;
+mod timers;
+
+pub use member::TurnFault;
+pub use plan::{Clock, Placement, Team};
+
+pub(crate) use crew::Crew;
+pub(crate) use executor::{
+    CLOCK_KEY, Careful, Counters, Executor, Guilty, INIT_KEY, Suspects, TeamControl, TeamExit, TeamParts, Waiter,
+    letter,
+};
+pub(crate) use inputs::Inputs;
+pub(crate) use member::{Member, TurnWatch, contained, panic_text, within};
+pub(crate) use source::SourceReader;
+pub(crate) use step::StepSender;
+pub(crate) use timers::Timers;

@@ -1,0 +1,204 @@
+//! Pending timers and schedules of a team, ordered by (due, id, member).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use atra_bus::{Draft, Event, EventId, Payload, Timestamp, Topic};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{AgentError, AgentSpec, Missed};
+
+/// The stored form of a timer. A schedule's topic and payload come from its spec.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    due: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    event: Option<StoredDraft>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredDraft {
+    topic: Topic,
+    version: u16,
+    durable: bool,
+    payload: Box<RawValue>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    due: Timestamp,
+    id: String,
+    member: usize,
+}
+
+#[derive(Debug)]
+enum What {
+    Once(Draft),
+    /// The place of the schedule in the member's spec.
+    Recurring(usize),
+}
+
+/// A timer that fell due: an own input for the member that set it.
+#[derive(Debug)]
+pub(crate) struct Due {
+    pub(crate) member: usize,
+    pub(crate) event: Arc<Event>,
+}
+
+const SCHEDULE_PREFIX: &str = "schedule.";
+
+/// The timers of a team, and which of them changed since the last step.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    specs: Vec<Arc<AgentSpec>>,
+    pending: BTreeMap<Place, What>,
+    /// (member, id) → due: the index for cancelling, and the number per member.
+    known: BTreeMap<(usize, String), Timestamp>,
+    /// Whether every schedule has a due time: they get one at the clock's first reading.
+    scheduled: bool,
+    changed: BTreeMap<(usize, String), Option<Box<str>>>,
+}
+
+impl Timers {
+    pub(crate) fn new(specs: Vec<Arc<AgentSpec>>) -> Self {
+        Self { specs, ..Self::default() }
+    }
+
+    /// Restores a stored timer of a member. A schedule that is no longer in the spec is dropped.
+    pub(crate) fn restore(&mut self, member: usize, id: &str, json: &str) -> Result<(), AgentError> {
+        let stored: Stored = serde_json::from_str(json)?;
+        let what = match (stored.event, id.strip_prefix(SCHEDULE_PREFIX)) {
+            (Some(draft), _) => What::Once(Draft {
+                topic: draft.topic,
+                version: draft.version,
+                durable: draft.durable,
+                time: None,
+                payload: Payload::from_json(draft.payload.get().into()),
+            }),
+            (None, Some(name)) => {
+                let place = self.specs[member].schedules.iter().position(|s| s.name.as_str() == name);
+                let Some(place) = place else {
+                    self.changed.insert((member, id.into()), None);
+                    return Ok(());
+                };
+                What::Recurring(place)
+            }
+            (None, None) => return Err(AgentError::new(format!("stored timer {id:?} has no event"))),
+        };
+        self.insert(member, id.into(), stored.due, what);
+        Ok(())
+    }
+
+    /// Timers pending of one member.
+    pub(crate) fn count_of(&self, member: usize) -> usize {
+        self.known.range((member, String::new())..(member + 1, String::new())).count()
+    }
+
+    pub(crate) fn set(&mut self, member: usize, id: String, due: Timestamp, draft: Draft) -> Result<(), AgentError> {
+        let stored = Stored {
+            due,
+            event: Some(StoredDraft {
+                topic: draft.topic.clone(),
+                version: draft.version,
+                durable: draft.durable,
+                payload: RawValue::from_string(draft.payload.json()?.into())?,
+            }),
+        };
+        self.changed.insert((member, id.clone()), Some(serde_json::to_string(&stored)?.into()));
+        self.insert(member, id, due, What::Once(draft));
+        Ok(())
+    }
+
+    pub(crate) fn cancel(&mut self, member: usize, id: &str) {
+        if let Some(due) = self.known.remove(&(member, id.to_owned())) {
+            self.pending.remove(&Place { due, id: id.into(), member });
+            self.changed.insert((member, id.into()), None);
+        }
+    }
+
+    /// When the next timer is due, if any.
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
+        self.pending.first_key_value().map(|(place, _)| place.due)
+    }
+
+    /// Gives every new schedule its first time: the first multiple after `now`.
+    pub(crate) fn schedule_from(&mut self, now: Timestamp) {
+        if std::mem::replace(&mut self.scheduled, true) {
+            return;
+        }
+        for member in 0..self.specs.len() {
+            for place in 0..self.specs[member].schedules.len() {
+                let schedule = &self.specs[member].schedules[place];
+                let id = format!("{SCHEDULE_PREFIX}{}", schedule.name);
+                if !self.known.contains_key(&(member, id.clone())) {
+                    let every = interval(schedule);
+                    let due = Timestamp((now.0.div_euclid(every) + 1) * every);
+                    self.plan(member, id, due, place);
+                }
+            }
+        }
+    }
+
+    /// Takes the first timer that is due at or before `now`, as an event of its member.
+    pub(crate) fn take_due(&mut self, now: Timestamp) -> Option<Due> {
+        if self.pending.first_key_value()?.0.due > now {
+            return None;
+        }
+        let (place, what) = self.pending.pop_first()?;
+        let Place { mut due, id, member } = place;
+        self.known.remove(&(member, id.clone()));
+        let draft = match what {
+            What::Once(draft) => {
+                self.changed.insert((member, id.clone()), None);
+                draft
+            }
+            What::Recurring(at) => {
+                let spec = &self.specs[member];
+                let schedule = &spec.schedules[at];
+                let every = interval(schedule);
+                if schedule.missed == Missed::Last {
+                    due = Timestamp(due.0.max(now.0.div_euclid(every) * every));
+                }
+                let topic = AgentSpec::schedule_topic(&spec.name, &schedule.name);
+                let draft = Draft::new(topic, due);
+                self.plan(member, id.clone(), Timestamp(due.0 + every), at);
+                draft
+            }
+        };
+        let name = &self.specs[member].name;
+        let event_id = EventId::of(name, &format!("timer\0{id}\0{due}"));
+        let event = Arc::new(Event {
+            id: event_id,
+            topic: draft.topic,
+            version: draft.version,
+            durable: true,
+            source: name.clone(),
+            time: due,
+            cause: None,
+            root: event_id,
+            hops: 0,
+            payload: draft.payload,
+        });
+        Some(Due { member, event })
+    }
+
+    /// What changed since the last call: (member, id, JSON or removal), sorted.
+    pub(crate) fn take_changed(&mut self) -> BTreeMap<(usize, String), Option<Box<str>>> {
+        std::mem::take(&mut self.changed)
+    }
+
+    fn plan(&mut self, member: usize, id: String, due: Timestamp, at: usize) {
+        let json = format!("{{\"due\":{due}}}");
+        self.changed.insert((member, id.clone()), Some(json.into()));
+        self.insert(member, id, due, What::Recurring(at));
+    }
+
+    fn insert(&mut self, member: usize, id: String, due: Timestamp, what: What) {
+        self.known.insert((member, id.clone()), due);
+        self.pending.insert(Place { due, id, member }, what);
+    }
+}
+
+fn interval(schedule: &crate::Schedule) -> i64 {
+    i64::try_from(schedule.every.as_millis()).unwrap_or(i64::MAX).max(1)
+}
