@@ -24,7 +24,6 @@ pub struct Swarm {
 }
 
 /// What a simulation left behind.
-#[derive(Debug)]
 pub struct SwarmReport<T> {
     /// What the scenario returned.
     pub output: T,
@@ -32,6 +31,15 @@ pub struct SwarmReport<T> {
     pub reader: Arc<dyn Read>,
     /// Virtual time that passed.
     pub virtual_time: Duration,
+}
+
+impl<T: std::fmt::Debug> std::fmt::Debug for SwarmReport<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SwarmReport")
+            .field("output", &self.output)
+            .field("virtual_time", &self.virtual_time)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a simulation could not be run.
