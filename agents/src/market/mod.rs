@@ -1,0 +1,4 @@
+//! The market domain: pure, deterministic, without tokio, clock or I/O.
+
+pub mod block;
+pub mod candle;
