@@ -19,8 +19,8 @@ use thiserror::Error;
 pub const TICKS_MAX: i64 = 1_000_000_000_000_000;
 /// The greatest volume in lots: 2^53, the last integer up to which an `f64` is exact.
 pub const LOTS_MAX: i64 = 1 << 53;
-/// The greatest number of decimals of a tick or a lot. Money keeps 24 decimals: 9 of a price, 9 of a quantity, 6 of a fee.
-pub const DECIMALS_MAX: u8 = 9;
+/// The greatest number of decimals of a tick or a lot; the cheapest coins are quoted with ten.
+pub const DECIMALS_MAX: u8 = 12;
 /// The longest ticker, in bytes: it becomes a token of a topic and a part of keys.
 pub const TICKER_BYTES_MAX: usize = 32;
 

@@ -2,3 +2,4 @@
 
 pub mod block;
 pub mod candle;
+pub mod import;
