@@ -3,3 +3,6 @@
 pub mod block;
 pub mod candle;
 pub mod import;
+pub mod indicators;
+pub mod money;
+pub mod strategy;
