@@ -190,6 +190,14 @@ impl Terms {
         }
     }
 
+    /// The most lots whose notional does not exceed `notional`.
+    pub fn lots_within(self, notional: Money, ticks: i64) -> i64 {
+        match self.tick_lot().checked_mul(i128::from(ticks)) {
+            Some(one) if one > 0 && notional.0 > 0 => i64::try_from(notional.0 / one).unwrap_or(i64::MAX),
+            _ => 0,
+        }
+    }
+
     /// A quantity as the number that people read.
     pub fn quantity(self, lots: i64) -> f64 {
         lots as f64 / power_of_ten(self.lot_decimals) as f64
