@@ -12,3 +12,4 @@ pub mod portfolio;
 pub mod risk;
 pub mod simulator;
 pub mod strategy;
+pub mod walkforward;
