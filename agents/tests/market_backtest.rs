@@ -1,4 +1,5 @@
 //! The back-test against a reference table of trades, equity and metrics.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, in a helper as well")]
 
 mod support;
 

@@ -112,7 +112,7 @@ fn decimal_slow(text: &[u8]) -> Option<Decimal> {
 /// Drops a digit and keeps a trace of it, so that the last rounding sees "more than half" rightly.
 fn rounded_down(mantissa: &mut i64, places: &mut i32) {
     let sticky = i64::from(*mantissa % 10 != 0);
-    *mantissa = *mantissa / 10 | sticky;
+    *mantissa = (*mantissa / 10) | sticky;
     *places -= 1;
 }
 
