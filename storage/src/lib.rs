@@ -7,6 +7,7 @@
 //! What is not: nothing here knows agents, turns or markets. Only this crate knows SQL.
 
 pub mod actor;
+pub mod conformance;
 pub mod handle;
 pub mod memory;
 pub mod metrics;
