@@ -18,6 +18,8 @@ pub mod rejected;
 pub mod sqlite;
 pub mod step;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 pub use actor::StorageActor;
 pub use handle::{Acknowledged, Receipt, Release, Storage};
