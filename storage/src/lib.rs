@@ -8,6 +8,7 @@
 
 pub mod actor;
 pub mod conformance;
+pub mod digest;
 pub mod handle;
 pub mod memory;
 pub mod metrics;
@@ -22,6 +23,7 @@ pub mod store;
 mod tests;
 
 pub use actor::StorageActor;
+pub use digest::{Digest, digest, digest_of_publisher};
 pub use handle::{Acknowledged, Receipt, Release, Storage};
 pub use memory::{MemoryDisk, MemoryStore};
 pub use metrics::{StorageMetrics, StorageState};

@@ -17,7 +17,7 @@ fn small() -> StorageOptions {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_refuses_or_waits_and_loses_nothing() {
-    let Running { storage, disk, released, .. } = running_with(small(), &MemoryDisk::new()).await;
+    let Running { storage, disk, released, actor: _actor, .. } = running_with(small(), &MemoryDisk::new()).await;
     disk.delay_commits(Some(Duration::from_secs(1)));
     let mut receipts = vec![storage.try_publish(publish(vec![new("x", "0", 0)])).expect("room")];
     tokio::task::yield_now().await;
@@ -38,7 +38,7 @@ async fn a_full_queue_refuses_or_waits_and_loses_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn the_queue_is_bounded_by_bytes_too() {
-    let Running { storage, disk, .. } = running_with(small(), &MemoryDisk::new()).await;
+    let Running { storage, disk, actor: _actor, .. } = running_with(small(), &MemoryDisk::new()).await;
     disk.delay_commits(Some(Duration::from_secs(1)));
     let large = || publish(vec![new("x", &format!("\"{}\"", "x".repeat(4_000)), 1)]);
     let first = storage.try_publish(large()).expect("room");
@@ -57,7 +57,7 @@ async fn the_queue_is_bounded_by_bytes_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_step_is_committed_when_nobody_waits_for_it() {
-    let Running { storage, released, .. } = running().await;
+    let Running { storage, released, actor: _actor, .. } = running().await;
     drop(storage.try_publish(publish(vec![new("x", "1", 1)])).expect("room"));
     storage.publish(publish(vec![new("x", "2", 2)])).await.expect("committed");
     assert_eq!(released.seqs(), [1, 2]);
@@ -97,7 +97,7 @@ async fn the_actor_ends_when_the_last_handle_is_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn content_that_breaks_a_rule_is_refused_at_the_call() {
-    let Running { storage, disk, .. } = running().await;
+    let Running { storage, disk, actor: _actor, .. } = running().await;
     let passing = Event { durable: false, ..Event::clone(&event("a", "x", "1", 1)) };
     let passing = NewEvent { event: Arc::new(passing), ..new("x", "1", 1) };
     assert!(matches!(storage.publish(publish(vec![passing])).await, Err(Rejected::Invalid(_))));
@@ -114,7 +114,7 @@ fn block(start: i64, bytes: usize) -> Block {
 async fn blocks_are_chunked_and_neither_starve_turns_nor_are_starved() {
     let options =
         StorageOptions { bulk_chunk_bytes: 1_000, batch_commands_max: 4, bulk_skips_max: 3, ..Default::default() };
-    let Running { storage, disk, .. } = running_with(options, &MemoryDisk::new()).await;
+    let Running { storage, disk, actor: _actor, .. } = running_with(options, &MemoryDisk::new()).await;
     disk.delay_commits(Some(Duration::from_secs(1)));
     let import = async {
         storage.put_blocks((0..20).map(|n| block(n, 600)).collect()).await.expect("written");
@@ -142,7 +142,7 @@ async fn blocks_are_chunked_and_neither_starve_turns_nor_are_starved() {
 
 #[tokio::test(start_paused = true)]
 async fn control_goes_before_turns() {
-    let Running { storage, disk, .. } =
+    let Running { storage, disk, actor: _actor, .. } =
         running_with(StorageOptions { batch_commands_max: 2, ..Default::default() }, &MemoryDisk::new()).await;
     disk.delay_commits(Some(Duration::from_secs(1)));
     let turns: Vec<_> = (0..40).map(|n| storage.try_publish(publish(vec![new("x", "1", n)])).expect("room")).collect();

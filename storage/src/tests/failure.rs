@@ -32,7 +32,7 @@ fn fatal() -> StoreError {
 
 #[tokio::test(start_paused = true)]
 async fn a_busy_store_is_tried_again_and_given_up_after_the_limit() {
-    let Running { storage, disk, released, .. } = running().await;
+    let Running { storage, disk, released, actor: _actor, .. } = running().await;
     disk.fail_next(3, &busy());
     storage.publish(publish(vec![new("x", "1", 1)])).await.expect("committed at the fourth try");
     assert_eq!((storage.metrics().retries, released.seqs()), (3, vec![1]));
@@ -47,7 +47,7 @@ async fn a_busy_store_is_tried_again_and_given_up_after_the_limit() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_holds_the_batch_until_there_is_space_while_reads_go_on() {
-    let Running { storage, disk, released, .. } = running().await;
+    let Running { storage, disk, released, actor: _actor, .. } = running().await;
     storage.publish(publish(vec![new("x", "1", 1)])).await.expect("committed");
     disk.fail_next(100, &full());
     let mut waiting = storage.try_publish(publish(vec![new("x", "2", 2)])).expect("room");
@@ -61,7 +61,7 @@ async fn a_full_disk_holds_the_batch_until_there_is_space_while_reads_go_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_the_waiting_for_a_full_disk() {
-    let Running { storage, disk, .. } = running().await;
+    let Running { storage, disk, actor: _actor, .. } = running().await;
     disk.fail_next(10_000, &full());
     let waiting = storage.try_publish(publish(vec![new("x", "1", 1)])).expect("room");
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -72,7 +72,7 @@ async fn a_stop_ends_the_waiting_for_a_full_disk() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_is_looked_up_and_nothing_is_written_twice() {
-    let Running { storage, disk, released, .. } = running().await;
+    let Running { storage, disk, released, actor: _actor, .. } = running().await;
     storage.raise_epoch(&name("t")).await.expect("raised");
     // The answer got lost, the batch is there.
     disk.fail_next_after_effect(&unknown());
@@ -95,7 +95,7 @@ async fn an_unknown_outcome_is_looked_up_and_nothing_is_written_twice() {
 
 #[tokio::test(start_paused = true)]
 async fn level_power_is_never_claimed_after_a_failed_flush() {
-    let Running { storage, disk, released, .. } = running().await;
+    let Running { storage, disk, released, actor: _actor, .. } = running().await;
     disk.fail_next_after_effect(&unknown());
     let plain = storage.try_publish(publish(vec![new("x", "1", 1)])).expect("room");
     let power = |order: u64| Publish { level: Level::Power, ..publish(vec![new("x", "2", order)]) };
@@ -174,7 +174,7 @@ async fn a_fatal_error_answers_everybody_and_ends_the_writing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_writer_is_noticed() {
-    let Running { storage, disk, .. } = running().await;
+    let Running { storage, disk, actor: _actor, .. } = running().await;
     storage.raise_epoch(&name("t")).await.expect("raised");
     let mut other = MemoryStore::on(&disk);
     other.load().await.expect("loaded");

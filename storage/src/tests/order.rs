@@ -16,7 +16,7 @@ use crate::{
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_answered_before_it_is_committed() {
-    let Running { storage, disk, released, .. } = running().await;
+    let Running { storage, disk, released, actor: _actor, .. } = running().await;
     disk.delay_commits(Some(Duration::from_secs(10)));
     let mut receipt = storage.try_publish(publish(vec![new("x", "1", 1)])).expect("room");
 
@@ -60,7 +60,7 @@ async fn a_batch_is_released_before_its_callers_are_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn what_queued_while_a_commit_ran_is_one_batch() {
-    let Running { storage, disk, released, .. } = running().await;
+    let Running { storage, disk, released, actor: _actor, .. } = running().await;
     disk.delay_commits(Some(Duration::from_secs(1)));
     let first = storage.try_publish(publish(vec![new("x", "0", 0)])).expect("room");
     tokio::task::yield_now().await;
@@ -80,7 +80,7 @@ async fn what_queued_while_a_commit_ran_is_one_batch() {
 
 #[tokio::test(start_paused = true)]
 async fn a_step_of_an_older_epoch_is_refused() {
-    let Running { storage, disk, .. } = running().await;
+    let Running { storage, disk, actor: _actor, .. } = running().await;
     let team = name("t");
     let row = storage.raise_epoch(&team).await.expect("raised");
     assert_eq!((row.epoch, row.number, row.cursor), (1, 0, Seq::ZERO));
@@ -112,7 +112,7 @@ async fn biased_first<T>(future: impl Future<Output = T>) -> T {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_step_changes_nothing_and_hurts_no_other() {
-    let Running { storage, disk, released, .. } = running().await;
+    let Running { storage, disk, released, actor: _actor, .. } = running().await;
     storage.raise_epoch(&name("t")).await.expect("raised");
     storage.raise_epoch(&name("u")).await.expect("raised");
     disk.delay_commits(Some(Duration::from_secs(1)));
@@ -142,7 +142,7 @@ async fn a_refused_step_changes_nothing_and_hurts_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn causes_within_a_step_become_seqs() {
-    let Running { storage, released, .. } = running().await;
+    let Running { storage, released, actor: _actor, .. } = running().await;
     storage.publish(publish(vec![new("x", "0", 0)])).await.expect("committed");
     let caused = |ancestor, order| NewEvent { ancestor, seen: Some(Seq(1)), ..new("x", "1", order) };
     let events = vec![
@@ -165,7 +165,7 @@ async fn causes_within_a_step_become_seqs() {
 
 #[tokio::test(start_paused = true)]
 async fn an_event_on_a_memory_topic_is_the_write() {
-    let Running { storage, .. } = running().await;
+    let Running { storage, actor: _actor, .. } = running().await;
     let mut both = publish(vec![new("memory.k", "1", 1), new("memory.k", "{\"v\":2}", 2), new("memory.gone", "3", 3)]);
     both.facts = vec![state("s", Some("1")), state("s", Some("2"))];
     storage.publish(both).await.expect("committed");
@@ -188,7 +188,7 @@ fn keyed(key: &str, order: u64) -> Publish {
 
 #[tokio::test(start_paused = true)]
 async fn a_repeated_key_is_answered_with_the_first_seqs() {
-    let Running { storage, disk, released, .. } = running().await;
+    let Running { storage, disk, released, actor: _actor, .. } = running().await;
     // Within one batch.
     let (a, b) = (storage.try_publish(keyed("k", 1)).expect("room"), storage.try_publish(keyed("k", 9)).expect("room"));
     let first = a.await.expect("committed");
@@ -209,7 +209,7 @@ async fn a_repeated_key_is_answered_with_the_first_seqs() {
 
 #[tokio::test(start_paused = true)]
 async fn a_repeat_at_a_higher_level_is_flushed_before_it_is_answered() {
-    let Running { storage, disk, .. } = running().await;
+    let Running { storage, disk, actor: _actor, .. } = running().await;
     let first = storage.publish(keyed("k", 1)).await.expect("committed");
     assert_eq!(first.level, Level::Process);
     let n_commits = disk.n_commits();
@@ -223,7 +223,7 @@ async fn a_repeat_at_a_higher_level_is_flushed_before_it_is_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_condition_is_checked_against_the_newest_write() {
-    let Running { storage, .. } = running().await;
+    let Running { storage, actor: _actor, .. } = running().await;
     let put = |expect: Option<EventId>, json: &str, order: u64| Publish {
         expect: Some(("k".into(), expect)),
         ..publish(vec![new("memory.k", json, order)])
@@ -245,7 +245,7 @@ async fn a_condition_is_checked_against_the_newest_write() {
 
 #[tokio::test(start_paused = true)]
 async fn the_answer_names_the_level_that_was_reached() {
-    let Running { storage, .. } = running().await;
+    let Running { storage, actor: _actor, .. } = running().await;
     let plain = storage.try_publish(publish(vec![new("x", "1", 1)])).expect("room");
     let power = storage.try_publish(Publish { level: Level::Power, ..publish(vec![new("x", "2", 2)]) }).expect("room");
     assert_eq!(power.await.expect("committed").level, Level::Power);
