@@ -34,7 +34,7 @@ use crate::{
     Bus, Committed, Filter, Name, Seq,
     bus::{Subscriber, lock},
     index::Slot,
-    queue::Mode,
+    queue::{Mode, Queue},
 };
 
 /// How many events [`Subscription::next`] moves out of the live queue under one lock. Enough that the lock
@@ -294,13 +294,10 @@ impl Subscription {
                 queue.wait(cx.waker());
                 return Poll::Pending;
             };
-            // Drained and shut: see the module for why this is exact.
+            // Nothing wanted lies between the last event taken from the queue and the first it missed.
             self.handed_out = self.handed_out.max(before(first_missed));
             let released = self.bus.shared().released();
-            let near = self.bus.shared().options.queue_events_max as u64 / 2;
-            if released.get().saturating_sub(self.handed_out.get()) <= near {
-                queue.open(released.max(self.handed_out));
-            }
+            open_if_near(&mut queue, self.handed_out, released, &self.bus);
             drop(queue);
             self.catch_up = Some(released);
         }
@@ -326,6 +323,15 @@ impl Subscription {
         self.buffer.extend(page.events);
         if self.buffer.is_empty() {
             self.handed_out = page.upto;
+        }
+        if self.catch_up == Some(page.upto) {
+            // The last page. Rejoining now, not when the page has been handed out, keeps a reader that is
+            // fast enough out of the journal.
+            let mut queue = lock(&self.subscriber.queue);
+            let released = self.bus.shared().released();
+            if open_if_near(&mut queue, page.upto, released, &self.bus) {
+                self.catch_up = Some(released);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -366,6 +372,21 @@ impl fmt::Debug for Subscription {
             .field("cursor", &self.cursor())
             .finish_non_exhaustive()
     }
+}
+
+/// Opens a drained and shut queue at `released` if that is near `position`, up to which everything wanted
+/// is handed out or buffered; otherwise the queue would only fill up again while the journal is read.
+///
+/// Call it with the queue's lock held and `released` read under it. If it answers `true`, the journal must
+/// be read up to `released` before the queue is looked at.
+fn open_if_near(queue: &mut Queue, position: Seq, released: Seq, bus: &Bus) -> bool {
+    let near = bus.shared().options.queue_events_max as u64 / 2;
+    let open =
+        queue.mode != Mode::Live && queue.front().is_none() && released.get().saturating_sub(position.get()) <= near;
+    if open {
+        queue.open(released.max(position));
+    }
+    open
 }
 
 /// The place before `seq`.
