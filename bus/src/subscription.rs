@@ -34,12 +34,8 @@ use crate::{
     Bus, Committed, Filter, Name, Seq,
     bus::{Subscriber, lock},
     index::Slot,
-    queue::{Mode, Queue},
+    queue::{Entry, Mode, Queue, pop},
 };
-
-/// How many events [`Subscription::next`] moves out of the live queue under one lock. Enough that the lock
-/// does not show, few enough that what waits beside the bounded queue is nothing.
-const TAKEN_AT_ONCE_MAX: usize = 64;
 
 /// What a reader wants: events whose topic suits one of `filters` and whose source is not in `except`.
 #[derive(Debug, Clone)]
@@ -119,8 +115,9 @@ pub struct Subscription {
     /// Everything wanted up to here was handed out. What lies beyond is in `buffer`, then in the journal
     /// up to `catch_up`, then in the live queue.
     handed_out: Seq,
-    /// Next to be handed out: a page of the journal, or what `next` moved out of the queue.
-    buffer: VecDeque<Committed>,
+    /// Next to be handed out: a page of the journal, or what was in the live queue when it was last looked
+    /// at. So at most a page or a queue's worth.
+    buffer: VecDeque<Entry>,
     /// What `handed_out` becomes when the buffer is empty: nothing wanted lies in between.
     buffer_upto: Seq,
     /// While it is set, the journal is read up to it before the live queue is looked at.
@@ -179,6 +176,7 @@ impl Subscription {
     /// Cancel safe: hands nothing out.
     pub async fn ready(&mut self) -> bool {
         poll_fn(|cx| {
+            ready!(poll_budget(cx));
             if self.failed.is_some() {
                 return Poll::Ready(true);
             }
@@ -197,20 +195,20 @@ impl Subscription {
     /// read from the journal before comes first, then the live queue, under one lock.
     pub fn take_ready(&mut self, into: &mut VecDeque<Committed>, max: usize) -> usize {
         let mut taken = 0;
-        while taken < max
-            && let Some(event) = self.take_buffered()
-        {
-            into.push_back(event);
-            taken += 1;
-        }
-        if taken < max && self.caught_up() {
-            let n = lock(&self.subscriber.queue).take(into, max - taken);
-            if n > 0 {
-                self.handed_out = into.back().map_or(self.handed_out, |event| event.seq);
-                taken += n;
+        loop {
+            while taken < max {
+                let Some(event) = self.take_buffered() else { break };
+                into.push_back(event);
+                taken += 1;
+            }
+            if taken == max || !self.caught_up() {
+                return taken;
+            }
+            lock(&self.subscriber.queue).take_all(&mut self.buffer);
+            if self.buffer.is_empty() {
+                return taken;
             }
         }
-        taken
     }
 
     /// The seq up to which everything wanted has been handed out; moves over events that are not wanted as
@@ -220,8 +218,8 @@ impl Subscription {
     /// Never goes back. May lie behind `released` for a moment while a batch is being handed out.
     #[must_use]
     pub fn cursor(&self) -> Seq {
-        if let Some(event) = self.buffer.front() {
-            return self.handed_out.max(before(event.seq));
+        if let Some(entry) = self.buffer.front() {
+            return self.handed_out.max(before(entry.seq()));
         }
         if self.catch_up.is_some_and(|upto| self.handed_out < upto) {
             return self.handed_out;
@@ -253,6 +251,7 @@ impl Subscription {
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Committed, JournalError>>> {
+        ready!(poll_budget(cx));
         loop {
             if let Some(error) = self.failed.take() {
                 return Poll::Ready(Some(Err(error)));
@@ -263,16 +262,12 @@ impl Subscription {
             match ready!(self.poll_source(cx)) {
                 Ok(false) => return Poll::Ready(None),
                 Err(error) => return Poll::Ready(Some(Err(error))),
-                Ok(true) if self.buffer.is_empty() => {
-                    lock(&self.subscriber.queue).take(&mut self.buffer, TAKEN_AT_ONCE_MAX);
-                }
                 Ok(true) => {}
             }
         }
     }
 
-    /// Makes sure that something is in the buffer or, when caught up, in the live queue (`true`), or that
-    /// nothing will ever be (`false`).
+    /// Makes sure that something is in the buffer (`true`), or that nothing will ever be (`false`).
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, JournalError>> {
         loop {
             if !self.buffer.is_empty() {
@@ -283,7 +278,8 @@ impl Subscription {
                 continue;
             }
             let mut queue = lock(&self.subscriber.queue);
-            if queue.front().is_some() {
+            queue.take_all(&mut self.buffer);
+            if !self.buffer.is_empty() {
                 return Poll::Ready(Ok(true));
             }
             let Mode::Lagging { first_missed } = queue.mode else {
@@ -320,7 +316,7 @@ impl Subscription {
         let page = read?;
         check(&page, after, upto)?;
         self.buffer_upto = page.upto;
-        self.buffer.extend(page.events);
+        self.buffer.extend(page.events.into_iter().map(Entry::One));
         if self.buffer.is_empty() {
             self.handed_out = page.upto;
         }
@@ -345,7 +341,7 @@ impl Subscription {
     }
 
     fn take_buffered(&mut self) -> Option<Committed> {
-        let event = self.buffer.pop_front()?;
+        let event = pop(&mut self.buffer)?;
         self.handed_out = if self.buffer.is_empty() { event.seq.max(self.buffer_upto) } else { event.seq };
         Some(event)
     }
@@ -372,6 +368,12 @@ impl fmt::Debug for Subscription {
             .field("cursor", &self.cursor())
             .finish_non_exhaustive()
     }
+}
+
+/// Pending, and woken again, when the task has had its share: a reader that always finds something must
+/// not keep its neighbours on the same thread from reading (they would lag).
+fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
+    std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx)
 }
 
 /// Opens a drained and shut queue at `released` if that is near `position`, up to which everything wanted
