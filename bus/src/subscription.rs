@@ -125,6 +125,8 @@ pub struct Subscription {
     /// The journal read that is under way. The lock is never taken (`get_mut` only): it makes the
     /// subscription `Sync` though the future is not.
     fetch: Mutex<Option<Fetch>>,
+    /// Whether the last look found nothing, so that the others got a turn. The next one waits.
+    yielded: bool,
     /// What went wrong in `ready`, until `next` tells it.
     failed: Option<JournalError>,
 }
@@ -149,6 +151,7 @@ impl Subscription {
             buffer_upto: after,
             catch_up: None,
             fetch: Mutex::new(None),
+            yielded: false,
             failed: None,
         }
     }
@@ -191,24 +194,22 @@ impl Subscription {
         .await
     }
 
-    /// Moves what is ready into `into`, at most `max` events, without waiting; returns how many. What was
-    /// read from the journal before comes first, then the live queue, under one lock.
+    /// Moves what is ready into `into`, at most `max` events, without waiting; returns how many.
+    ///
+    /// What was moved out of the queue or read from the journal before (by [`ready`](Self::ready)) comes
+    /// first and alone; only if there is none of it is the live queue looked at, under one short lock. So
+    /// fewer than `max` does not mean that nothing more is ready; 0 means that nothing was.
     pub fn take_ready(&mut self, into: &mut VecDeque<Committed>, max: usize) -> usize {
-        let mut taken = 0;
-        loop {
-            while taken < max {
-                let Some(event) = self.take_buffered() else { break };
-                into.push_back(event);
-                taken += 1;
-            }
-            if taken == max || !self.caught_up() {
-                return taken;
-            }
+        if self.buffer.is_empty() && self.caught_up() {
             lock(&self.subscriber.queue).take_all(&mut self.buffer);
-            if self.buffer.is_empty() {
-                return taken;
-            }
         }
+        let mut taken = 0;
+        while taken < max {
+            let Some(event) = self.take_buffered() else { break };
+            into.push_back(event);
+            taken += 1;
+        }
+        taken
     }
 
     /// The seq up to which everything wanted has been handed out; moves over events that are not wanted as
@@ -280,12 +281,21 @@ impl Subscription {
             let mut queue = lock(&self.subscriber.queue);
             queue.take_all(&mut self.buffer);
             if !self.buffer.is_empty() {
+                self.yielded = false;
                 return Poll::Ready(Ok(true));
             }
             let Mode::Lagging { first_missed } = queue.mode else {
                 if queue.closed {
                     return Poll::Ready(Ok(false));
                 }
+                // The first time, the others on this thread get a turn first. Under load something has come
+                // by then, and the releaser is spared a wake-up per event and reader (it doubled fan-out).
+                if !self.yielded {
+                    self.yielded = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                self.yielded = false;
                 // Under the same lock as the look at the queue: a wake-up cannot fall in between.
                 queue.wait(cx.waker());
                 return Poll::Pending;

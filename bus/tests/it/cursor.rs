@@ -81,6 +81,7 @@ fn nothing_at_or_below_the_cursor_ever_comes_while_releases_race() {
             cursor = cursor.max(subscription.cursor());
             subscription.take_ready(&mut taken, 1);
             if let Some(event) = taken.pop_front() {
+                assert!(event.seq <= fixture.bus.released(), "{} came before it was released", event.seq);
                 assert!(event.seq > cursor, "{} came, but the cursor was {cursor}", event.seq);
                 n += 1;
             }

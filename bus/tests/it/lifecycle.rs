@@ -64,6 +64,21 @@ impl Wake for Woken {
     }
 }
 
+#[tokio::test]
+async fn a_reader_that_always_finds_something_lets_its_neighbours_run() {
+    let mut fixture = Fixture::new(4_000);
+    let mut subscription = fixture.bus.subscribe(interest(&["a"]), Seq::ZERO);
+    (0..2_000).for_each(|_| fixture.release(&[("a", "x")]));
+    let neighbour_ran = std::cell::Cell::new(false);
+    let reading = async {
+        for _ in 0..2_000 {
+            subscription.next().await;
+        }
+        assert!(neighbour_ran.get(), "2,000 events were read in one go");
+    };
+    futures::future::join(reading, async { neighbour_ran.set(true) }).await;
+}
+
 #[test]
 fn only_those_who_want_it_are_woken() {
     let mut fixture = Fixture::new(8);
@@ -72,12 +87,15 @@ fn only_those_who_want_it_are_woken() {
     let mut subscription = fixture.bus.subscribe(interest_except(&["a"], &["y"]), Seq::ZERO);
     let poll = |subscription: &mut Subscription| subscription.poll_next_unpin(&mut Context::from_waker(&waker));
 
+    // The first poll that finds nothing gives the others a turn: it wakes itself, once.
+    assert!(poll(&mut subscription).is_pending());
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     assert!(poll(&mut subscription).is_pending());
     fixture.release(&[("b", "x")]);
     fixture.release(&[("a", "y"), ("b", "x")]);
-    assert_eq!(woken.0.load(Ordering::Relaxed), 0);
-    fixture.release(&[("a", "x")]);
     assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    fixture.release(&[("a", "x")]);
+    assert_eq!(woken.0.load(Ordering::Relaxed), 2);
     assert!(poll(&mut subscription).is_ready());
 }
 
@@ -91,11 +109,15 @@ fn a_waker_that_drops_a_subscription_does_no_harm() {
             drop(held);
         }
     }
+    let idle = Waker::noop();
     let mut fixture = Fixture::new(8);
     let other = fixture.bus.subscribe(interest(&["a"]), Seq::ZERO);
     let waker = Waker::from(Arc::new(Dropping(std::sync::Mutex::new(Some(other)))));
     let mut subscription = fixture.bus.subscribe(interest(&["a"]), Seq::ZERO);
+    // The first poll wakes itself; the second one waits.
+    assert!(subscription.poll_next_unpin(&mut Context::from_waker(idle)).is_pending());
     assert!(subscription.poll_next_unpin(&mut Context::from_waker(&waker)).is_pending());
+    assert_eq!(fixture.bus.subscribers().len(), 2);
     fixture.release(&[("a", "x")]);
     assert_eq!(fixture.bus.subscribers().len(), 1);
 }
