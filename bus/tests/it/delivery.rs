@@ -179,6 +179,25 @@ fn racing_readers_on_several_threads_see_everything_once_and_in_order() {
     assert!(lagged > 100, "only {lagged} lags: the test does not test");
 }
 
+/// `released` is raised before the queues are filled, and with thousands of subscribers ahead in the line
+/// that takes a while. A reader that rejoins meanwhile has read the batch from the journal already.
+#[test]
+fn a_reader_that_rejoins_while_a_batch_is_being_handed_out_gets_it_once() {
+    let mut fixture = Fixture::with(1, 0, 4);
+    let ahead: Vec<Subscription> = (0..3_000).map(|_| fixture.bus.subscribe(interest(&["a"]), Seq::ZERO)).collect();
+    let mut last = fixture.bus.subscribe(interest(&["a"]), Seq::ZERO);
+    let reader = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        (runtime.block_on(read_all(&mut last)), last.lagged())
+    });
+    (0..1_500).for_each(|_| fixture.release(&[("a", "x")]));
+    fixture.bus.close();
+    let (seen, lagged) = reader.join().unwrap();
+    assert_eq!(seen, (1..=1_500).collect::<Vec<u64>>());
+    assert!(lagged > 0, "it never lagged: the test does not test");
+    drop(ahead);
+}
+
 #[tokio::test]
 async fn the_publishers_left_out_are_left_out_live_and_from_the_journal() {
     let mut fixture = Fixture::new(8);
