@@ -226,9 +226,9 @@ impl Subscription {
             return self.handed_out;
         }
         // Before the queue is looked at: what is wanted up to `delivered` was put into the queue before
-        // `delivered` was raised, so if the queue is empty *afterwards* all of it was taken. Read the other
-        // way round, an event could come in between and the cursor would move over it. `released` would
-        // not do either: it is raised before the queues are filled.
+        // `delivered` was raised, so if the queue is empty *afterwards* all of it was taken. Read after the
+        // lock is gone, an event could come in between and the cursor would move over it. `released` would
+        // not do at all: it is raised before the queues are filled.
         let delivered = self.bus.shared().delivered();
         let queue = lock(&self.subscriber.queue);
         let upto = match (queue.front(), queue.mode) {

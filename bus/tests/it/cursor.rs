@@ -64,6 +64,8 @@ async fn a_subscriber_whose_start_lies_in_the_past_has_its_start_as_cursor() {
 #[test]
 fn nothing_at_or_below_the_cursor_ever_comes_while_releases_race() {
     let mut fixture = Fixture::with(64, 0, 64);
+    // Ahead in the line, so that there is time between raising `released` and filling the last queue.
+    let ahead: Vec<_> = (0..100).map(|_| fixture.bus.subscribe(interest(&["a"]), Seq::ZERO)).collect();
     let mut subscription = fixture.bus.subscribe(interest(&["a"]), Seq::ZERO);
     let bus = fixture.bus.clone();
     let batches: Vec<_> = (0..20_000).map(|n| fixture.commit(&[(if n % 3 == 0 { "a" } else { "b" }, "x")])).collect();
@@ -91,6 +93,7 @@ fn nothing_at_or_below_the_cursor_ever_comes_while_releases_race() {
         }
     }
     releaser.join().unwrap();
+    drop(ahead);
     assert_eq!(n, 6_667);
     assert_eq!(subscription.cursor(), Seq(20_000));
 }
