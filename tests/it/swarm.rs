@@ -42,7 +42,7 @@ fn run(seed: u64) -> (Digest, u64) {
             // Virtual: costs no time.
             tokio::time::sleep(Duration::from_secs(120)).await;
             runtime.idle().await;
-            runtime.status().iter().map(|team| team.inputs).sum::<u64>()
+            runtime.status().iter().map(|team| team.turns).sum::<u64>()
         })
         .unwrap();
     (report.digest, report.output)
@@ -50,9 +50,9 @@ fn run(seed: u64) -> (Digest, u64) {
 
 #[test]
 fn a_swarm_of_a_hundred_agents_has_one_history_per_seed() {
-    let (digest, inputs) = run(7);
+    let (digest, turns) = run(7);
     // 10 messages, each 1 + 2 + 4 + … + 32 times said and 31 timers: nothing is lost on the way.
-    assert_eq!(inputs, 10 * (63 + 31));
-    assert_eq!(run(7), (digest.clone(), inputs));
+    assert_eq!(turns, 10 * (63 + 31));
+    assert_eq!(run(7), (digest.clone(), turns));
     assert_ne!(run(8).0, digest);
 }
