@@ -14,6 +14,7 @@ pub mod options;
 mod plan;
 mod queue;
 pub mod rejected;
+pub mod sqlite;
 pub mod step;
 pub mod store;
 
@@ -23,5 +24,6 @@ pub use memory::{MemoryDisk, MemoryStore};
 pub use metrics::{StorageMetrics, StorageState};
 pub use options::StorageOptions;
 pub use rejected::Rejected;
+pub use sqlite::{CheckReport, Info, SqliteOptions, SqliteReader, SqliteStore, check, info};
 pub use step::{Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, Publish, Step};
 pub use store::{Loaded, Read, SeriesRow, Store, StoreError, TeamMove, TeamRow, WriteBatch};
