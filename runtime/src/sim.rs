@@ -7,7 +7,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use atra_bus::{SimEnv, Timestamp};
-use atra_storage::{Digest, MemoryDisk, MemoryStore, digest};
+use atra_storage::{MemoryDisk, MemoryStore, Read};
 
 use crate::{Runtime, RuntimeBuilder, StartError, Team};
 
@@ -17,13 +17,6 @@ pub const SIM_START: Timestamp = Timestamp(1_577_836_800_000);
 const STOP_DEADLINE: Duration = Duration::from_secs(3_600);
 
 /// A swarm of agents to be simulated.
-///
-/// # Examples
-/// ```
-/// # use atra_runtime::sim::Swarm;
-/// let digest = Swarm::new(7).run(|runtime| async move { runtime.idle().await }).expect("a run").digest;
-/// assert_eq!(digest, Swarm::new(7).run(|runtime| async move { runtime.idle().await }).expect("a run").digest);
-/// ```
 pub struct Swarm {
     seed: u64,
     disk: MemoryDisk,
@@ -31,14 +24,22 @@ pub struct Swarm {
 }
 
 /// What a simulation left behind.
-#[derive(Debug)]
 pub struct SwarmReport<T> {
     /// What the scenario returned.
     pub output: T,
-    /// The digest of everything committed.
-    pub digest: Digest,
+    /// Reads of everything that was committed.
+    pub reader: Arc<dyn Read>,
     /// Virtual time that passed.
     pub virtual_time: Duration,
+}
+
+impl<T: std::fmt::Debug> std::fmt::Debug for SwarmReport<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SwarmReport")
+            .field("output", &self.output)
+            .field("virtual_time", &self.virtual_time)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a simulation could not be run.
@@ -51,9 +52,6 @@ pub enum SwarmError {
     /// The runtime did not stop.
     #[error(transparent)]
     Stop(#[from] crate::RuntimeError),
-    /// The store could not be read at the end.
-    #[error(transparent)]
-    Store(#[from] atra_storage::StoreError),
     /// The simulation's executor could not be made.
     #[error("simulation could not be set up: {0}")]
     SetUp(String),
@@ -114,7 +112,7 @@ impl Swarm {
             let reader = runtime.reader();
             let output = scenario(runtime.clone()).await;
             runtime.stop(STOP_DEADLINE).await?;
-            Ok(SwarmReport { output, digest: digest(&*reader).await?, virtual_time: began.elapsed() })
+            Ok(SwarmReport { output, reader, virtual_time: began.elapsed() })
         })
     }
 }
