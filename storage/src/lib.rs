@@ -7,6 +7,8 @@
 //! What is not: nothing here knows agents, turns or markets. Only this crate knows SQL.
 
 pub mod actor;
+pub mod conformance;
+pub mod digest;
 pub mod handle;
 pub mod memory;
 pub mod metrics;
@@ -17,8 +19,11 @@ pub mod rejected;
 pub mod sqlite;
 pub mod step;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 pub use actor::StorageActor;
+pub use digest::{Digest, digest, digest_of_publisher};
 pub use handle::{Acknowledged, Receipt, Release, Storage};
 pub use memory::{MemoryDisk, MemoryStore};
 pub use metrics::{StorageMetrics, StorageState};

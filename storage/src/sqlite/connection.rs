@@ -112,6 +112,8 @@ pub(super) async fn open_writer(path: &Path, create: bool) -> Result<SqliteConne
     }
     set_level(&mut db, path, Level::Process).await?;
     migrate(&mut db, path, version).await?;
+    // From here on the storage actor retries, visibly.
+    set_pragma(&mut db, path, "busy_timeout", "0", "0").await?;
     Ok(db)
 }
 

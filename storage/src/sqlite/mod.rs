@@ -7,6 +7,8 @@ mod names;
 mod queries;
 mod read;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{
@@ -126,6 +128,12 @@ impl SqliteStore {
     async fn begin_at(&mut self, level: Level) -> Result<(), StoreError> {
         if self.is_in_transaction {
             self.roll_back().await;
+            let error = StoreError::Unknown("an earlier commit was interrupted".into());
+            self.reopen_if_unknown(&error).await;
+            return Err(error);
+        }
+        if self.db.is_none() && !self.is_closed {
+            return Err(StoreError::Unknown("the connection was given up; load first".into()));
         }
         if self.level != level {
             let path = self.path.clone();
