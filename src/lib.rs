@@ -7,8 +7,9 @@ pub use atra_bus as bus;
 pub use atra_runtime as runtime;
 pub use atra_storage as storage;
 
+pub use async_trait::async_trait;
 pub use atra_bus::{
-    Committed, Draft, Env, Event, EventId, EventType, Filter, Name, Payload, Seq, SystemEnv, Timestamp, Topic,
+    Committed, Draft, Env, Event, EventId, EventType, Filter, Name, NameError, Payload, Seq, SystemEnv, Timestamp, Topic,
 };
 pub use atra_runtime::{
     Agent, AgentError, AgentSpec, Clock, Context, Limits, Missed, Offsets, OnPoison, Placement, Query, Runtime,
@@ -16,7 +17,7 @@ pub use atra_runtime::{
 };
 pub use atra_storage::{
     Level, MemoryDisk, MemoryStore, Read, Rejected, StoreError,
-    sqlite::{SqliteOptions, SqliteReader, SqliteStore},
+    SqliteOptions, SqliteReader, SqliteStore,
 };
 
 /// What almost every agent and every `main` needs: `use atra::prelude::*`.

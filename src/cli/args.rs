@@ -67,21 +67,21 @@ pub(crate) struct DbArgs {
 }
 
 /// Candles a second.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Speed {
     /// As fast as it goes.
     Max,
     /// At most so many.
-    PerSecond(f64),
+    PerSecond(u32),
 }
 
 impl std::str::FromStr for Speed {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse::<f64>() {
+        match text.parse::<u32>() {
             _ if text == "max" => Ok(Self::Max),
-            Ok(n) if n > 0.0 && n.is_finite() => Ok(Self::PerSecond(n)),
+            Ok(n) if n > 0 => Ok(Self::PerSecond(n)),
             _ => Err("a speed is 'max' or candles a second, such as 20".into()),
         }
     }
@@ -126,7 +126,7 @@ pub(crate) struct RunArgs {
     /// Where the agents run; the result is the same.
     #[arg(long)]
     pub(crate) placement: Option<PlacementArg>,
-    /// Candles a second, or max [default: max; 20 in the simulated market].
+    /// Candles a second, or max [default: max; 100 in the simulated market].
     #[arg(long, value_name = "max|N")]
     pub(crate) speed: Option<Speed>,
     /// Ends when the candles are used up and everything is settled.
@@ -333,8 +333,8 @@ mod tests {
     #[test]
     fn speeds_and_seqs_are_checked() {
         assert_eq!("max".parse(), Ok(Speed::Max));
-        assert_eq!("2.5".parse(), Ok(Speed::PerSecond(2.5)));
-        for bad in ["0", "-1", "inf", "nan", "fast", ""] {
+        assert_eq!("25".parse(), Ok(Speed::PerSecond(25)));
+        for bad in ["0", "-1", "2.5", "inf", "nan", "fast", ""] {
             assert!(bad.parse::<Speed>().is_err(), "{bad}");
         }
         assert_eq!((seq("#7"), seq("7")), (Ok(Seq(7)), Ok(Seq(7))));

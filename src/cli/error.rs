@@ -3,6 +3,7 @@
 use std::{error::Error, fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
 use atra::{
+    NameError,
     agents::market::{block::BlockError, candle::KeyError, import::ImportError},
     config::ConfigError,
     runtime::{RuntimeError, StartError},
@@ -26,6 +27,9 @@ pub(crate) enum CliError {
     /// A ticker, an interval or a series.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The name of an agent or caller.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -71,7 +75,7 @@ impl CliError {
     /// What the process ends with.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage { .. } | Self::Config(_) | Self::Key(_) => USAGE.into(),
+            Self::Usage { .. } | Self::Config(_) | Self::Key(_) | Self::Name(_) => USAGE.into(),
             // The reader has what it wanted.
             _ if self.is_broken_pipe() => ExitCode::SUCCESS,
             _ => FAILURE.into(),
