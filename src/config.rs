@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use atra_agents::DeskConfig;
 use atra_runtime::config::load;
 pub use atra_runtime::config::{ConfigError, ProcessConfig, StorageConfig};
 use atra_runtime::{Limits, Placement};
@@ -32,42 +33,30 @@ pub struct Config {
     pub storage: StorageConfig,
     /// Bounds of the desk's team.
     pub limits: Limits,
-    /// What `atra run` runs on.
+    /// How the desk runs.
     pub run: RunConfig,
+    /// What the desk trades, with what, and within which limits.
+    pub desk: DeskConfig,
 }
 
-/// Section `[run]`: what the desk runs on, and how.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Section `[run]`: how the desk runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// Tickers of the database to run on; all if empty.
-    pub tickers: Vec<String>,
-    /// Only series of this interval, such as `15m`.
-    pub interval: Option<String>,
-    /// Only candles that open at this time or later: a date or milliseconds since 1970, UTC.
-    pub from: Option<String>,
-    /// Only candles that open before this time.
-    pub to: Option<String>,
-    /// Where the agents run; the result is the same.
+    /// Where the agents run; the result is the same. `together`: one task, a hop is a function call.
     pub placement: Placement,
-    /// Candles a second; 0 is as many as it can. Not set: 0, and 100 in the simulated market, so that a person sees
-    /// things happen.
-    pub speed: Option<u32>,
     /// What the simulated market is made of. 7: any number is as good.
     pub seed: u64,
+    /// Candles that the simulated market has. Not set: without end.
+    pub simulated_candles: Option<u64>,
+    /// Candles a second in the simulated market, unless `desk.speed` says another. 100: a day passes in a second, so
+    /// that a person sees things happen.
+    pub simulated_speed: u32,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self {
-            tickers: Vec::new(),
-            interval: None,
-            from: None,
-            to: None,
-            placement: Placement::default(),
-            speed: None,
-            seed: 7,
-        }
+        Self { placement: Placement::default(), seed: 7, simulated_candles: None, simulated_speed: 100 }
     }
 }
 
@@ -79,6 +68,7 @@ impl Default for Config {
             storage: StorageConfig::default(),
             limits: Limits::default(),
             run: RunConfig::default(),
+            desk: DeskConfig::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{error::Error, fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
 use atra::{
     NameError,
-    agents::market::{block::BlockError, candle::KeyError, import::ImportError},
+    agents::{DeskError, market::{block::BlockError, candle::KeyError, import::ImportError}},
     config::ConfigError,
     runtime::{RuntimeError, StartError},
     storage::StoreError,
@@ -36,6 +36,9 @@ pub(crate) enum CliError {
     /// There is no database where a command wants to read one.
     #[error("there is no database {}", path.display())]
     NoDatabase { path: PathBuf },
+    /// The desk's settings do not fit its candles.
+    #[error("desk could not be set up")]
+    Desk(#[from] DeskError),
     /// The runtime did not start.
     #[error("runtime could not be started")]
     Start(#[from] StartError),
