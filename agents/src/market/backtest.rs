@@ -1,0 +1,108 @@
+//! A strategy over a slice of candles: decided at close *i*, filled at open *i + 1*, net of fees.
+//!
+//! All in with `floor(cash / (open · (1 + fee)))` lots; equity is marked at each close; a position still open after the
+//! last candle is closed at the last close, with fee. Money is exact. The paper broker and the portfolio go through the
+//! same [`fill`](super::fill) functions, candle by candle, and give the same trades.
+
+use serde::{Deserialize, Serialize};
+
+use super::candle::Candle;
+use super::fill::{Position, Trade, execute};
+use super::metrics::{EquityStats, Metrics};
+use super::money::{Money, MoneyError, Terms};
+use super::strategy::Strategy;
+
+/// What a back-test starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BacktestOptions {
+    /// Cash at the start.
+    pub cash: Money,
+    /// Lot size, fee and scale of the series.
+    pub terms: Terms,
+}
+
+/// What a back-test found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backtest {
+    /// Trades in order; the last one may have been closed because the candles ended.
+    pub trades: Vec<Trade>,
+    /// Equity at each close, before a last open position is closed.
+    pub equity: Vec<f64>,
+    /// Exact equity at the end.
+    pub final_equity: Money,
+    /// Metrics, the closing at the end included.
+    pub metrics: Metrics,
+    /// What buying at the first open and holding to the last close would have returned, after both fees.
+    pub buy_and_hold: f64,
+}
+
+/// Runs a strategy that has seen nothing yet over sorted candles of one series.
+///
+/// # Errors
+/// [`MoneyError::Overflow`] if an amount leaves the range of [`Money`].
+pub fn backtest(
+    candles: &[Candle],
+    mut strategy: impl Strategy,
+    options: &BacktestOptions,
+) -> Result<Backtest, MoneyError> {
+    let terms = options.terms;
+    let mut run = Run {
+        terms,
+        cash: options.cash,
+        position: Position::default(),
+        trades: Vec::new(),
+        stats: EquityStats::new(options.cash.to_f64()),
+    };
+    let mut equity = Vec::with_capacity(candles.len());
+    let mut pending = None;
+    let mut marked = run.cash.to_f64();
+    for candle in candles {
+        if let Some(target) = pending.take() {
+            run.fill(target, candle.open, candle.time)?;
+            marked = run.cash.to_f64();
+        }
+        if run.position.lots != 0 {
+            marked = run.cash.plus(terms.value(candle.close, run.position.lots)?)?.to_f64();
+        }
+        equity.push(marked);
+        run.stats.mark(candle.time, marked, run.position.lots != 0);
+        pending = strategy.update(candle).map(|decision| decision.target);
+    }
+    if let Some(last) = candles.last().filter(|_| run.position.lots != 0) {
+        run.fill(0.0, last.close, last.time)?;
+        run.stats.mark(last.time, run.cash.to_f64(), true);
+    }
+    let buy_and_hold = candles.first().zip(candles.last()).map_or(0.0, |(first, last)| {
+        let fee = f64::from(terms.fee_ppm()) / 1e6;
+        last.close as f64 * (1.0 - fee) / (first.open as f64 * (1.0 + fee)) - 1.0
+    });
+    Ok(Backtest { trades: run.trades, equity, final_equity: run.cash, metrics: run.stats.metrics(), buy_and_hold })
+}
+
+struct Run {
+    terms: Terms,
+    cash: Money,
+    position: Position,
+    trades: Vec<Trade>,
+    stats: EquityStats,
+}
+
+impl Run {
+    fn fill(&mut self, target: f64, price: i64, time: i64) -> Result<(), MoneyError> {
+        let executions = execute(self.terms, self.cash, self.position.lots, target, price, Money::MAX)?;
+        for execution in executions.into_iter().flatten() {
+            self.cash = execution.cash_after;
+            if let Some(trade) = self.position.book(self.terms, &execution, time)? {
+                self.stats.trade(&trade, traded(self.terms, &trade)?);
+                self.trades.push(trade);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The notional of a trade's entry and exit together.
+pub(crate) fn traded(terms: Terms, trade: &Trade) -> Result<f64, MoneyError> {
+    let lots = trade.lots.abs();
+    Ok(terms.value(trade.entry_price, lots)?.to_f64() + terms.value(trade.exit_price, lots)?.to_f64())
+}

@@ -1,0 +1,169 @@
+//! What a fill is: sizing, cash, position and trade, exact and in one place.
+//!
+//! The back-test, the paper broker and the portfolio all trade through these few functions, so they cannot disagree:
+//! [`execute`] sizes and fills a target at a price; a [`Position`] turns fills into [`Trade`]s.
+
+use serde::{Deserialize, Serialize};
+
+use super::money::{Money, MoneyError, Terms};
+
+/// One purchase or sale and what it left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Execution {
+    /// Lots bought; negative if sold.
+    pub lots: i64,
+    /// Price in ticks.
+    pub price: i64,
+    /// Fee paid.
+    pub fee: Money,
+    /// Cash afterwards.
+    pub cash_after: Money,
+    /// Position afterwards, in lots; negative is short.
+    pub lots_after: i64,
+}
+
+/// The executions that bring a position to a target: none, one, or two (a reversal closes first, then opens).
+pub type Executions = [Option<Execution>; 2];
+
+/// Brings a position of `lots` to `target` at `price`, with at most `notional_max` in the new position.
+///
+/// A position already on the target's side stays as it is; anything else is closed, and the new one takes
+/// `floor(cash · |target| / (price · (1 + fee)))` lots of the cash that there is then. A target that is no number is 0.
+///
+/// # Errors
+/// [`MoneyError::Overflow`] if an amount leaves the range of [`Money`].
+pub fn execute(
+    terms: Terms,
+    mut cash: Money,
+    mut lots: i64,
+    target: f64,
+    price: i64,
+    notional_max: Money,
+) -> Result<Executions, MoneyError> {
+    let side = if target > 0.0 { 1 } else { -i64::from(target < 0.0) };
+    let mut executions = [None; 2];
+    if lots.signum() == side {
+        return Ok(executions);
+    }
+    if lots != 0 {
+        let closed = trade(terms, cash, lots, -lots, price)?;
+        (cash, lots) = (closed.cash_after, 0);
+        executions[0] = Some(closed);
+    }
+    if side != 0 {
+        let share = (target.abs().min(1.0) * 1e6) as u32;
+        let budget = if share == 1_000_000 { cash } else { cash.share(share) };
+        let size = terms.affordable(budget, price).min(terms.lots_within(notional_max, price));
+        if size > 0 {
+            executions[1] = Some(trade(terms, cash, lots, side * size, price)?);
+        }
+    }
+    Ok(executions)
+}
+
+fn trade(terms: Terms, cash: Money, lots: i64, change: i64, price: i64) -> Result<Execution, MoneyError> {
+    let value = terms.value(price, change)?;
+    let fee = terms.fee(value);
+    let cash_after = cash.minus(value)?.minus(fee)?;
+    Ok(Execution { lots: change, price, fee, cash_after, lots_after: lots + change })
+}
+
+/// An entry and its exit.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Trade {
+    /// Open time of the candle of the entry.
+    pub entry_time: i64,
+    /// Open time of the candle of the exit.
+    pub exit_time: i64,
+    /// Size in lots; negative is short.
+    pub lots: i64,
+    /// Price of the entry, in ticks.
+    pub entry_price: i64,
+    /// Price of the exit, in ticks.
+    pub exit_price: i64,
+    /// Profit after both fees.
+    pub profit: Money,
+    /// Both fees.
+    pub fee: Money,
+    /// Profit as a share of the entry's notional.
+    pub return_share: f64,
+}
+
+/// An open position, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// Size in lots; negative is short, 0 is none.
+    pub lots: i64,
+    /// Price of the entry, in ticks.
+    pub entry_price: i64,
+    /// Open time of the candle of the entry.
+    pub entry_time: i64,
+    /// Fee paid at the entry.
+    pub entry_fee: Money,
+}
+
+impl Position {
+    /// Books an execution: opens the position, or closes it and answers the trade. [`execute`] never does a part of it.
+    ///
+    /// # Errors
+    /// [`MoneyError::Overflow`].
+    pub fn book(&mut self, terms: Terms, execution: &Execution, time: i64) -> Result<Option<Trade>, MoneyError> {
+        let Execution { lots, price, fee, .. } = *execution;
+        if self.lots == 0 {
+            *self = Self { lots, entry_price: price, entry_time: time, entry_fee: fee };
+            return Ok(None);
+        }
+        let entered = terms.value(self.entry_price, self.lots)?;
+        let fees = self.entry_fee.plus(fee)?;
+        let profit = terms.value(price, self.lots)?.minus(entered)?.minus(fees)?;
+        let trade = Trade {
+            entry_time: self.entry_time,
+            exit_time: time,
+            lots: self.lots,
+            entry_price: self.entry_price,
+            exit_price: price,
+            profit,
+            fee: fees,
+            return_share: profit.to_f64() / entered.to_f64().abs(),
+        };
+        *self = Self::default();
+        Ok(Some(trade))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::candle::Scale;
+    use super::*;
+
+    fn terms() -> Terms {
+        Terms::new(Scale::new(2, 0).unwrap(), 0, 1_000).unwrap()
+    }
+
+    #[test]
+    fn a_reversal_closes_before_it_opens() {
+        let cash = Money::whole(10_000);
+        let [None, Some(open)] = execute(terms(), cash, 0, -1.0, 16_902, Money::MAX).unwrap() else { panic!() };
+        assert_eq!((open.lots, open.lots_after), (-59, -59));
+        let [Some(close), Some(long)] = execute(terms(), open.cash_after, -59, 1.0, 17_913, Money::MAX).unwrap() else {
+            panic!()
+        };
+        assert_eq!((close.lots, long.lots, long.lots_after), (59, 52, 52));
+    }
+
+    #[test]
+    fn limits_share_and_nonsense() {
+        let lots = |target, max| {
+            let [_, open] = execute(terms(), Money::whole(10_000), 0, target, 10_000, max).unwrap();
+            open.map_or(0, |o| o.lots)
+        };
+        assert_eq!(lots(1.0, Money::MAX), 99);
+        assert_eq!(lots(0.5, Money::MAX), 49);
+        assert_eq!(lots(9.0, Money::MAX), 99);
+        assert_eq!(lots(1.0, Money::whole(1_000)), 10);
+        assert_eq!(lots(1.0, "999.99".parse().unwrap()), 9);
+        assert_eq!(lots(1.0, Money::ZERO), 0);
+        assert_eq!(lots(f64::NAN, Money::MAX), 0);
+        assert_eq!(execute(terms(), Money::ZERO, 5, 1.0, 10_000, Money::MAX).unwrap(), [None; 2]);
+    }
+}

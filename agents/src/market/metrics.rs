@@ -1,0 +1,215 @@
+//! What an equity curve and its trades amount to.
+//!
+//! [`EquityStats`] takes one mark a candle and keeps a few sums, so the report of a running desk and that of a back-test
+//! come from the same arithmetic. Daily means: last equity of each UTC day, simple returns, risk-free rate 0, annualised
+//! with 365 days if any mark lies on a weekend, else with 252. Drawdown is on candle equity. A ratio that does not exist
+//! (no trades, no variance) is `None`, never NaN.
+
+use serde::{Deserialize, Serialize};
+
+use super::fill::Trade;
+
+const DAY_MILLIS: i64 = 86_400_000;
+const YEAR_MILLIS: f64 = 365.25 * 86_400_000.0;
+
+/// Streaming sums over an equity curve and its trades. Resumes bit for bit from its JSON.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct EquityStats {
+    start: f64,
+    first_time: Option<i64>,
+    last_time: i64,
+    equity: f64,
+    bars: u64,
+    exposed_bars: u64,
+    weekend: bool,
+    /// Last equity of the day before the current one.
+    day_before: Option<f64>,
+    /// Completed daily returns: count, mean and sum of squared deviations (Welford), squares of the losses.
+    days: u64,
+    mean: f64,
+    deviations: f64,
+    losses_squared: f64,
+    peak: f64,
+    /// When the curve was last at its peak.
+    peak_time: i64,
+    drawdown_max: f64,
+    underwater_max: i64,
+    trades: u64,
+    wins: u64,
+    won: f64,
+    lost: f64,
+    fees: f64,
+    traded: f64,
+}
+
+/// What an equity curve amounts to. Shares are of 1: a return of 0.5 is 50 %.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Equity at the end.
+    pub final_equity: f64,
+    /// Total return.
+    pub return_share: f64,
+    /// Compound annual growth rate on years of 365.25 days; `None` without a span or without equity left.
+    pub cagr: Option<f64>,
+    /// Days a year used to annualise: 365 or 252.
+    pub days_per_year: u32,
+    /// Daily returns in all.
+    pub days: u64,
+    /// Mean daily return / standard deviation (ddof 1), annualised.
+    pub sharpe: Option<f64>,
+    /// Mean daily return / root mean square of the losses, annualised.
+    pub sortino: Option<f64>,
+    /// Standard deviation of daily returns, annualised.
+    pub volatility: Option<f64>,
+    /// Greatest fall from a peak, as a positive share.
+    pub drawdown_max: f64,
+    /// Longest time below a peak, in milliseconds.
+    pub drawdown_longest_ms: i64,
+    /// Growth rate / greatest drawdown.
+    pub calmar: Option<f64>,
+    /// Closed trades.
+    pub trades: u64,
+    /// Share of trades with a profit after both fees.
+    pub win_rate: Option<f64>,
+    /// Sum of wins / sum of losses, in money.
+    pub profit_factor: Option<f64>,
+    /// Mean profit of a trade, in money.
+    pub expectancy: Option<f64>,
+    /// Fees of closed trades.
+    pub fees: f64,
+    /// Traded notional / starting equity.
+    pub turnover: f64,
+    /// Share of candles at whose close a position was open.
+    pub exposure: f64,
+}
+
+impl EquityStats {
+    /// Nothing marked yet, from a starting equity.
+    pub fn new(start: f64) -> Self {
+        Self { start, equity: start, ..Self::default() }
+    }
+
+    /// Takes the equity at the close of the candle that opened at `time`. A second mark of the same time replaces the
+    /// equity of the first (a position closed at the last close), but the peak has been seen.
+    #[inline]
+    pub fn mark(&mut self, time: i64, equity: f64, exposed: bool) {
+        let day = time.div_euclid(DAY_MILLIS);
+        match self.first_time {
+            None => {
+                self.first_time = Some(time);
+                (self.peak, self.peak_time) = (equity, time);
+            }
+            Some(_) => {
+                if day != self.last_time.div_euclid(DAY_MILLIS) {
+                    self.close_day();
+                }
+            }
+        }
+        let again = self.bars > 0 && time == self.last_time;
+        self.bars += u64::from(!again);
+        self.exposed_bars += u64::from(exposed && !again);
+        // 1970-01-01 was a Thursday: days 2 and 3 of the week that begins with it are Saturday and Sunday.
+        self.weekend |= matches!(day.rem_euclid(7), 2 | 3);
+        (self.last_time, self.equity) = (time, equity);
+        if equity >= self.peak {
+            (self.peak, self.peak_time) = (equity, time);
+        } else {
+            self.underwater_max = self.underwater_max.max(time - self.peak_time);
+            if self.peak > 0.0 {
+                self.drawdown_max = self.drawdown_max.max(1.0 - equity / self.peak);
+            }
+        }
+    }
+
+    /// Takes a closed trade. `notional` is what was traded at entry and exit together.
+    pub fn trade(&mut self, trade: &Trade, notional: f64) {
+        let profit = trade.profit.to_f64();
+        self.trades += 1;
+        self.wins += u64::from(profit > 0.0);
+        self.won += profit.max(0.0);
+        self.lost += (-profit).max(0.0);
+        self.fees += trade.fee.to_f64();
+        self.traded += notional;
+    }
+
+    /// Fall from the peak at the last mark, as a positive share.
+    pub fn drawdown(&self) -> f64 {
+        if self.peak > 0.0 { (1.0 - self.equity / self.peak).max(0.0) } else { 0.0 }
+    }
+
+    fn close_day(&mut self) {
+        let (days, mean, deviations, losses) = self.with_day();
+        (self.days, self.mean, self.deviations, self.losses_squared) = (days, mean, deviations, losses);
+        self.day_before = Some(self.equity);
+    }
+
+    /// The daily sums as if the current day ended now.
+    fn with_day(&self) -> (u64, f64, f64, f64) {
+        let Some(before) = self.day_before.filter(|before| *before != 0.0) else {
+            return (self.days, self.mean, self.deviations, self.losses_squared);
+        };
+        let r = self.equity / before - 1.0;
+        let days = self.days + 1;
+        let mean = self.mean + (r - self.mean) / days as f64;
+        let deviations = self.deviations + (r - self.mean) * (r - mean);
+        (days, mean, deviations, self.losses_squared + r.min(0.0) * r.min(0.0))
+    }
+
+    /// The metrics as of the last mark.
+    pub fn metrics(&self) -> Metrics {
+        let (days, mean, deviations, losses) = self.with_day();
+        let days_per_year = if self.weekend { 365 } else { 252 };
+        let annual = f64::from(days_per_year).sqrt();
+        let finite = |value: f64| Some(value).filter(|v| v.is_finite());
+        let std = if days > 1 { (deviations / (days - 1) as f64).sqrt() } else { f64::NAN };
+        let years = (self.last_time - self.first_time.unwrap_or(self.last_time)) as f64 / YEAR_MILLIS;
+        let growth = self.equity / self.start;
+        let cagr = if growth > 0.0 && years > 0.0 { finite(growth.powf(1.0 / years) - 1.0) } else { None };
+        Metrics {
+            final_equity: self.equity,
+            return_share: finite(growth - 1.0).unwrap_or(0.0),
+            cagr,
+            days_per_year,
+            days,
+            sharpe: finite(mean / std * annual),
+            sortino: finite(mean / (losses / days as f64).sqrt() * annual),
+            volatility: finite(std * annual),
+            drawdown_max: self.drawdown_max,
+            drawdown_longest_ms: self.underwater_max,
+            calmar: cagr.and_then(|cagr| finite(cagr / self.drawdown_max)),
+            trades: self.trades,
+            win_rate: finite(self.wins as f64 / self.trades as f64),
+            profit_factor: finite(self.won / self.lost),
+            expectancy: finite((self.won - self.lost) / self.trades as f64),
+            fees: self.fees,
+            turnover: finite(self.traded / self.start).unwrap_or(0.0),
+            exposure: finite(self.exposed_bars as f64 / self.bars as f64).unwrap_or(0.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_gives_no_nan() {
+        let json = serde_json::to_value(EquityStats::new(0.0).metrics()).unwrap();
+        assert_eq!(json["sharpe"], serde_json::Value::Null);
+        let mut stats = EquityStats::new(100.0);
+        stats.mark(0, 100.0, false);
+        assert_eq!((stats.metrics().sharpe, stats.metrics().drawdown_max), (None, 0.0));
+    }
+
+    #[test]
+    fn drawdown_and_weekends() {
+        let mut stats = EquityStats::new(100.0);
+        for (day, equity) in [(0, 100.0), (1, 120.0), (2, 90.0), (3, 130.0)] {
+            stats.mark(day * DAY_MILLIS, equity, day == 1);
+        }
+        let metrics = stats.metrics();
+        assert_eq!((metrics.drawdown_max, metrics.drawdown_longest_ms), (0.25, DAY_MILLIS));
+        assert_eq!((metrics.days_per_year, metrics.days, metrics.exposure), (365, 3, 0.25));
+        assert_eq!(stats.drawdown(), 0.0);
+    }
+}

@@ -1,0 +1,11 @@
+//! The market domain: pure, deterministic, without tokio, clock or I/O.
+
+pub mod backtest;
+pub mod block;
+pub mod candle;
+pub mod fill;
+pub mod import;
+pub mod indicators;
+pub mod metrics;
+pub mod money;
+pub mod strategy;

@@ -1,0 +1,102 @@
+//! Crossings of two averages.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::candle::Candle;
+use super::super::indicators::{Ema, Indicator, Windows};
+use super::{Decision, Reason, Side, Strategy, Target};
+
+/// Where the fast average stood to the slow one at the last bar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Stand {
+    #[default]
+    Unknown,
+    Below,
+    Equal,
+    Above,
+}
+
+impl Stand {
+    /// Strict: from below to above in one bar, or the reverse. Touching and parting again is no cross.
+    #[inline]
+    fn cross(&mut self, now: Ordering) -> Option<Reason> {
+        let now = match now {
+            Ordering::Less => Self::Below,
+            Ordering::Equal => Self::Equal,
+            Ordering::Greater => Self::Above,
+        };
+        match (std::mem::replace(self, now), now) {
+            (Self::Below, Self::Above) => Some(Reason::CrossUp),
+            (Self::Above, Self::Below) => Some(Reason::CrossDown),
+            _ => None,
+        }
+    }
+}
+
+fn decide(target: &mut Target, reason: Reason, side: Side) -> Option<Decision> {
+    let wanted = if reason == Reason::CrossUp { 1.0 } else { side.down() };
+    target.set(wanted, reason)
+}
+
+/// Compares two means as exact integers: `fast_sum / fast` with `slow_sum / slow`, without dividing.
+#[inline]
+pub(crate) fn compare_means(fast_sum: i64, fast: usize, slow_sum: i64, slow: usize) -> Ordering {
+    (i128::from(fast_sum) * slow as i128).cmp(&(i128::from(slow_sum) * fast as i128))
+}
+
+/// Strict crossing of two simple averages, compared as exact integer sums of ticks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SmaCross {
+    fast: usize,
+    slow: usize,
+    side: Side,
+    windows: Windows,
+    stand: Stand,
+    target: Target,
+}
+
+impl SmaCross {
+    pub(super) fn new(fast: usize, slow: usize, side: Side) -> Self {
+        let windows = Windows::new(&[fast, slow]);
+        Self { fast, slow, side, windows, stand: Stand::Unknown, target: Target::default() }
+    }
+}
+
+impl Strategy for SmaCross {
+    #[inline]
+    fn update(&mut self, candle: &Candle) -> Option<Decision> {
+        self.windows.push(candle.close);
+        let (fast, slow) = (self.windows.sum(0)?, self.windows.sum(1)?);
+        let reason = self.stand.cross(compare_means(fast, self.fast, slow, self.slow))?;
+        decide(&mut self.target, reason, self.side)
+    }
+}
+
+/// Strict crossing of two exponential averages of ticks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EmaCross {
+    side: Side,
+    fast: Ema,
+    slow: Ema,
+    stand: Stand,
+    target: Target,
+}
+
+impl EmaCross {
+    pub(super) fn new(fast: u32, slow: u32, side: Side) -> Self {
+        Self { side, fast: Ema::new(fast), slow: Ema::new(slow), stand: Stand::Unknown, target: Target::default() }
+    }
+}
+
+impl Strategy for EmaCross {
+    #[inline]
+    fn update(&mut self, candle: &Candle) -> Option<Decision> {
+        let close = candle.close as f64;
+        let (fast, slow) = (self.fast.update(close), self.slow.update(close));
+        let reason = self.stand.cross(fast?.total_cmp(&slow?))?;
+        decide(&mut self.target, reason, self.side)
+    }
+}

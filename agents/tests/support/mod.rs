@@ -1,0 +1,55 @@
+//! Fixtures of the market tests: real data where they are present, a small walk where they are not.
+#![allow(dead_code, reason = "each test binary uses some of the fixtures")]
+
+use atra_agents::market::candle::Candle;
+use atra_agents::market::import::{Import, ImportOptions, import_csv};
+
+const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/");
+
+/// The bytes of a file beside the repository, or `None` and a line that says so.
+pub(crate) fn shared(name: &str) -> Option<Vec<u8>> {
+    let read = std::fs::read(format!("{SHARED}{name}"));
+    if read.is_err() {
+        eprintln!("skipped: no {name} beside the repository");
+    }
+    read.ok()
+}
+
+pub(crate) fn oracle(name: &str) -> Option<String> {
+    shared(&format!("oracle/{name}")).map(|bytes| String::from_utf8(bytes).unwrap())
+}
+
+fn import(name: &str) -> Option<Import> {
+    Some(import_csv(&shared(name)?, &ImportOptions::default(), |_| {}).unwrap())
+}
+
+pub(crate) fn goog() -> Option<Import> {
+    import("data/reference/GOOG-1d.csv")
+}
+
+pub(crate) fn dot() -> Option<Import> {
+    import("data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz")
+}
+
+/// Equal within 1e-9 of the expected value (of 1e-6 for values nearer to zero than that).
+pub(crate) fn assert_close(found: f64, expected: f64, what: &str) {
+    let tolerance = 1e-9 * expected.abs().max(1e-3);
+    assert!((found - expected).abs() <= tolerance, "{what}: found {found}, expected {expected}");
+}
+
+/// A deterministic walk of 15-minute candles around 100.00 (two decimals).
+pub(crate) fn walk(n: usize) -> Vec<Candle> {
+    let (mut state, mut close) = (7_u64, 10_000_i64);
+    let mut step = |range: i64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as i64 % range
+    };
+    (0..n as i64)
+        .map(|i| {
+            let open = close;
+            close = (open + step(201) - 100).max(100);
+            let (high, low) = (open.max(close) + step(50), (open.min(close) - step(50)).max(1));
+            Candle { time: i * 900_000, open, high, low, close, volume: step(1000) }
+        })
+        .collect()
+}
