@@ -148,6 +148,11 @@ impl Windows {
     pub fn count(&self) -> u64 {
         self.ring.count()
     }
+
+    /// The windows' lengths, in the order given.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.sums.iter().map(|(length, _)| *length).collect()
+    }
 }
 
 impl From<Windows> for WindowsJson {

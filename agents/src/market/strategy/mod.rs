@@ -11,6 +11,7 @@ mod reversion;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub(crate) use self::cross::compare_means;
 pub use self::cross::{EmaCross, SmaCross};
 pub use self::hold::BuyAndHold;
 pub use self::reversion::{BollingerReversion, RsiReversion};
