@@ -1,4 +1,5 @@
 //! The back-test against a reference table of trades, equity and metrics.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, in a helper as well")]
 
 mod support;
 
@@ -7,7 +8,7 @@ use atra_agents::market::money::{Money, Terms};
 use atra_agents::market::strategy::{Side, StrategySpec};
 use serde_json::Value;
 
-use support::{assert_close, dot, goog, oracle};
+use support::{assert_close, btc, dot, goog, oracle};
 
 fn check(name: &str, side: Side) {
     let (Some(import), Some(trades), Some(equity), Some(metrics)) = (
@@ -81,7 +82,17 @@ fn long_short_equals_the_reference() {
     check("longshort", Side::LongShort);
 }
 
-/// Floating averages decide ties by rounding noise and find other trades here.
+/// Floating averages decide ties by rounding noise and find 3,412 trades here.
+#[test]
+fn exact_crossings_on_quarter_hours_make_3410_trades_and_leave_29_of_10000() {
+    let Some(import) = btc() else { return };
+    let options = BacktestOptions { cash: Money::whole(10_000), terms: Terms::new(import.scale, 6, 1_000).unwrap() };
+    let strategy = StrategySpec::SmaCross { fast: 10, slow: 20, side: Side::LongOnly }.build().unwrap();
+    let run = backtest(&import.candles, strategy, &options).unwrap();
+    assert_eq!(run.trades.len(), 3_410);
+    assert!((29.0..30.0).contains(&run.final_equity.to_f64()), "{}", run.final_equity);
+}
+
 #[test]
 fn four_years_of_crossings_cost_nearly_everything() {
     let Some(import) = dot() else { return };

@@ -1,4 +1,5 @@
 //! The paper desk – broker and portfolio, candle by candle – against the vectorised back-test, trade for trade.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, in a helper as well")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Real files of every CSV quirk known to us. The data lie beside the repository; without them the tests say so.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, in a helper as well")]
 
 use atra_agents::market::import::{ColumnOrder, Import, ImportOptions, import_csv};
 

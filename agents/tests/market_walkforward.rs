@@ -1,4 +1,5 @@
 //! The walk-forward: batch against the reference, streaming against batch, restarts against none.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, in a helper as well")]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! The paper broker: approved targets become orders at the close and fills at the next open.
 //!
 //! Series share one cash account and are filled in the order in which their candles come. A fill's arithmetic is that of
-//! the back-test ([`execute`](super::fill::execute)). Client ids derive from series and decision time, and the broker
+//! the back-test ([`execute`]). Client ids derive from series and decision time, and the broker
 //! remembers the last decision of each series: an approval that is delivered again cannot fill twice. A fill price
 //! outside the candle's range is an error that must stop the desk; the books are untouched then.
 

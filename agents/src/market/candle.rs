@@ -293,8 +293,7 @@ impl From<Interval> for String {
 }
 
 /// The name of a series: `TICKER.15m`, two topic tokens. Cheap to clone; orders and serialises as that text.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeriesKey {
     /// The whole name; first, so that the derived order is the text's.
     name: Arc<str>,
@@ -345,16 +344,26 @@ impl FromStr for SeriesKey {
     }
 }
 
-impl TryFrom<String> for SeriesKey {
-    type Error = KeyError;
-    fn try_from(text: String) -> Result<Self, KeyError> {
-        text.parse()
+impl Serialize for SeriesKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.name)
     }
 }
 
-impl From<SeriesKey> for String {
-    fn from(key: SeriesKey) -> Self {
-        key.name.as_ref().to_owned()
+/// By hand, because it runs once per candle: a derived `try_from = "String"` would allocate twice more.
+impl<'de> Deserialize<'de> for SeriesKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl serde::de::Visitor<'_> for Text {
+            type Value = SeriesKey;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a series name such as BTCUSDT.15m")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SeriesKey, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
     }
 }
 

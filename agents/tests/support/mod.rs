@@ -31,6 +31,10 @@ pub(crate) fn dot() -> Option<Import> {
     import("data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz")
 }
 
+pub(crate) fn btc() -> Option<Import> {
+    import("data/BTCUSDT-15m-usdm-2023-01_2026-04.csv.gz")
+}
+
 /// Equal within 1e-9 of the expected value (of 1e-6 for values nearer to zero than that).
 pub(crate) fn assert_close(found: f64, expected: f64, what: &str) {
     let tolerance = 1e-9 * expected.abs().max(1e-3);

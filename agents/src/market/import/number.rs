@@ -43,6 +43,34 @@ pub(super) fn decimal(text: &[u8]) -> Option<Decimal> {
     decimal_slow(text)
 }
 
+/// Parses a plain decimal in place, up to the first byte that is neither digit nor point. `None` for anything unusual,
+/// which [`decimal`] then looks at with care.
+#[inline(always)]
+pub(super) fn plain_decimal(bytes: &[u8], at: &mut usize) -> Option<Decimal> {
+    let start = *at;
+    let (mut all, mut kept, mut places, mut kept_places, mut point) = (0_i64, 0_i64, 0_u8, 0_u8, false);
+    while let Some(&byte) = bytes.get(*at) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit < 10 {
+            all = all.wrapping_mul(10).wrapping_add(i64::from(digit));
+            places = places.wrapping_add(u8::from(point));
+            if !point || digit != 0 {
+                (kept, kept_places) = (all, places);
+            }
+        } else if byte == b'.' && !point && *at > start {
+            point = true;
+        } else {
+            break;
+        }
+        *at += 1;
+    }
+    let length = *at - start;
+    let plain = (1..=18).contains(&length)
+        && kept_places <= DECIMALS_MAX
+        && (kept_places == 0 || kept < power_of_ten(DIGITS_EXACT as u8));
+    plain.then_some(Decimal { mantissa: kept, decimals: kept_places, rounded: false })
+}
+
 #[cold]
 fn decimal_slow(text: &[u8]) -> Option<Decimal> {
     let text = text.trim_ascii();
@@ -112,7 +140,7 @@ fn decimal_slow(text: &[u8]) -> Option<Decimal> {
 /// Drops a digit and keeps a trace of it, so that the last rounding sees "more than half" rightly.
 fn rounded_down(mantissa: &mut i64, places: &mut i32) {
     let sticky = i64::from(*mantissa % 10 != 0);
-    *mantissa = *mantissa / 10 | sticky;
+    *mantissa = (*mantissa / 10) | sticky;
     *places -= 1;
 }
 

@@ -125,6 +125,22 @@ fn nonsense_is_a_clear_error() {
 }
 
 proptest::proptest! {
+    /// A quote sends a line through the careful path: both must read the same.
+    #[test]
+    fn the_plain_and_the_careful_path_agree(
+        rows in proptest::collection::vec(("1[0-9]{12}", "[0-9]{0,7}\\.?[0-9]{0,12}", "[0-9.]{0,20}"), 1..20),
+    ) {
+        let text = |quote: &str| {
+            let line = |(time, price, volume): &(String, String, String)| {
+                format!("{quote}{time}{quote},{price},{price},{price},{price},{volume}")
+            };
+            let mut lines: Vec<String> = rows.iter().map(line).collect();
+            lines.insert(0, HEADER.trim_end().to_owned());
+            import(&lines.join("\n")).map_err(|e| e.to_string())
+        };
+        proptest::prop_assert_eq!(text(""), text("\""));
+    }
+
     #[test]
     fn any_bytes_never_panic(bytes: Vec<u8>, text in "[0-9.,eE+\\-\n\r\"; ]{0,200}") {
         let _ = import_csv(&bytes, &ImportOptions::default(), |_| {});

@@ -291,7 +291,7 @@ mod tests {
         let closes = [100, 101, 100, 101, 90, 89, 100, 110, 120, 101, 100];
         let spec = StrategySpec::Bollinger { period: 4, deviations: 1.0, side: Side::LongShort };
         let bands: Vec<f64> = targets(spec, &closes).into_iter().flatten().collect();
-        assert_eq!(bands[..3], [1.0, 0.0, -1.0][..].iter().copied().collect::<Vec<_>>()[..]);
+        assert_eq!(bands[..3], [1.0, 0.0, -1.0]);
         let spec = StrategySpec::RsiReversion { period: 3, low: 30.0, high: 70.0, side: Side::LongOnly };
         let rsi: Vec<f64> = targets(spec, &closes).into_iter().flatten().collect();
         assert_eq!(rsi[..2], [1.0, 0.0]);

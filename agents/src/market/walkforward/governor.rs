@@ -201,22 +201,22 @@ impl Governor {
             Err((candidate, gate)) => {
                 if gate == Gate::NotBetter {
                     self.shadow = None;
-                    self.confirm(now, limits);
+                    // The incumbent held its ground. One that has expired did not: it stays expired.
+                    if incumbent.is_some() {
+                        self.confirm(now, limits);
+                    }
                 }
                 return Verdict::Rejected { candidate, gate };
             }
         };
-        match self.shadow {
-            Some((watched, since)) if watched == challenger => {
-                if now.saturating_sub(since) < limits.shadow_ms {
-                    return Verdict::Rejected { candidate: Some(challenger), gate: Gate::Shadow };
-                }
+        let since = self.shadow.filter(|(watched, _)| *watched == challenger).map(|(_, since)| since);
+        let waited = since.is_some_and(|since| now.saturating_sub(since) >= limits.shadow_ms);
+        if limits.shadow_ms > 0 && !waited {
+            if since.is_some() {
+                return Verdict::Rejected { candidate: Some(challenger), gate: Gate::Shadow };
             }
-            _ if limits.shadow_ms > 0 => {
-                self.shadow = Some((challenger, now));
-                return Verdict::Proposed { candidate: challenger, earliest: now.saturating_add(limits.shadow_ms) };
-            }
-            _ => {}
+            self.shadow = Some((challenger, now));
+            return Verdict::Proposed { candidate: challenger, earliest: now.saturating_add(limits.shadow_ms) };
         }
         self.shadow = None;
         Verdict::Promoted { version: self.push(Some(challenger), next, now, limits) }
@@ -255,10 +255,10 @@ impl Governor {
         if self.penalties.iter().any(|(candidate, _)| *candidate == peak) {
             return Err((Some(peak), Gate::RolledBack));
         }
-        // Against flat, whose Sharpe is 0, being above 0 in validation too is enough.
+        // Against flat, whose Sharpe is 0, or an incumbent that is no better, being above 0 in validation too is enough.
         let challenger = of(validation, peak).unwrap_or(0.0);
-        let better = match incumbent {
-            Some(incumbent) => challenger > of(validation, incumbent).unwrap_or(0.0).max(0.0) + limits.margin,
+        let better = match incumbent.and_then(|i| of(validation, i)).filter(|own| *own > 0.0) {
+            Some(own) => challenger > own + limits.margin,
             None => challenger > 0.0,
         };
         if better { Ok(peak) } else { Err((Some(peak), Gate::NotBetter)) }
@@ -391,5 +391,9 @@ mod tests {
         assert_eq!(governor.in_force(105).unwrap().version, 1);
         assert_eq!(governor.in_force(1_099).unwrap().version, 1);
         assert_eq!(governor.in_force(1_100), None);
+        // A challenger that fails does not bring an expired version back.
+        let weak = scores([0.0; 3]);
+        assert_eq!(gate(governor.refit(&config(), &s, &weak, &limits(), 1_200, 1_200, 1_205)), Some(Gate::NotBetter));
+        assert_eq!(governor.in_force(1_205), None);
     }
 }
