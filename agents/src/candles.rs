@@ -155,9 +155,10 @@ impl Lane {
             },
             CandleSource::Simulator { seed, candles, .. } => {
                 // Each series has a market of its own; the name, not the place, makes it.
-                let seed = series.as_str().bytes().fold(*seed, |seed, b| {
-                    (seed ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01B3)
-                });
+                let seed = series
+                    .as_str()
+                    .bytes()
+                    .fold(*seed, |seed, b| (seed ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01B3));
                 let simulator = Simulator::new(seed, interval, wanted.from.unwrap_or(SIMULATED_FROM));
                 Supply::Simulated { simulator, left: *candles }
             }
@@ -304,11 +305,7 @@ impl Merge {
                 let known_at = lane.known_at(&candle);
                 self.last_known_at = Some(self.last_known_at.map_or(known_at, |last| last.max(known_at)));
                 let event = Draft::from(SeriesCandle { series: lane.series.clone(), scale, candle });
-                SourceItem::Input {
-                    event: event.at(Timestamp(known_at)),
-                    partition,
-                    offset: candle.time.to_string(),
-                }
+                SourceItem::Input { event: event.at(Timestamp(known_at)), partition, offset: candle.time.to_string() }
             }
         };
         self.refill(place).await?;

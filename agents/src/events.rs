@@ -18,7 +18,7 @@
 //! | `portfolio.equity.daily` | yes, one a day and one a fill | portfolio |
 //! | `portfolio.report` | yes, at the end | portfolio |
 //! | `optimizer.proposed` `.promoted` `.rejected` `.rolled_back` | yes | optimizer |
-//! | `risk.kill` `risk.resume` | yes | callers |
+//! | `risk.kill` `risk.resume` `optimizer.freeze` | yes | callers |
 
 use atra_bus::{EventType, Topic};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ use crate::market::{
     money::Money,
     risk::{DenyCode, RiskState},
     strategy::{Reason, StrategySpec},
+    walkforward::Gate,
 };
 use crate::report::DeskReport;
 
@@ -403,10 +404,12 @@ pub struct Proposed {
     pub series: SeriesKey,
     /// Open time of the last candle that was looked at.
     pub time: i64,
-    /// The candidate; `None` is to stay flat.
+    /// The candidate.
     pub strategy: Option<StrategySpec>,
     /// Annualised Sharpe ratio over the training window.
-    pub train_sharpe: f64,
+    pub train_sharpe: Option<f64>,
+    /// When it may be promoted, if it is still the choice.
+    pub earliest: i64,
 }
 
 impl EventType for Proposed {
@@ -426,8 +429,8 @@ pub struct Promoted {
     pub valid_from: i64,
     /// Not in force for candles that open at this time or later, unless confirmed.
     pub expires_at: i64,
-    /// Annualised Sharpe ratio over the training window.
-    pub train_sharpe: f64,
+    /// Annualised Sharpe ratio over the training window; `None` for flat and for a roll-back.
+    pub train_sharpe: Option<f64>,
     /// Whether the parameters are those of the version before, confirmed.
     pub confirmed: bool,
 }
@@ -446,7 +449,7 @@ pub struct ProposalRejected {
     /// The candidate; `None` is to stay flat.
     pub strategy: Option<StrategySpec>,
     /// Which gate.
-    pub gate: String,
+    pub gate: Gate,
 }
 
 impl EventType for ProposalRejected {
@@ -460,12 +463,23 @@ pub struct RolledBack {
     pub series: SeriesKey,
     /// Open time of the last candle that was looked at.
     pub time: i64,
-    /// The version that lost.
-    pub from_version: u64,
+    /// The version that comes instead; `optimizer.promoted` tells the rest.
+    pub version: u64,
     /// Fall of its realised curve from the peak, as a positive share.
     pub drawdown: f64,
 }
 
 impl EventType for RolledBack {
     const TOPIC: Topic = Topic::literal("optimizer.rolled_back");
+}
+
+/// A person freezes the parameters as they are, or lets the optimizer go on. Published by a caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    /// Whether they are frozen from now on.
+    pub frozen: bool,
+}
+
+impl EventType for Freeze {
+    const TOPIC: Topic = Topic::literal("optimizer.freeze");
 }

@@ -140,9 +140,7 @@ impl Agent for Execution {
         let Books { broker, last, fills, rejected } = &self.books;
         match query.name.as_str() {
             "status" => {
-                let open = |series: &SeriesKey| {
-                    json!({ "series": series, "lots": broker.lots(series), "order": broker.pending(series) })
-                };
+                let open = |series: &SeriesKey| json!({ "series": series, "lots": broker.lots(series), "order": broker.pending(series) });
                 let series: Vec<Value> = last.keys().map(open).collect();
                 Ok(json!({ "cash": broker.cash(), "fills": fills, "rejected": rejected, "series": series }))
             }

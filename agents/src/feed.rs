@@ -4,9 +4,9 @@
 //! end. The agent looks at what came: gaps, runs without volume, jumps, and series that have fallen silent while others
 //! go on. It never repairs and never makes up a candle.
 
+use async_trait::async_trait;
 use atra_bus::Event;
 use atra_runtime::{Agent, AgentError, AgentSpec, Context, Offsets, Query, Source, StateReader, StateWriter};
-use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -154,7 +154,8 @@ impl Agent for Feed {
     fn query(&self, query: &Query) -> Result<Value, AgentError> {
         match query.name.as_str() {
             "status" => {
-                let series: Vec<Value> = self.series.iter().map(|(name, w)| json!({ "series": name, "watched": w })).collect();
+                let series: Vec<Value> =
+                    self.series.iter().map(|(name, w)| json!({ "series": name, "watched": w })).collect();
                 Ok(json!({ "series": series }))
             }
             other => Err(AgentError::new(format!("feed does not answer {other:?}; ask for status"))),

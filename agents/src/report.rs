@@ -179,7 +179,11 @@ impl DeskReport {
     }
 
     fn each_series(&self, text: &mut String) {
-        let _ = writeln!(text, "\n  {:<22}{:>10}{:>8}{:>14}{:>12}{:>14}", "series", "candles", "trades", "profit", "fees", "buy and hold");
+        let _ = writeln!(
+            text,
+            "\n  {:<22}{:>10}{:>8}{:>14}{:>12}{:>14}",
+            "series", "candles", "trades", "profit", "fees", "buy and hold"
+        );
         for series in &self.series {
             let (profit, fees) = (amount(series.profit), amount(series.fees));
             let held = percent(Some(series.buy_and_hold));
@@ -208,7 +212,9 @@ impl DeskReport {
         } else {
             "It did better than doing nothing, on this data."
         };
-        format!("{beside} {judged} Paper fills at the open, without slippage: real ones are worse. The past promises nothing.")
+        format!(
+            "{beside} {judged} Paper fills at the open, without slippage: real ones are worse. The past promises nothing."
+        )
     }
 }
 

@@ -14,9 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    events::{
-        Approved, Denied, Equity, Kill, PositionChanged, Resume, Stalled, StateChanged, TargetChanged,
-    },
+    events::{Approved, Denied, Equity, Kill, PositionChanged, Resume, Stalled, StateChanged, TargetChanged},
     market::{
         candle::SeriesKey,
         money::Money,

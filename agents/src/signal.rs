@@ -78,12 +78,9 @@ impl Signal {
     fn decider(plan: &SignalPlan) -> Result<Decider, AgentError> {
         Ok(match plan {
             SignalPlan::Fixed(spec) => Decider::Strategy(spec.build()?),
-            SignalPlan::Promoted(lengths) => Decider::Pair {
-                windows: Windows::new(lengths),
-                lengths: lengths.to_vec(),
-                now: None,
-                next: None,
-            },
+            SignalPlan::Promoted(lengths) => {
+                Decider::Pair { windows: Windows::new(lengths), lengths: lengths.to_vec(), now: None, next: None }
+            }
         })
     }
 
@@ -173,9 +170,8 @@ fn wanted_by(windows: &Windows, lengths: &[usize], now: Option<Parameters>, time
     let Some((fast, slow)) = parameters.pair else { return flat(version, TargetReason::NoParameters) };
     let sum = |length| windows.sum(lengths.iter().position(|known| *known == length)?);
     // Means are compared as integers: fast/n > slow/m exactly when fast·m > slow·n.
-    let is_above = sum(fast)
-        .zip(sum(slow))
-        .is_some_and(|(f, s)| i128::from(f) * slow as i128 > i128::from(s) * fast as i128);
+    let is_above =
+        sum(fast).zip(sum(slow)).is_some_and(|(f, s)| i128::from(f) * slow as i128 > i128::from(s) * fast as i128);
     let rule = if is_above { Reason::CrossUp } else { Reason::CrossDown };
     Wanted {
         target: if is_above { 1.0 } else { 0.0 },
