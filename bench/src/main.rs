@@ -1,2 +1,57 @@
-//! Side-by-side benchmarks.
-fn main() {}
+//! Side-by-side benchmarks: atra and what a user would pick instead, in one run on one machine.
+//!
+//! `cargo run --release -p atra-bench -- bus [--json] [--quick]` prints one line per case: atra's value,
+//! the reference's, and the ratio. **A ratio above 1 means that atra is better**, for throughput (value /
+//! reference) as for costs (reference / value). With `--json` each line is one object:
+//! `{"bench":…,"case":…,"value":…,"unit":…,"reference":…,"reference_value":…,"ratio":…}`.
+//!
+//! All contenders of a case run by turns, several times (A B C A B C …), and the medians are reported, so
+//! that the noise of a shared machine hits all of them. Absolute figures depend on the machine; ratios less.
+//!
+//! To add a bench: a module with `pub(crate) fn run(scale: Scale, report: &mut Reporter)`, and an arm of
+//! [`Bench`].
+
+// Benchmarks measure wall time and run outside every seam; nothing here is part of a runtime.
+#![allow(clippy::disallowed_methods)]
+
+mod bus;
+mod measure;
+mod report;
+mod rivals;
+
+use clap::{Parser, ValueEnum};
+
+use crate::{measure::Scale, report::Reporter};
+
+/// Side-by-side benchmarks of atra.
+#[derive(Parser)]
+struct Args {
+    /// What to measure; everything if left out.
+    #[arg(value_enum)]
+    benches: Vec<Bench>,
+    /// One JSON object per line instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Fewer events and turns: shows that the benchmarks run, not how fast atra is.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// Fan-out of committed events, and what the interest index costs.
+    Bus,
+}
+
+fn main() {
+    let args = Args::parse();
+    let benches = if args.benches.is_empty() { Bench::value_variants() } else { &args.benches };
+    let scale = if args.quick { Scale::QUICK } else { Scale::FULL };
+    let mut reporter = Reporter::new(args.json);
+    for bench in benches {
+        match bench {
+            Bench::Bus => bus::run(scale, &mut reporter),
+        }
+    }
+}

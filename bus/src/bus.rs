@@ -34,6 +34,7 @@ pub struct BusOptions {
     /// How many events one subscriber's queue holds before it reads on from the journal. Default 4,096:
     /// sixteen steps of 256 inputs, so a team with four steps in flight does not lag in normal operation,
     /// and at about 50 bytes each (the events are shared) a full queue costs 200 KB.
+    /// A reader may hold as many again, which it moved out in one go and has not handed out yet.
     pub queue_events_max: usize,
     /// For how many topics the bus remembers who wants them. Default 16,384: more than a desk with a few
     /// thousand memory keys uses at a time, in about 2 MB. Above it the cache is emptied and filled again.

@@ -19,11 +19,36 @@ const ENTRIES_KEPT: usize = 64;
 
 /// Something queued, in seq order.
 #[derive(Debug)]
-enum Entry {
+pub(crate) enum Entry {
     /// One event. Copied when released (one reference count), moved when taken.
     One(Committed),
     /// The events `next..end` of a batch; not empty. One entry, whatever their number.
     Run { batch: Arc<Batch>, next: u32, end: u32 },
+}
+
+impl Entry {
+    /// The seq of its first event.
+    pub(crate) fn seq(&self) -> Seq {
+        match self {
+            Self::One(event) => event.seq,
+            Self::Run { batch, next, .. } => batch.events[*next as usize].seq,
+        }
+    }
+}
+
+/// Takes the first event of `entries`.
+pub(crate) fn pop(entries: &mut VecDeque<Entry>) -> Option<Committed> {
+    if let Some(Entry::Run { batch, next, end }) = entries.front_mut()
+        && *next + 1 < *end
+    {
+        let event = batch.events[*next as usize].clone();
+        *next += 1;
+        return Some(event);
+    }
+    match entries.pop_front()? {
+        Entry::One(event) => Some(event),
+        Entry::Run { batch, next, .. } => Some(batch.events[next as usize].clone()),
+    }
 }
 
 /// Whether the queue takes what is released.
@@ -103,32 +128,12 @@ impl Queue {
         self.tail = event.seq;
     }
 
-    /// Moves at most `max` events into `into`; returns how many.
-    pub(crate) fn take(&mut self, into: &mut VecDeque<Committed>, max: usize) -> usize {
-        let mut taken = 0;
-        while taken < max {
-            match self.entries.front_mut() {
-                None => break,
-                Some(Entry::Run { batch, next, end }) => {
-                    let n = ((*end - *next) as usize).min(max - taken);
-                    let from = *next as usize;
-                    into.extend(batch.events[from..from + n].iter().cloned());
-                    *next += n as u32;
-                    taken += n;
-                    if *next == *end {
-                        self.entries.pop_front();
-                    }
-                }
-                Some(Entry::One(_)) => {
-                    if let Some(Entry::One(event)) = self.entries.pop_front() {
-                        into.push_back(event);
-                        taken += 1;
-                    }
-                }
-            }
-        }
-        self.queued -= taken;
-        taken
+    /// Moves everything it holds into `entries`, which must be empty, by a swap: the lock is held for a few
+    /// nanoseconds, however much there is, so that a reader does not hold up the releaser.
+    pub(crate) fn take_all(&mut self, entries: &mut VecDeque<Entry>) {
+        debug_assert!(entries.is_empty(), "taken events would be overtaken");
+        std::mem::swap(&mut self.entries, entries);
+        self.queued = 0;
     }
 
     /// Opens a drained queue: from now on it takes everything wanted above `at`.
@@ -141,10 +146,7 @@ impl Queue {
 
     /// The seq of the oldest event in it.
     pub(crate) fn front(&self) -> Option<Seq> {
-        match self.entries.front()? {
-            Entry::One(event) => Some(event.seq),
-            Entry::Run { batch, next, .. } => Some(batch.events[*next as usize].seq),
-        }
+        self.entries.front().map(Entry::seq)
     }
 
     /// How many events it holds.

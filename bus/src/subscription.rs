@@ -34,12 +34,8 @@ use crate::{
     Bus, Committed, Filter, Name, Seq,
     bus::{Subscriber, lock},
     index::Slot,
-    queue::Mode,
+    queue::{Entry, Mode, Queue, pop},
 };
-
-/// How many events [`Subscription::next`] moves out of the live queue under one lock. Enough that the lock
-/// does not show, few enough that what waits beside the bounded queue is nothing.
-const TAKEN_AT_ONCE_MAX: usize = 64;
 
 /// What a reader wants: events whose topic suits one of `filters` and whose source is not in `except`.
 #[derive(Debug, Clone)]
@@ -119,8 +115,9 @@ pub struct Subscription {
     /// Everything wanted up to here was handed out. What lies beyond is in `buffer`, then in the journal
     /// up to `catch_up`, then in the live queue.
     handed_out: Seq,
-    /// Next to be handed out: a page of the journal, or what `next` moved out of the queue.
-    buffer: VecDeque<Committed>,
+    /// Next to be handed out: a page of the journal, or what was in the live queue when it was last looked
+    /// at. So at most a page or a queue's worth.
+    buffer: VecDeque<Entry>,
     /// What `handed_out` becomes when the buffer is empty: nothing wanted lies in between.
     buffer_upto: Seq,
     /// While it is set, the journal is read up to it before the live queue is looked at.
@@ -128,6 +125,8 @@ pub struct Subscription {
     /// The journal read that is under way. The lock is never taken (`get_mut` only): it makes the
     /// subscription `Sync` though the future is not.
     fetch: Mutex<Option<Fetch>>,
+    /// Whether the last look found nothing, so that the others got a turn. The next one waits.
+    yielded: bool,
     /// What went wrong in `ready`, until `next` tells it.
     failed: Option<JournalError>,
 }
@@ -152,6 +151,7 @@ impl Subscription {
             buffer_upto: after,
             catch_up: None,
             fetch: Mutex::new(None),
+            yielded: false,
             failed: None,
         }
     }
@@ -179,6 +179,7 @@ impl Subscription {
     /// Cancel safe: hands nothing out.
     pub async fn ready(&mut self) -> bool {
         poll_fn(|cx| {
+            ready!(poll_budget(cx));
             if self.failed.is_some() {
                 return Poll::Ready(true);
             }
@@ -193,22 +194,20 @@ impl Subscription {
         .await
     }
 
-    /// Moves what is ready into `into`, at most `max` events, without waiting; returns how many. What was
-    /// read from the journal before comes first, then the live queue, under one lock.
+    /// Moves what is ready into `into`, at most `max` events, without waiting; returns how many.
+    ///
+    /// What was moved out of the queue or read from the journal before (by [`ready`](Self::ready)) comes
+    /// first and alone; only if there is none of it is the live queue looked at, under one short lock. So
+    /// fewer than `max` does not mean that nothing more is ready; 0 means that nothing was.
     pub fn take_ready(&mut self, into: &mut VecDeque<Committed>, max: usize) -> usize {
+        if self.buffer.is_empty() && self.caught_up() {
+            lock(&self.subscriber.queue).take_all(&mut self.buffer);
+        }
         let mut taken = 0;
-        while taken < max
-            && let Some(event) = self.take_buffered()
-        {
+        while taken < max {
+            let Some(event) = self.take_buffered() else { break };
             into.push_back(event);
             taken += 1;
-        }
-        if taken < max && self.caught_up() {
-            let n = lock(&self.subscriber.queue).take(into, max - taken);
-            if n > 0 {
-                self.handed_out = into.back().map_or(self.handed_out, |event| event.seq);
-                taken += n;
-            }
         }
         taken
     }
@@ -220,16 +219,16 @@ impl Subscription {
     /// Never goes back. May lie behind `released` for a moment while a batch is being handed out.
     #[must_use]
     pub fn cursor(&self) -> Seq {
-        if let Some(event) = self.buffer.front() {
-            return self.handed_out.max(before(event.seq));
+        if let Some(entry) = self.buffer.front() {
+            return self.handed_out.max(before(entry.seq()));
         }
         if self.catch_up.is_some_and(|upto| self.handed_out < upto) {
             return self.handed_out;
         }
         // Before the queue is looked at: what is wanted up to `delivered` was put into the queue before
-        // `delivered` was raised, so if the queue is empty *afterwards* all of it was taken. Read the other
-        // way round, an event could come in between and the cursor would move over it. `released` would
-        // not do either: it is raised before the queues are filled.
+        // `delivered` was raised, so if the queue is empty *afterwards* all of it was taken. Read after the
+        // lock is gone, an event could come in between and the cursor would move over it. `released` would
+        // not do at all: it is raised before the queues are filled.
         let delivered = self.bus.shared().delivered();
         let queue = lock(&self.subscriber.queue);
         let upto = match (queue.front(), queue.mode) {
@@ -253,6 +252,7 @@ impl Subscription {
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Committed, JournalError>>> {
+        ready!(poll_budget(cx));
         loop {
             if let Some(error) = self.failed.take() {
                 return Poll::Ready(Some(Err(error)));
@@ -263,16 +263,12 @@ impl Subscription {
             match ready!(self.poll_source(cx)) {
                 Ok(false) => return Poll::Ready(None),
                 Err(error) => return Poll::Ready(Some(Err(error))),
-                Ok(true) if self.buffer.is_empty() => {
-                    lock(&self.subscriber.queue).take(&mut self.buffer, TAKEN_AT_ONCE_MAX);
-                }
                 Ok(true) => {}
             }
         }
     }
 
-    /// Makes sure that something is in the buffer or, when caught up, in the live queue (`true`), or that
-    /// nothing will ever be (`false`).
+    /// Makes sure that something is in the buffer (`true`), or that nothing will ever be (`false`).
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, JournalError>> {
         loop {
             if !self.buffer.is_empty() {
@@ -283,24 +279,31 @@ impl Subscription {
                 continue;
             }
             let mut queue = lock(&self.subscriber.queue);
-            if queue.front().is_some() {
+            queue.take_all(&mut self.buffer);
+            if !self.buffer.is_empty() {
+                self.yielded = false;
                 return Poll::Ready(Ok(true));
             }
             let Mode::Lagging { first_missed } = queue.mode else {
                 if queue.closed {
                     return Poll::Ready(Ok(false));
                 }
+                // The first time, the others on this thread get a turn first. Under load something has come
+                // by then, and the releaser is spared a wake-up per event and reader (it doubled fan-out).
+                if !self.yielded {
+                    self.yielded = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                self.yielded = false;
                 // Under the same lock as the look at the queue: a wake-up cannot fall in between.
                 queue.wait(cx.waker());
                 return Poll::Pending;
             };
-            // Drained and shut: see the module for why this is exact.
+            // Nothing wanted lies between the last event taken from the queue and the first it missed.
             self.handed_out = self.handed_out.max(before(first_missed));
             let released = self.bus.shared().released();
-            let near = self.bus.shared().options.queue_events_max as u64 / 2;
-            if released.get().saturating_sub(self.handed_out.get()) <= near {
-                queue.open(released.max(self.handed_out));
-            }
+            open_if_near(&mut queue, self.handed_out, released, &self.bus);
             drop(queue);
             self.catch_up = Some(released);
         }
@@ -323,9 +326,18 @@ impl Subscription {
         let page = read?;
         check(&page, after, upto)?;
         self.buffer_upto = page.upto;
-        self.buffer.extend(page.events);
+        self.buffer.extend(page.events.into_iter().map(Entry::One));
         if self.buffer.is_empty() {
             self.handed_out = page.upto;
+        }
+        if self.catch_up == Some(page.upto) {
+            // The last page. Rejoining now, not when the page has been handed out, keeps a reader that is
+            // fast enough out of the journal.
+            let mut queue = lock(&self.subscriber.queue);
+            let released = self.bus.shared().released();
+            if open_if_near(&mut queue, page.upto, released, &self.bus) {
+                self.catch_up = Some(released);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -339,7 +351,7 @@ impl Subscription {
     }
 
     fn take_buffered(&mut self) -> Option<Committed> {
-        let event = self.buffer.pop_front()?;
+        let event = pop(&mut self.buffer)?;
         self.handed_out = if self.buffer.is_empty() { event.seq.max(self.buffer_upto) } else { event.seq };
         Some(event)
     }
@@ -366,6 +378,27 @@ impl fmt::Debug for Subscription {
             .field("cursor", &self.cursor())
             .finish_non_exhaustive()
     }
+}
+
+/// Pending, and woken again, when the task has had its share: a reader that always finds something must
+/// not keep its neighbours on the same thread from reading (they would lag).
+fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
+    std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx)
+}
+
+/// Opens a drained and shut queue at `released` if that is near `position`, up to which everything wanted
+/// is handed out or buffered; otherwise the queue would only fill up again while the journal is read.
+///
+/// Call it with the queue's lock held and `released` read under it. If it answers `true`, the journal must
+/// be read up to `released` before the queue is looked at.
+fn open_if_near(queue: &mut Queue, position: Seq, released: Seq, bus: &Bus) -> bool {
+    let near = bus.shared().options.queue_events_max as u64 / 2;
+    let open =
+        queue.mode != Mode::Live && queue.front().is_none() && released.get().saturating_sub(position.get()) <= near;
+    if open {
+        queue.open(released.max(position));
+    }
+    open
 }
 
 /// The place before `seq`.

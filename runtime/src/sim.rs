@@ -7,7 +7,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use atra_bus::{SimEnv, Timestamp};
-use atra_storage::{Digest, MemoryDisk, MemoryStore, digest};
+use atra_storage::{Digest, MemoryDisk, MemoryStore, Read, digest};
 
 use crate::{Runtime, RuntimeBuilder, StartError, Team};
 
@@ -20,9 +20,10 @@ const STOP_DEADLINE: Duration = Duration::from_secs(3_600);
 ///
 /// # Examples
 /// ```
-/// # use atra_runtime::sim::Swarm;
-/// let digest = Swarm::new(7).run(|runtime| async move { runtime.idle().await }).expect("a run").digest;
-/// assert_eq!(digest, Swarm::new(7).run(|runtime| async move { runtime.idle().await }).expect("a run").digest);
+/// use atra_runtime::sim::Swarm;
+/// let run = || Swarm::new(7).run(|runtime| async move { runtime.idle().await });
+/// assert_eq!(run()?.digest, run()?.digest);
+/// # Ok::<(), atra_runtime::sim::SwarmError>(())
 /// ```
 pub struct Swarm {
     seed: u64,
@@ -31,14 +32,24 @@ pub struct Swarm {
 }
 
 /// What a simulation left behind.
-#[derive(Debug)]
 pub struct SwarmReport<T> {
     /// What the scenario returned.
     pub output: T,
-    /// The digest of everything committed.
+    /// Reads of everything that was committed.
+    pub reader: Arc<dyn Read>,
+    /// Its digest.
     pub digest: Digest,
     /// Virtual time that passed.
     pub virtual_time: Duration,
+}
+
+impl<T: std::fmt::Debug> std::fmt::Debug for SwarmReport<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SwarmReport")
+            .field("output", &self.output)
+            .field("virtual_time", &self.virtual_time)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a simulation could not be run.
@@ -114,7 +125,8 @@ impl Swarm {
             let reader = runtime.reader();
             let output = scenario(runtime.clone()).await;
             runtime.stop(STOP_DEADLINE).await?;
-            Ok(SwarmReport { output, digest: digest(&*reader).await?, virtual_time: began.elapsed() })
+            let digest = digest(&*reader).await?;
+            Ok(SwarmReport { output, reader, digest, virtual_time: began.elapsed() })
         })
     }
 }

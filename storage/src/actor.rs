@@ -177,7 +177,7 @@ impl StorageActor {
 
     /// Reads the idempotency keys and revisions that the answers depend on. The store holds all that was
     /// committed before, since nothing else writes.
-    async fn look_up(&self, commands: &[Command]) -> Found {
+    async fn look_up(&mut self, commands: &[Command]) -> Found {
         let ids: BTreeMap<FactId, ()> =
             commands.iter().flat_map(|command| FactId::needed_by(&command.work)).map(|id| (id, ())).collect();
         if ids.is_empty() {
@@ -260,7 +260,7 @@ impl StorageActor {
     }
 
     /// Pauses; `false` when a stop was asked for, so that the wait for space has an end.
-    async fn wait_for_space(&self, pause: Duration) -> bool {
+    async fn wait_for_space(&mut self, pause: Duration) -> bool {
         timeout(pause, self.gauges.stop_asked()).await.is_err()
     }
 

@@ -7,6 +7,8 @@
 //! What is not: nothing here knows agents, turns or markets. Only this crate knows SQL.
 
 pub mod actor;
+pub mod conformance;
+pub mod digest;
 pub mod handle;
 pub mod memory;
 pub mod metrics;
@@ -14,14 +16,19 @@ pub mod options;
 mod plan;
 mod queue;
 pub mod rejected;
+pub mod sqlite;
 pub mod step;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 pub use actor::StorageActor;
+pub use digest::{Digest, digest, digest_of_publisher};
 pub use handle::{Acknowledged, Receipt, Release, Storage};
 pub use memory::{MemoryDisk, MemoryStore};
 pub use metrics::{StorageMetrics, StorageState};
 pub use options::StorageOptions;
 pub use rejected::Rejected;
+pub use sqlite::{CheckReport, Info, SqliteOptions, SqliteReader, SqliteStore, check, info};
 pub use step::{Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, Publish, Step};
 pub use store::{Loaded, Read, SeriesRow, Store, StoreError, TeamMove, TeamRow, WriteBatch};

@@ -1,0 +1,50 @@
+//! From what SQLite says to what the storage actor does.
+
+use std::path::Path;
+
+use crate::StoreError;
+
+// Primary result codes, <https://www.sqlite.org/rescode.html>.
+const PERM: i32 = 3;
+const BUSY: i32 = 5;
+const LOCKED: i32 = 6;
+const NOMEM: i32 = 7;
+const READONLY: i32 = 8;
+const IOERR: i32 = 10;
+const CORRUPT: i32 = 11;
+const FULL: i32 = 13;
+const CANTOPEN: i32 = 14;
+const NOTADB: i32 = 26;
+
+/// The primary result code of an error, if it is SQLite's.
+pub(super) fn code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+/// The class of an error. Of a write: the transaction is rolled back, except for what is `Unknown`.
+pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
+    let text = error.to_string();
+    let fatal = |hint: &str| fatal(path, format!("{text}; {hint}"));
+    match code(error) {
+        Some(BUSY | LOCKED | NOMEM) => StoreError::Busy(text),
+        Some(FULL) => StoreError::Full(format!("{}: {text}", path.display())),
+        // Whether the last write reached the file is not known; the store is reopened and looked at.
+        Some(IOERR) => StoreError::Unknown(text),
+        Some(CORRUPT) => fatal("the file is damaged: run a check, and go back to a backup"),
+        Some(NOTADB) => fatal("it is not an atra database: use another --db"),
+        Some(READONLY | PERM) => fatal("it cannot be written: make the file and its folder writable"),
+        Some(CANTOPEN) => fatal("it cannot be opened: check that the folder exists and is accessible"),
+        Some(_) => StoreError::Invalid(text),
+        None => match error {
+            sqlx::Error::PoolTimedOut => StoreError::Busy("no reader became free in time".into()),
+            sqlx::Error::PoolClosed => fatal("it was closed"),
+            sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => StoreError::Unknown(text),
+            _ => StoreError::Invalid(text),
+        },
+    }
+}
+
+pub(super) fn fatal(path: &Path, cause: impl Into<String>) -> StoreError {
+    StoreError::Fatal { path: path.display().to_string(), cause: cause.into() }
+}

@@ -1,0 +1,257 @@
+//! SQLite: the store that ships. One file, one writing connection, a few reading ones.
+
+mod check;
+mod connection;
+mod error;
+mod names;
+mod queries;
+mod read;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use atra_bus::Seq;
+use sqlx::{Executor as _, Row as _, SqliteConnection};
+use tracing::warn;
+
+pub use check::{CheckReport, Info, check, info};
+pub use read::SqliteReader;
+pub use schema::SCHEMA_VERSION;
+
+use self::{
+    connection::{FileLock, ReadMode, close, open_writer, set_level},
+    error::{classify, fatal},
+    names::{BatchNames, Interner},
+    queries::{COMMIT, LAST_SEQ, NAMES_AFTER, ROLLBACK, TEAMS},
+    write::{WriteError, write},
+};
+use crate::{Level, Loaded, Read, Store, StoreError, TeamRow, WriteBatch};
+
+/// What a [`SqliteStore`] is opened with.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SqliteOptions {
+    /// The database file. Beside it: `-wal` and `-shm` while it is open, and `.lock`.
+    pub path: PathBuf,
+    /// Whether a missing file is created.
+    pub create: bool,
+    /// Reading connections, opened when needed. 4: as many as an HTTP server, the lagging readers and a person need
+    /// at once on a small machine; each holds a thread and 8 MB of cache.
+    pub readers: u32,
+}
+
+impl SqliteOptions {
+    /// The file, created if missing, with four readers.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), create: true, readers: 4 }
+    }
+}
+
+/// A store on a SQLite file, locked for this runtime alone.
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: PathBuf,
+    /// `None` after closing, and while it has to be opened again.
+    db: Option<SqliteConnection>,
+    is_closed: bool,
+    /// What `synchronous` is set to.
+    level: Level,
+    /// A transaction was begun and its end was not seen: the future was dropped in between.
+    is_in_transaction: bool,
+    names: Interner,
+    reader: Arc<SqliteReader>,
+    /// Held until the store is closed or dropped.
+    lock: Option<FileLock>,
+}
+
+impl SqliteStore {
+    /// Opens the file for writing, and creates or upgrades it if need be.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, nothing is left open; the file may have been created.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another runtime has it, [`StoreError::Newer`] when it was written by a newer
+    /// atra, [`StoreError::Fatal`] when it is missing (and not to be created), not an atra database,
+    /// or not writable.
+    pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
+        let SqliteOptions { path, create, readers } = options;
+        if !create && !path.exists() {
+            return Err(fatal(&path, "it does not exist; create it by starting a runtime on it"));
+        }
+        let lock = FileLock::take(&path)?;
+        let db = open_writer(&path, create).await?;
+        let reader = Arc::new(SqliteReader::new(&path, readers, ReadMode::Runtime));
+        Ok(Self {
+            path,
+            db: Some(db),
+            is_closed: false,
+            level: Level::Process,
+            is_in_transaction: false,
+            names: Interner::default(),
+            reader,
+            lock: Some(lock),
+        })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn db(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        self.db.as_mut().ok_or_else(|| fatal(&self.path, "it was closed"))
+    }
+
+    fn class(&self, error: &sqlx::Error) -> StoreError {
+        classify(&self.path, error)
+    }
+
+    /// Ends an open transaction without effect. An error is ignored: there may be none, or the connection
+    /// may be broken, which the next use tells.
+    async fn roll_back(&mut self) {
+        if let Some(db) = &mut self.db {
+            let _ = db.execute(ROLLBACK).await;
+        }
+        self.is_in_transaction = false;
+    }
+
+    async fn begin_at(&mut self, level: Level) -> Result<(), StoreError> {
+        if self.is_in_transaction {
+            self.roll_back().await;
+            let error = StoreError::Unknown("an earlier commit was interrupted".into());
+            self.reopen_if_unknown(&error).await;
+            return Err(error);
+        }
+        if self.db.is_none() && !self.is_closed {
+            return Err(StoreError::Unknown("the connection was given up; load first".into()));
+        }
+        if self.level != level {
+            let path = self.path.clone();
+            set_level(self.db()?, &path, level).await?;
+            self.level = level;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn load(&mut self) -> Result<Loaded, StoreError> {
+        if self.is_closed {
+            return Err(fatal(&self.path, "it was closed"));
+        }
+        if self.db.is_none() {
+            self.db = Some(open_writer(&self.path, false).await?);
+            self.level = Level::Process;
+            self.is_in_transaction = false;
+        }
+        let path = self.path.clone();
+        let db = self.db()?;
+        let loaded = load(db).await.map_err(|error| classify(&path, &error))?;
+        self.names = loaded.1;
+        Ok(loaded.0)
+    }
+
+    async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
+        self.begin_at(batch.level).await?;
+        let Some(db) = &mut self.db else { return Err(fatal(&self.path, "it was closed")) };
+        self.is_in_transaction = true;
+        let written = write(db, batch, BatchNames::new(&self.names)).await;
+        let new_names = match written {
+            Ok(new_names) => new_names,
+            Err(error) => {
+                let error = match error {
+                    WriteError::Refused(error) => error,
+                    WriteError::Sql(error) => self.class(&error),
+                };
+                self.roll_back().await;
+                self.reopen_if_unknown(&error).await;
+                return Err(error);
+            }
+        };
+        let committed = db.execute(COMMIT).await;
+        if let Err(error) = committed {
+            let error = self.class(&error);
+            self.roll_back().await;
+            self.reopen_if_unknown(&error).await;
+            return Err(error);
+        }
+        self.is_in_transaction = false;
+        for (text, id) in new_names {
+            self.names.learn(&text, id);
+        }
+        Ok(())
+    }
+
+    async fn checkpoint(&mut self) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        let db = self.db()?;
+        // Passive: it waits for nobody and moves what it can.
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").await.map_err(|error| classify(&path, &error))?;
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), StoreError> {
+        self.is_closed = true;
+        // Readers first: the last connection to close moves the log into the file and removes it.
+        self.reader.close().await;
+        let closed = match self.db.take() {
+            Some(db) => close(db, &self.path).await,
+            None => Ok(()),
+        };
+        self.lock = None;
+        closed
+    }
+
+    fn reader(&self) -> Arc<dyn Read> {
+        Arc::clone(&self.reader) as Arc<dyn Read>
+    }
+}
+
+impl SqliteStore {
+    /// After a failure that leaves the state of the connection in doubt, a new one tells the truth.
+    async fn reopen_if_unknown(&mut self, error: &StoreError) {
+        if let StoreError::Unknown(cause) = error
+            && let Some(db) = self.db.take()
+        {
+            warn!(%cause, "connection is given up and opened again");
+            // It is broken anyway.
+            let _ = close(db, &self.path).await;
+        }
+    }
+}
+
+async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner), sqlx::Error> {
+    let mut names = Interner::default();
+    let mut texts = std::collections::BTreeMap::new();
+    for row in sqlx::query(NAMES_AFTER).bind(0_i64).bind(0_i64).fetch_all(&mut *db).await? {
+        let (id, text): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
+        names.learn(&text, id);
+        texts.insert(id, text);
+    }
+    let last: i64 = db.fetch_one(LAST_SEQ).await?.try_get(0)?;
+    let mut teams = Vec::new();
+    for row in db.fetch_all(TEAMS).await? {
+        let text = texts.get(&row.try_get::<i64, _>(0)?);
+        let team = text.and_then(|text| atra_bus::Name::new(text).ok());
+        let team = team.ok_or_else(|| sqlx::Error::Decode("a team's name is not in the names table".into()))?;
+        teams.push(TeamRow {
+            team,
+            epoch: row.try_get::<i64, _>(1)? as u64,
+            number: row.try_get::<i64, _>(2)? as u64,
+            cursor: Seq(row.try_get::<i64, _>(3)? as u64),
+        });
+    }
+    teams.sort_by(|a, b| a.team.cmp(&b.team));
+    Ok((Loaded { last_seq: Seq(last as u64), teams }, names))
+}

@@ -1,0 +1,143 @@
+//! All SQL of this crate: one registry, so that a test can hold the plan of each query.
+//!
+//! Statements of several rows come in fixed sizes ([`SIZES`]), which keeps the statement cache hot.
+
+use std::sync::LazyLock;
+
+/// Rows of one multi-row statement, largest first. Any number of rows is a sum of few of these.
+pub(super) const SIZES: [usize; 6] = [256, 64, 16, 4, 2, 1];
+
+pub(super) type BySize = LazyLock<[String; 6]>;
+
+fn by_size(head: &str, row: &str, tail: &str) -> [String; 6] {
+    SIZES.map(|n| format!("{head} VALUES {}{tail};", vec![row; n].join(",")))
+}
+
+// === write ===
+
+pub(super) const BEGIN: &str = "BEGIN IMMEDIATE;";
+pub(super) const COMMIT: &str = "COMMIT;";
+pub(super) const ROLLBACK: &str = "ROLLBACK;";
+
+pub(super) static INSERT_NAMES: BySize = LazyLock::new(|| by_size("INSERT INTO names(id, text)", "(?,?)", ""));
+
+pub(super) static INSERT_EVENTS: BySize = LazyLock::new(|| {
+    let columns = "seq, id, topic, version, source, time, cause, root, hops, cause_seq, seen, payload";
+    by_size(&format!("INSERT INTO journal({columns})"), "(?,?,?,?,?,?,?,?,?,?,?,?)", "")
+});
+
+pub(super) static UPSERT_FACTS: BySize = LazyLock::new(|| {
+    by_size(
+        "INSERT INTO facts(kind, owner, key, writer, version, event, value)",
+        "(?,?,?,?,?,?,?)",
+        " ON CONFLICT(kind, owner, key) DO UPDATE SET writer = excluded.writer, version = excluded.version, \
+         event = excluded.event, value = excluded.value",
+    )
+});
+
+pub(super) static UPSERT_BLOCKS: BySize = LazyLock::new(|| {
+    by_size(
+        "INSERT INTO blocks(series, start, rows, data)",
+        "(?,?,?,?)",
+        " ON CONFLICT(series, start) DO UPDATE SET rows = excluded.rows, data = excluded.data",
+    )
+});
+
+pub(super) const DELETE_FACT: &str = "DELETE FROM facts WHERE kind = ? AND owner = ? AND key = ?;";
+pub(super) const INSERT_TEAM: &str =
+    "INSERT INTO teams(team, epoch, number, cursor) VALUES (?,?,?,?) ON CONFLICT(team) DO NOTHING;";
+pub(super) const UPDATE_TEAM: &str = "UPDATE teams SET epoch = ?, number = ?, cursor = ? \
+     WHERE team = ? AND epoch = ? AND number = ? AND cursor = ?;";
+
+// === read ===
+
+pub(super) const LAST_SEQ: &str = "SELECT coalesce(max(seq), 0) FROM journal";
+/// Names that came after the known ones: ids grow away from zero in both directions.
+pub(super) const NAMES_AFTER: &str =
+    "SELECT id, text FROM names WHERE id > ?1 UNION ALL SELECT id, text FROM names WHERE id < ?2";
+
+pub(super) const JOURNAL: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, cause_seq, \
+     seen, payload FROM journal WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
+/// As `JOURNAL`, for topics in a list or unknown to the reader, and sources that are not in a list.
+pub(super) const JOURNAL_WANTED: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, \
+     cause_seq, seen, payload FROM journal WHERE seq > ?1 AND seq <= ?2 \
+     AND (topic IN (SELECT value FROM json_each(?4)) OR topic > ?5 OR topic < ?6) \
+     AND source NOT IN (SELECT value FROM json_each(?7)) ORDER BY seq LIMIT ?3";
+pub(super) const TAIL: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, cause_seq, \
+     seen, payload FROM journal ORDER BY seq DESC LIMIT ?1";
+pub(super) const TAIL_WANTED: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, \
+     cause_seq, seen, payload FROM journal \
+     WHERE (topic IN (SELECT value FROM json_each(?2)) OR topic > ?3 OR topic < ?4) \
+     AND source NOT IN (SELECT value FROM json_each(?5)) ORDER BY seq DESC LIMIT ?1";
+pub(super) const EFFECTS_OF: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, cause_seq, \
+     seen, payload FROM journal WHERE cause_seq = ?1 ORDER BY seq LIMIT ?2";
+/// `topic < 0` is what lets the planner use the partial index: memory topics have negative ids.
+pub(super) const MEMORY_AS_OF: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, \
+     cause_seq, seen, payload FROM journal WHERE topic = (SELECT id FROM names WHERE text = ?1) AND topic < 0 \
+     AND seq <= ?2 ORDER BY seq DESC LIMIT 1";
+pub(super) const TOPIC_COUNTS: &str = "SELECT topic, count(*) FROM journal GROUP BY topic";
+
+pub(super) const FACT: &str = "SELECT owner, writer, key, version, event, value FROM facts \
+     WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2) AND key = ?3";
+pub(super) const MEMORY_FACT: &str = "SELECT owner, writer, key, version, event, value FROM facts \
+     WHERE kind = 1 AND owner = 0 AND key = ?1";
+pub(super) const FACTS: &str = "SELECT owner, writer, key, version, event, value FROM facts WHERE kind = ?1";
+pub(super) const FACTS_OF: &str = "SELECT owner, writer, key, version, event, value FROM facts \
+     WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2)";
+
+pub(super) const TEAMS: &str = "SELECT team, epoch, number, cursor FROM teams";
+pub(super) const BLOCKS: &str = "SELECT start, rows, data FROM blocks \
+     WHERE series = (SELECT id FROM names WHERE text = ?1) AND start >= ?2 AND start <= ?3 ORDER BY start LIMIT ?4";
+pub(super) const SERIES: &str = "SELECT series, sum(rows), min(start), max(start) FROM blocks GROUP BY series";
+
+// === check ===
+
+pub(super) const CHECK_SEQS: &str = "SELECT count(*), coalesce(min(seq), 1), coalesce(max(seq), 0) FROM journal";
+pub(super) const CHECK_CAUSES: &str = "SELECT count(*) FROM journal WHERE cause_seq IS NOT NULL AND cause_seq >= seq";
+/// Memory keys whose fact and newest journal write disagree: a fact that is not the newest write, or a newest
+/// write that is neither a removal nor a fact.
+pub(super) const CHECK_MEMORY: &str = "SELECT count(*) FROM \
+     (SELECT topic, max(seq) AS seq FROM journal WHERE topic < 0 GROUP BY topic) AS newest \
+     JOIN journal ON journal.seq = newest.seq \
+     JOIN names ON names.id = newest.topic \
+     LEFT JOIN facts ON facts.kind = 1 AND facts.owner = 0 AND facts.key = substr(names.text, 8) \
+     WHERE (journal.payload = 'null') <> (facts.key IS NULL) \
+     OR (facts.key IS NOT NULL AND (facts.version <> newest.seq OR facts.event <> journal.id \
+         OR facts.value <> journal.payload))";
+/// Memory facts that no journal write stands behind.
+pub(super) const CHECK_ORPHANS: &str = "SELECT count(*) FROM facts WHERE kind = 1 AND NOT EXISTS \
+     (SELECT 1 FROM journal WHERE journal.seq = facts.version AND journal.id = facts.event)";
+pub(super) const COUNT_ROWS: [(&str, &str); 6] = [
+    ("journal", "SELECT count(*) FROM journal"),
+    ("facts", "SELECT count(*) FROM facts"),
+    ("teams", "SELECT count(*) FROM teams"),
+    ("blocks", "SELECT count(*) FROM blocks"),
+    ("names", "SELECT count(*) FROM names"),
+    ("meta", "SELECT count(*) FROM meta"),
+];
+
+/// Every query that the runtime runs often, and whether it may scan a whole table.
+#[cfg(test)]
+pub(super) const PLANNED: [(&str, bool); 18] = [
+    (LAST_SEQ, false),
+    (NAMES_AFTER, false),
+    (JOURNAL, false),
+    (JOURNAL_WANTED, false),
+    // The tail is read backwards and ends at its limit.
+    (TAIL, true),
+    (TAIL_WANTED, true),
+    (EFFECTS_OF, false),
+    (MEMORY_AS_OF, false),
+    // For people, and said so.
+    (TOPIC_COUNTS, true),
+    (FACT, false),
+    (MEMORY_FACT, false),
+    (FACTS, false),
+    (FACTS_OF, false),
+    // As many rows as teams.
+    (TEAMS, true),
+    (BLOCKS, false),
+    (SERIES, true),
+    (DELETE_FACT, false),
+    (UPDATE_TEAM, false),
+];

@@ -1,0 +1,413 @@
+//! The read path: a small pool of read-only connections, and rows back into events.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use atra_bus::{Committed, Event, EventId, Interest, Name, Payload, Seq, Timestamp, Topic};
+use futures::TryStreamExt as _;
+use sqlx::{
+    Row as _, Sqlite, SqlitePool,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
+
+use super::{
+    connection::{ReadMode, identify, reader_pool},
+    error::{classify, fatal},
+    names::{NameTable, Wanted},
+    queries,
+};
+use crate::{Block, FactKind, FactRow, Read, SeriesRow, StoreError, TeamRow};
+
+type Prepared = Query<'static, Sqlite, SqliteArguments>;
+
+/// Reads of a SQLite file.
+#[derive(Debug)]
+pub struct SqliteReader {
+    path: PathBuf,
+    pool: SqlitePool,
+    /// Interned texts known so far. Only grows; a row whose numbers are not in it makes it learn more.
+    names: RwLock<NameTable>,
+    /// A seq that is known to be committed; only grows. Relaxed: a stale value costs one query.
+    last_known: AtomicU64,
+}
+
+/// What a row holds that is neither what we wrote nor what SQLite promises.
+enum RowError {
+    Sql(sqlx::Error),
+    /// A topic or name that is not known yet.
+    UnknownName,
+    Damaged(&'static str),
+}
+
+impl From<sqlx::Error> for RowError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl SqliteReader {
+    pub(super) fn new(path: &Path, readers: u32, mode: ReadMode) -> Self {
+        Self {
+            path: path.to_owned(),
+            pool: reader_pool(path, readers, mode),
+            names: RwLock::default(),
+            last_known: AtomicU64::new(0),
+        }
+    }
+
+    /// A reader for a command line: of a file that a runtime is writing, or of a stopped one. Writes nothing
+    /// and creates no database.
+    ///
+    /// # Cancel safety
+    /// Reads only.
+    ///
+    /// # Errors
+    /// [`StoreError::Fatal`] when the file is missing, cannot be read or is not an atra database;
+    /// [`StoreError::Newer`].
+    pub async fn open_read_only(path: impl AsRef<Path>) -> Result<Arc<dyn Read>, StoreError> {
+        Ok(Arc::new(Self::open_concrete(path.as_ref()).await?))
+    }
+
+    pub(super) async fn open_concrete(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            return Err(fatal(path, "there is no such file"));
+        }
+        let reader = Self::new(path, 2, ReadMode::CommandLine);
+        match reader.identify().await {
+            Ok(()) => Ok(reader),
+            // A log file cannot be made in this folder, and there is none: nobody can be writing.
+            Err(StoreError::Fatal { .. }) if !has_log(path) => {
+                reader.close().await;
+                let reader = Self::new(path, 2, ReadMode::Immutable);
+                reader.identify().await.map(|()| reader)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn identify(&self) -> Result<(), StoreError> {
+        let mut db = self.pool.acquire().await.map_err(|error| self.class(&error))?;
+        match identify(&mut db, &self.path).await? {
+            0 => Err(fatal(&self.path, "it is empty: no runtime has written to it")),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
+
+    pub(super) fn class(&self, error: &sqlx::Error) -> StoreError {
+        // A read changes nothing, so its outcome is never unknown.
+        match classify(&self.path, error) {
+            StoreError::Unknown(cause) => fatal(&self.path, format!("it could not be read: {cause}")),
+            other => other,
+        }
+    }
+
+    /// Closes the connections; reads fail afterwards.
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    fn with_names<T>(&self, read: impl FnOnce(&NameTable) -> T) -> T {
+        // The table is whole after each change, so a panic elsewhere does not matter.
+        read(&self.names.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the names that came since the last time.
+    async fn learn(&self) -> Result<(), StoreError> {
+        let (greatest, least) = self.with_names(NameTable::ends);
+        let query = sqlx::query(queries::NAMES_AFTER).bind(greatest).bind(least);
+        let rows = query.fetch_all(&self.pool).await.map_err(|error| self.class(&error))?;
+        let pairs: Result<Vec<(i64, String)>, sqlx::Error> =
+            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();
+        let pairs = pairs.map_err(|error| self.class(&error))?;
+        self.names.write().unwrap_or_else(PoisonError::into_inner).learn(pairs);
+        Ok(())
+    }
+
+    /// Runs a query and turns its rows into values, in order. Rows with names that are not known yet wait
+    /// until all are read, since learning needs a connection of its own.
+    async fn rows<T>(
+        &self,
+        query: Prepared,
+        decode: impl Fn(&SqliteRow, &NameTable) -> Result<T, RowError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let (mut values, mut waiting) = (Vec::new(), Vec::new());
+        let mut rows = query.fetch(&self.pool);
+        while let Some(row) = rows.try_next().await.map_err(|error| self.class(&error))? {
+            if !waiting.is_empty() {
+                waiting.push(row);
+                continue;
+            }
+            match self.with_names(|names| decode(&row, names)) {
+                Ok(value) => values.push(value),
+                Err(RowError::UnknownName) => waiting.push(row),
+                Err(error) => return Err(self.row_error(error)),
+            }
+        }
+        drop(rows);
+        if !waiting.is_empty() {
+            self.learn().await?;
+            let decoded: Result<Vec<T>, RowError> =
+                self.with_names(|names| waiting.iter().map(|row| decode(row, names)).collect());
+            values.extend(decoded.map_err(|error| self.row_error(error))?);
+        }
+        Ok(values)
+    }
+
+    fn row_error(&self, error: RowError) -> StoreError {
+        match error {
+            RowError::Sql(error) => self.class(&error),
+            RowError::UnknownName => fatal(&self.path, "a row names what is not in the names table: run a check"),
+            RowError::Damaged(what) => fatal(&self.path, format!("a row has {what}: run a check")),
+        }
+    }
+
+    /// Events of a query that asked for `wanted` and got what came after the known names, too.
+    async fn events(
+        &self,
+        query: Prepared,
+        filter: Option<(&Interest, &Wanted)>,
+    ) -> Result<(Vec<Committed>, Rows), StoreError> {
+        let decode = |row: &SqliteRow, names: &NameTable| -> Result<(Committed, bool), RowError> {
+            let committed = event(row, names)?;
+            let is_wanted = match filter {
+                Some((interest, wanted)) => {
+                    let (topic, source): (i64, i64) = (row.try_get(2)?, row.try_get(4)?);
+                    let is_new = topic > wanted.greatest || topic < wanted.least || source > wanted.greatest;
+                    !is_new || interest.wants(committed.event.topic.as_str(), &committed.event.source)
+                }
+                None => true,
+            };
+            Ok((committed, is_wanted))
+        };
+        let rows = self.rows(query, decode).await?;
+        let read = Rows { n_rows: rows.len(), last: rows.last().map(|(committed, _)| committed.seq) };
+        let events = rows.into_iter().filter(|(_, is_wanted)| *is_wanted).map(|(committed, _)| committed).collect();
+        Ok((events, read))
+    }
+}
+
+/// What a query gave before its filter.
+struct Rows {
+    n_rows: usize,
+    last: Option<Seq>,
+}
+
+/// Whether there is a log with something in it beside the file.
+fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).is_ok_and(|log| log.len() > 0)
+}
+
+fn limit_of(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn seq_of(seq: Seq) -> i64 {
+    i64::try_from(seq.get()).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl Read for SqliteReader {
+    async fn last_seq(&self) -> Result<Seq, StoreError> {
+        let row = sqlx::query(queries::LAST_SEQ).fetch_one(&self.pool).await;
+        let last: i64 = row.and_then(|row| row.try_get(0)).map_err(|error| self.class(&error))?;
+        self.last_known.fetch_max(last as u64, Ordering::Relaxed);
+        Ok(Seq(last as u64))
+    }
+
+    async fn journal(
+        &self,
+        after: Seq,
+        upto: Seq,
+        interest: &Interest,
+        limit: usize,
+    ) -> Result<(Vec<Committed>, Seq), StoreError> {
+        // The end is read before the rows, so it is never beyond what the rows show.
+        let end =
+            if upto.get() <= self.last_known.load(Ordering::Relaxed) { upto } else { upto.min(self.last_seq().await?) };
+        if end <= after || limit == 0 {
+            return Ok((Vec::new(), after));
+        }
+        let wanted = self.with_names(|names| names.wanted(interest));
+        let sql = if wanted.is_all { queries::JOURNAL } else { queries::JOURNAL_WANTED };
+        let mut query = sqlx::query(sql).bind(seq_of(after)).bind(seq_of(end)).bind(limit_of(limit));
+        if !wanted.is_all {
+            query =
+                query.bind(wanted.topics.clone()).bind(wanted.greatest).bind(wanted.least).bind(wanted.except.clone());
+        }
+        let (events, rows) = self.events(query, Some((interest, &wanted)).filter(|_| !wanted.is_all)).await?;
+        // A full page ends at its last row; any other is complete.
+        let complete = if rows.n_rows >= limit { rows.last.unwrap_or(end) } else { end };
+        Ok((events, complete))
+    }
+
+    async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError> {
+        loop {
+            let wanted = self.with_names(|names| names.wanted(interest));
+            let mut query = sqlx::query(if wanted.is_all { queries::TAIL } else { queries::TAIL_WANTED });
+            query = query.bind(limit_of(limit));
+            if !wanted.is_all {
+                query = query.bind(wanted.topics.clone()).bind(wanted.greatest).bind(wanted.least);
+                query = query.bind(wanted.except.clone());
+            }
+            let filter = Some((interest, &wanted)).filter(|_| !wanted.is_all);
+            let (mut events, rows) = self.events(query, filter).await?;
+            // Rows of new names took the place of wanted ones; the names are known now. Ends, since each
+            // round has learnt a name.
+            if events.len() < rows.n_rows && rows.n_rows >= limit {
+                continue;
+            }
+            events.reverse();
+            return Ok(events);
+        }
+    }
+
+    async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError> {
+        let before = Seq(seq.get().saturating_sub(1));
+        let query = sqlx::query(queries::JOURNAL).bind(seq_of(before)).bind(seq_of(seq)).bind(1_i64);
+        Ok(self.events(query, None).await?.0.pop())
+    }
+
+    async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError> {
+        let query = sqlx::query(queries::EFFECTS_OF).bind(seq_of(seq)).bind(limit_of(limit));
+        Ok(self.events(query, None).await?.0)
+    }
+
+    async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        let decode = |row: &SqliteRow, names: &NameTable| {
+            let topic = names.topic(row.try_get(0)?).ok_or(RowError::UnknownName)?;
+            Ok((topic.as_str().to_owned(), row.try_get::<i64, _>(1)? as u64))
+        };
+        let mut counts = self.rows(sqlx::query(queries::TOPIC_COUNTS), decode).await?;
+        counts.sort();
+        Ok(counts)
+    }
+
+    async fn memory_as_of(&self, key: &str, at: Seq) -> Result<Option<Committed>, StoreError> {
+        let Ok(topic) = Topic::memory(key) else { return Ok(None) };
+        let query = sqlx::query(queries::MEMORY_AS_OF).bind(topic.as_str().to_owned()).bind(seq_of(at));
+        Ok(self.events(query, None).await?.0.pop())
+    }
+
+    async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {
+        let query = if kind == FactKind::Memory {
+            sqlx::query(queries::MEMORY_FACT).bind(key.to_owned())
+        } else {
+            sqlx::query(queries::FACT).bind(kind as i64).bind(owner.as_str().to_owned()).bind(key.to_owned())
+        };
+        Ok(self.rows(query, |row, names| fact(row, names, kind)).await?.pop())
+    }
+
+    async fn facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<Vec<FactRow>, StoreError> {
+        let query = match owner {
+            // Memory is stored under owner 0: its writer is looked at below.
+            Some(owner) if kind != FactKind::Memory => {
+                sqlx::query(queries::FACTS_OF).bind(kind as i64).bind(owner.as_str().to_owned())
+            }
+            _ => sqlx::query(queries::FACTS).bind(kind as i64),
+        };
+        let mut facts = self.rows(query, |row, names| fact(row, names, kind)).await?;
+        facts.retain(|fact| owner.is_none_or(|owner| fact.owner == *owner));
+        facts.sort_by(|a, b| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
+        Ok(facts)
+    }
+
+    async fn teams(&self) -> Result<Vec<TeamRow>, StoreError> {
+        let decode = |row: &SqliteRow, names: &NameTable| {
+            Ok(TeamRow {
+                team: names.name(row.try_get(0)?).ok_or(RowError::UnknownName)?,
+                epoch: row.try_get::<i64, _>(1)? as u64,
+                number: row.try_get::<i64, _>(2)? as u64,
+                cursor: Seq(row.try_get::<i64, _>(3)? as u64),
+            })
+        };
+        let mut teams = self.rows(sqlx::query(queries::TEAMS), decode).await?;
+        teams.sort_by(|a, b| a.team.cmp(&b.team));
+        Ok(teams)
+    }
+
+    async fn blocks(&self, series: &Name, from: i64, to: i64, limit: usize) -> Result<Vec<Block>, StoreError> {
+        let query = sqlx::query(queries::BLOCKS).bind(series.as_str().to_owned());
+        let query = query.bind(from).bind(to).bind(limit_of(limit));
+        let decode = |row: &SqliteRow, _: &NameTable| {
+            Ok(Block {
+                series: series.clone(),
+                start: row.try_get(0)?,
+                rows: row.try_get::<i64, _>(1)? as u32,
+                data: row.try_get::<&[u8], _>(2)?.into(),
+            })
+        };
+        self.rows(query, decode).await
+    }
+
+    async fn series(&self) -> Result<Vec<SeriesRow>, StoreError> {
+        let decode = |row: &SqliteRow, names: &NameTable| {
+            Ok(SeriesRow {
+                series: names.name(row.try_get(0)?).ok_or(RowError::UnknownName)?,
+                rows: row.try_get::<i64, _>(1)? as u64,
+                first_start: row.try_get(2)?,
+                last_start: row.try_get(3)?,
+            })
+        };
+        let mut series = self.rows(sqlx::query(queries::SERIES), decode).await?;
+        series.sort_by(|a, b| a.series.cmp(&b.series));
+        Ok(series)
+    }
+}
+
+// === rows ===
+
+/// Columns: seq, id, topic, version, source, time, cause, root, hops, cause_seq, seen, payload.
+fn event(row: &SqliteRow, names: &NameTable) -> Result<Committed, RowError> {
+    // Unchecked: the tables are STRICT, so the types are what the schema says; this is the hot path.
+    let int = |column: usize| row.try_get_unchecked::<i64, _>(column);
+    let seq = |column: usize| row.try_get_unchecked::<Option<i64>, _>(column).map(|n| n.map(|n| Seq(n as u64)));
+    let id = |column: usize| -> Result<EventId, RowError> {
+        EventId::from_slice(row.try_get_unchecked::<&[u8], _>(column)?)
+            .ok_or(RowError::Damaged("an id of the wrong length"))
+    };
+    let topic = names.topic(int(2)?).ok_or(RowError::UnknownName)?;
+    let source = names.name(int(4)?).ok_or(RowError::UnknownName)?;
+    let cause = row.try_get_unchecked::<Option<&[u8]>, _>(6)?;
+    let cause = cause.map(|bytes| EventId::from_slice(bytes).ok_or(RowError::Damaged("a cause of the wrong length")));
+    let event = Event {
+        id: id(1)?,
+        topic,
+        version: int(3)? as u16,
+        durable: true,
+        source,
+        time: Timestamp(int(5)?),
+        cause: cause.transpose()?,
+        root: id(7)?,
+        hops: int(8)? as u16,
+        payload: Payload::from_json(row.try_get_unchecked::<&str, _>(11)?.into()),
+    };
+    Ok(Committed { seq: Seq(int(0)? as u64), event: Arc::new(event), cause_seq: seq(9)?, seen: seq(10)? })
+}
+
+/// Columns: owner, writer, key, version, event, value.
+fn fact(row: &SqliteRow, names: &NameTable, kind: FactKind) -> Result<FactRow, RowError> {
+    let event = row.try_get::<Option<&[u8]>, _>(4)?;
+    let event =
+        event.map(|bytes| EventId::from_slice(bytes).ok_or(RowError::Damaged("a revision of the wrong length")));
+    Ok(FactRow {
+        kind,
+        owner: names.name(row.try_get(1)?).ok_or(RowError::UnknownName)?,
+        key: row.try_get(2)?,
+        value: Some(row.try_get::<&str, _>(5)?.into()),
+        version: Seq(row.try_get::<i64, _>(3)? as u64),
+        event: event.transpose()?,
+    })
+}

@@ -1,0 +1,291 @@
+//! What only SQLite can get wrong: files, locks, settings, plans, damage.
+
+use std::{path::Path, sync::Arc};
+
+use atra_bus::{Committed, EventId, Seq};
+use futures::FutureExt as _;
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _, SqliteConnection,
+    sqlite::SqliteConnectOptions,
+};
+use tempfile::TempDir;
+
+use super::{SqliteOptions, SqliteReader, SqliteStore, check, connection::pragma, info, queries::PLANNED};
+use crate::{
+    FactKind, FactRow, Level, Release, Storage, StorageOptions, Store, StoreError, TeamMove, TeamRow, WriteBatch,
+    conformance::{event, name},
+};
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn db(&self) -> std::path::PathBuf {
+        self.0.path().join("a.db")
+    }
+
+    async fn store(&self) -> SqliteStore {
+        let mut store = SqliteStore::open(SqliteOptions::new(self.db())).await.expect("a sound file opens");
+        store.load().await.expect("loaded");
+        store
+    }
+
+    async fn raw(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new().filename(self.db()).create_if_missing(true);
+        options.connect().await.expect("a raw connection")
+    }
+}
+
+fn events(seqs: std::ops::RangeInclusive<u64>, topic: &str) -> WriteBatch {
+    let event = |seq| Committed { seq: Seq(seq), event: event("a", topic, "1", seq), cause_seq: None, seen: None };
+    WriteBatch { events: seqs.map(event).collect(), ..WriteBatch::default() }
+}
+
+/// Seqs 1 to 4; 4 writes the memory key `k`.
+fn sound() -> WriteBatch {
+    let mut batch = events(1..=3, "x");
+    batch.events[1].cause_seq = Some(Seq(1));
+    let write = event("a", "memory.k", "4", 4);
+    batch.facts.push(FactRow {
+        kind: FactKind::Memory,
+        owner: name("a"),
+        key: "k".into(),
+        value: Some("4".into()),
+        version: Seq(4),
+        event: Some(write.id),
+    });
+    batch.events.push(Committed { seq: Seq(4), event: write, cause_seq: None, seen: None });
+    let to = TeamRow { team: name("t"), epoch: 1, number: 1, cursor: Seq(4) };
+    batch.teams.push(TeamMove { from: None, to });
+    batch
+}
+
+#[tokio::test]
+async fn no_query_scans_a_table_that_it_should_not() {
+    let folder = Folder::new();
+    let _store = folder.store().await;
+    let mut db = folder.raw().await;
+    for (sql, may_scan) in PLANNED {
+        let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+        let mut plan = Vec::new();
+        for row in db.fetch_all(sql.0.as_str().to_owned().leak() as &'static str).await.expect("a plan") {
+            plan.push(row.try_get::<String, _>(3).expect("a step"));
+        }
+        // A list of a query's own values may be scanned; sorting and ad-hoc indexes may not be needed.
+        let is_bad = |step: &&String| {
+            (step.starts_with("SCAN ") && !step.contains("json_each") && !step.contains("CONSTANT"))
+                || step.contains("AUTOMATIC")
+                || step.contains("TEMP B-TREE")
+        };
+        let bad: Vec<_> = plan.iter().filter(is_bad).collect();
+        assert!(bad.is_empty() || may_scan, "{}: {bad:?}", sql.0);
+    }
+}
+
+#[tokio::test]
+async fn a_file_has_one_runtime_and_the_next_is_told_which() {
+    let folder = Folder::new();
+    let mut first = folder.store().await;
+    let second = SqliteStore::open(SqliteOptions::new(folder.db())).await;
+    match second {
+        Err(StoreError::InUse { path, holder }) => {
+            assert!(path.ends_with("a.db"));
+            assert_eq!(holder, format!(" (process {})", std::process::id()));
+        }
+        other => panic!("opened twice, or another error: {other:?}"),
+    }
+    first.close().await.expect("closed");
+    folder.store().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_ours_is_refused_and_left_alone() {
+    // A text, and somebody else's database.
+    let text = Folder::new();
+    std::fs::write(text.db(), "this is a text and not a database at all, however long it may become".repeat(20))
+        .expect("written");
+    let foreign = Folder::new();
+    let mut db = foreign.raw().await;
+    db.execute("CREATE TABLE theirs(x)").await.expect("created");
+    db.close().await.expect("closed");
+    for folder in [text, foreign] {
+        let before = std::fs::read(folder.db()).expect("read");
+        let opened = SqliteStore::open(SqliteOptions::new(folder.db())).await;
+        match opened {
+            Err(StoreError::Fatal { cause, .. }) => assert!(cause.contains("not an atra database"), "found {cause}"),
+            other => panic!("opened, or another error: {other:?}"),
+        }
+        let read = SqliteReader::open_read_only(folder.db()).await.map(|_| ());
+        assert!(matches!(read, Err(StoreError::Fatal { .. })), "found {read:?}");
+        assert_eq!(std::fs::read(folder.db()).expect("read"), before);
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_atra_is_refused() {
+    let folder = Folder::new();
+    folder.store().await.close().await.expect("closed");
+    let mut db = folder.raw().await;
+    db.execute("PRAGMA user_version = 99").await.expect("set");
+    db.close().await.expect("closed");
+    let opened = SqliteStore::open(SqliteOptions::new(folder.db())).await.map(|_| ());
+    assert!(matches!(opened, Err(StoreError::Newer { found: 99, .. })), "found {opened:?}");
+    let read = SqliteReader::open_read_only(folder.db()).await.map(|_| ());
+    assert!(matches!(read, Err(StoreError::Newer { found: 99, .. })), "found {read:?}");
+}
+
+#[tokio::test]
+async fn a_missing_file_is_an_error_and_stays_missing() {
+    let folder = Folder::new();
+    let is_empty = |path: &Path| std::fs::read_dir(path).expect("listed").next().is_none();
+    assert!(SqliteReader::open_read_only(folder.db()).await.is_err());
+    assert!(SqliteStore::open(SqliteOptions { create: false, ..SqliteOptions::new(folder.db()) }).await.is_err());
+    assert!(check(folder.db()).await.is_err() && info(folder.db()).await.is_err());
+    assert!(is_empty(folder.0.path()));
+    let nowhere = folder.0.path().join("no/such/folder/a.db");
+    let opened = SqliteStore::open(SqliteOptions::new(nowhere)).await.map(|_| ());
+    assert!(matches!(opened, Err(StoreError::Fatal { .. })), "found {opened:?}");
+}
+
+#[tokio::test]
+async fn a_command_line_reads_beside_a_runtime_and_after_it() {
+    let folder = Folder::new();
+    let mut store = folder.store().await;
+    store.commit(&events(1..=3, "x")).await.expect("committed");
+    let beside = SqliteReader::open_read_only(folder.db()).await.expect("opened");
+    assert_eq!(beside.last_seq().await.expect("a seq"), Seq(3));
+    store.commit(&events(4..=4, "new.topic")).await.expect("committed");
+    let late = beside.event(Seq(4)).await.expect("a read").expect("the event");
+    assert_eq!(late.event.topic.as_str(), "new.topic");
+    drop(beside);
+    store.close().await.expect("closed");
+    let after = SqliteReader::open_read_only(folder.db()).await.expect("opened");
+    assert_eq!(after.last_seq().await.expect("a seq"), Seq(4));
+}
+
+#[tokio::test]
+async fn synchronous_follows_the_level_of_the_batch() {
+    let folder = Folder::new();
+    let mut store = folder.store().await;
+    let path = folder.db();
+    for (seq, level, expected) in [(1, Level::Process, "1"), (2, Level::Power, "2"), (3, Level::Process, "1")] {
+        store.commit(&WriteBatch { level, ..events(seq..=seq, "x") }).await.expect("committed");
+        let db = store.db.as_mut().expect("open");
+        assert_eq!(pragma(db, &path, "synchronous").await.expect("a setting"), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_lock_held_by_another_is_busy_and_changes_nothing() {
+    let folder = Folder::new();
+    let mut store = folder.store().await;
+    let mut other = folder.raw().await;
+    other.execute("BEGIN IMMEDIATE").await.expect("begun");
+    let refused = store.commit(&events(1..=1, "x")).await;
+    assert!(matches!(refused, Err(StoreError::Busy(_))), "found {refused:?}");
+    other.execute("ROLLBACK").await.expect("rolled back");
+    store.commit(&events(1..=1, "x")).await.expect("committed");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_the_store_goes_on_when_there_is_space() {
+    let folder = Folder::new();
+    let mut store = folder.store().await;
+    store.db.as_mut().expect("open").execute("PRAGMA max_page_count = 20").await.expect("set");
+    let large = events(1..=2_000, "x");
+    let refused = store.commit(&large).await;
+    assert!(matches!(refused, Err(StoreError::Full(_))), "found {refused:?}");
+    assert_eq!(store.reader().last_seq().await.expect("reads go on"), Seq::ZERO);
+    store.db.as_mut().expect("open").execute("PRAGMA max_page_count = 100000").await.expect("set");
+    store.commit(&large).await.expect("committed");
+}
+
+#[tokio::test]
+async fn an_interrupted_commit_is_settled_by_loading() {
+    let folder = Folder::new();
+    let mut store = folder.store().await;
+    // Dropped at its first wait: what the connection's thread did by then is not known.
+    assert!(store.commit(&events(1..=1, "x")).now_or_never().is_none());
+    let refused = store.commit(&events(1..=1, "x")).await;
+    assert!(matches!(refused, Err(StoreError::Unknown(_))), "found {refused:?}");
+    let last = store.load().await.expect("loaded").last_seq;
+    store.commit(&events(last.get() + 1..=last.get() + 1, "y")).await.expect("committed");
+}
+
+#[tokio::test]
+async fn a_check_passes_a_sound_file_and_names_each_damage() {
+    let damages = [
+        ("DELETE FROM journal WHERE seq = 2", "without gaps"),
+        ("UPDATE journal SET cause_seq = 3 WHERE seq = 2", "does not come before"),
+        ("UPDATE facts SET value = '5'", "disagree"),
+        ("DELETE FROM facts", "disagree"),
+        ("UPDATE facts SET version = 3", "no write in the journal"),
+    ];
+    for (damage, expected) in damages {
+        let folder = Folder::new();
+        let mut store = folder.store().await;
+        store.commit(&sound()).await.expect("committed");
+        let report = check(folder.db()).await.expect("a report");
+        assert!(report.is_sound() && report.events == 4, "found {report:?}");
+        store.close().await.expect("closed");
+        let mut db = folder.raw().await;
+        db.execute(damage).await.expect("damaged");
+        db.close().await.expect("closed");
+        let report = check(folder.db()).await.expect("a report");
+        assert!(report.problems.iter().any(|problem| problem.contains(expected)), "{damage}: found {report:?}");
+    }
+}
+
+#[tokio::test]
+async fn info_tells_what_is_in_a_file() {
+    let folder = Folder::new();
+    let mut store = folder.store().await;
+    store.commit(&sound()).await.expect("committed");
+    let found = info(folder.db()).await.expect("info");
+    assert_eq!((found.last_seq, found.teams.len(), found.schema_version), (Seq(4), 1, super::SCHEMA_VERSION));
+    assert!(found.rows.contains(&("journal".into(), 4)) && found.wal_bytes > 0);
+}
+
+struct Nobody;
+
+impl Release for Nobody {
+    fn release(&self, _: &Arc<atra_bus::Batch>) {}
+}
+
+/// The actor over the real thing: concurrent writers with keys and conditions, and what they leave behind.
+#[tokio::test]
+async fn many_writers_through_the_actor_leave_a_sound_file() {
+    let folder = Folder::new();
+    let store = Box::new(SqliteStore::open(SqliteOptions::new(folder.db())).await.expect("opened"));
+    let (storage, actor) = Storage::open(store, StorageOptions::default(), Arc::new(Nobody)).await.expect("opened");
+    let writers = futures::future::join_all((0..40_u64).map(|writer| {
+        let storage = storage.clone();
+        async move {
+            let team = name(&format!("t{writer}"));
+            let row = storage.raise_epoch(&team).await.expect("raised");
+            for n in 1..=10_u64 {
+                let topic = if n % 3 == 0 { format!("memory.w{writer}") } else { "x".into() };
+                let mut step = crate::tests::step(team.as_str(), row.epoch, n, vec![]);
+                step.events.push(crate::tests::new(&topic, &n.to_string(), writer * 1_000 + n));
+                step.facts.push(crate::tests::state(&format!("w{writer}"), Some(&n.to_string())));
+                storage.submit(step).await.expect("queued").await.expect("committed");
+            }
+        }
+    }));
+    let work = async {
+        writers.await;
+        storage.stop().await.expect("stopped");
+    };
+    futures::join!(actor.run(), work);
+    let report = check(folder.db()).await.expect("a report");
+    assert!(report.is_sound(), "found {report:?}");
+    assert_eq!(report.last_seq, Seq(400));
+    let reader = SqliteReader::open_read_only(folder.db()).await.expect("opened");
+    assert_eq!(reader.facts(FactKind::Memory, None).await.expect("facts").len(), 40);
+    let fact = reader.fact(FactKind::Memory, &name("a"), "w7").await.expect("a read").expect("a fact");
+    assert_eq!(fact.event, Some(EventId::of(&name("a"), "7009")));
+    assert!(reader.teams().await.expect("teams").iter().all(|row| row.number == 10));
+}

@@ -1,0 +1,249 @@
+//! The write path: one batch, one transaction, few round trips to the connection's thread.
+//!
+//! A batch becomes a list of [`Call`]s. Large multi-row statements go alone; small ones are joined into
+//! one text with binds, since a round trip costs more than a small statement.
+
+use std::{borrow::Cow, sync::Arc};
+
+use atra_bus::Committed;
+use futures::TryStreamExt;
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Either, Executor as _, SqlSafeStr as _, SqliteConnection, sqlite::SqliteArguments,
+};
+
+use super::{
+    names::BatchNames,
+    queries::{
+        BEGIN, BySize, DELETE_FACT, INSERT_EVENTS, INSERT_NAMES, INSERT_TEAM, SIZES, UPDATE_TEAM, UPSERT_BLOCKS,
+        UPSERT_FACTS,
+    },
+};
+use crate::{FactKind, StoreError, TeamMove, WriteBatch};
+
+/// Statements with fewer rows than this are joined, up to this many rows in a call.
+const JOINED_ROWS_MAX: usize = 64;
+
+/// One text for the connection, with its values.
+struct Call<'a> {
+    sql: Cow<'static, str>,
+    values: SqliteArguments,
+    n_rows: usize,
+    n_statements: usize,
+    /// Statements that must change exactly one row: (index in the text, the move).
+    moves: Vec<(usize, &'a TeamMove)>,
+}
+
+/// Collects statements into calls.
+struct Script<'a> {
+    calls: Vec<Call<'a>>,
+}
+
+/// Why a batch was not written.
+pub(super) enum WriteError {
+    Sql(sqlx::Error),
+    Refused(StoreError),
+}
+
+impl From<sqlx::Error> for WriteError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+/// A value that cannot be bound; none of ours can fail, but the driver's interface may.
+fn unbound(error: sqlx::error::BoxDynError) -> WriteError {
+    WriteError::Sql(sqlx::Error::Encode(error))
+}
+
+impl<'a> Script<'a> {
+    fn new() -> Self {
+        Self { calls: Vec::new() }
+    }
+
+    /// Adds a statement of `n_rows` rows, whose values `bind` pushes.
+    fn add(
+        &mut self,
+        sql: &'static str,
+        n_rows: usize,
+        moved: Option<&'a TeamMove>,
+        bind: impl FnOnce(&mut SqliteArguments) -> Result<(), sqlx::error::BoxDynError>,
+    ) -> Result<(), WriteError> {
+        let is_joined = self.calls.last().is_some_and(|call| call.n_rows + n_rows <= JOINED_ROWS_MAX);
+        if is_joined && let Some(call) = self.calls.last_mut() {
+            call.sql.to_mut().push_str(sql);
+        } else {
+            self.calls.push(Call {
+                sql: Cow::Borrowed(sql),
+                values: SqliteArguments::default(),
+                n_rows: 0,
+                n_statements: 0,
+                moves: Vec::new(),
+            });
+        }
+        let call = self.calls.last_mut().expect("a call was there or has just been pushed");
+        if let Some(moved) = moved {
+            call.moves.push((call.n_statements, moved));
+        }
+        call.n_rows += n_rows;
+        call.n_statements += 1;
+        bind(&mut call.values).map_err(unbound)
+    }
+
+    /// Adds rows as multi-row statements of the fixed sizes.
+    fn add_rows<T>(
+        &mut self,
+        statements: &'static BySize,
+        mut rows: &[T],
+        mut bind: impl FnMut(&T, &mut SqliteArguments) -> Result<(), sqlx::error::BoxDynError>,
+    ) -> Result<(), WriteError> {
+        for (size, sql) in SIZES.iter().zip(statements.iter()) {
+            while rows.len() >= *size {
+                let (these, rest) = rows.split_at(*size);
+                self.add(sql, *size, None, |values| these.iter().try_for_each(|row| bind(row, values)))?;
+                rows = rest;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The event's row: its ids, and the number of its topic and source.
+struct EventRow<'a> {
+    committed: &'a Committed,
+    topic: i64,
+    source: i64,
+    payload: &'a str,
+}
+
+/// Sends everything between BEGIN (included) and COMMIT (not included); gives the new names.
+///
+/// On an error the transaction may still be open: the caller rolls back.
+pub(super) async fn write(
+    db: &mut SqliteConnection,
+    batch: &WriteBatch,
+    mut names: BatchNames<'_>,
+) -> Result<Vec<(Arc<str>, i64)>, WriteError> {
+    let mut script = Script::new();
+    script.add(BEGIN, 0, None, |_| Ok(()))?;
+    let events = event_rows(batch, &mut names)?;
+    script.add_rows(&INSERT_EVENTS, &events, |row, values| bind_event(row, values))?;
+    add_facts(&mut script, batch, &mut names)?;
+    add_teams(&mut script, batch, &mut names)?;
+    let blocks: Vec<_> = batch.blocks.iter().map(|block| (names.id(block.series.as_str()), block)).collect();
+    script.add_rows(&UPSERT_BLOCKS, &blocks, |(series, block), values| {
+        values.add(*series)?;
+        values.add(block.start)?;
+        values.add(i64::from(block.rows))?;
+        values.add(&*block.data)
+    })?;
+    let new = names.into_new();
+    script.add_rows(&INSERT_NAMES, &new, |(text, id), values| {
+        values.add(*id)?;
+        values.add(&**text)
+    })?;
+    for call in script.calls {
+        send(db, call).await?;
+    }
+    Ok(new)
+}
+
+fn event_rows<'a>(batch: &'a WriteBatch, names: &mut BatchNames<'_>) -> Result<Vec<EventRow<'a>>, WriteError> {
+    let row = |committed: &'a Committed| {
+        let event = &committed.event;
+        let payload = event.payload.json().map_err(|error| {
+            WriteError::Refused(StoreError::Invalid(format!("event {} on {}: {error}", event.id, event.topic)))
+        })?;
+        let (topic, source) = (names.id(event.topic.as_str()), names.id(event.source.as_str()));
+        Ok(EventRow { committed, topic, source, payload })
+    };
+    batch.events.iter().map(row).collect()
+}
+
+fn bind_event(row: &EventRow<'_>, values: &mut SqliteArguments) -> Result<(), sqlx::error::BoxDynError> {
+    let event = &row.committed.event;
+    values.add(row.committed.seq.get() as i64)?;
+    values.add(event.id.as_bytes().as_slice())?;
+    values.add(row.topic)?;
+    values.add(i64::from(event.version))?;
+    values.add(row.source)?;
+    values.add(event.time.millis())?;
+    values.add(event.cause.as_ref().map(|id| id.as_bytes().as_slice()))?;
+    values.add(event.root.as_bytes().as_slice())?;
+    values.add(i64::from(event.hops))?;
+    values.add(row.committed.cause_seq.map(|seq| seq.get() as i64))?;
+    values.add(row.committed.seen.map(|seq| seq.get() as i64))?;
+    values.add(row.payload)
+}
+
+fn add_facts(script: &mut Script<'_>, batch: &WriteBatch, names: &mut BatchNames<'_>) -> Result<(), WriteError> {
+    let (mut written, mut removed) = (Vec::with_capacity(batch.facts.len()), Vec::new());
+    for fact in &batch.facts {
+        let writer = names.id(fact.owner.as_str());
+        let owner = if fact.kind == FactKind::Memory { 0 } else { writer };
+        match &fact.value {
+            Some(value) => written.push((fact, owner, writer, value)),
+            None => removed.push((fact, owner)),
+        }
+    }
+    script.add_rows(&UPSERT_FACTS, &written, |(fact, owner, writer, value), values| {
+        values.add(fact.kind as i64)?;
+        values.add(*owner)?;
+        values.add(fact.key.as_str())?;
+        values.add(*writer)?;
+        values.add(fact.version.get() as i64)?;
+        values.add(fact.event.as_ref().map(|id| id.as_bytes().as_slice()))?;
+        values.add(&***value)
+    })?;
+    for (fact, owner) in removed {
+        script.add(DELETE_FACT, 1, None, |values| {
+            values.add(fact.kind as i64)?;
+            values.add(owner)?;
+            values.add(fact.key.as_str())
+        })?;
+    }
+    Ok(())
+}
+
+fn add_teams<'a>(script: &mut Script<'a>, batch: &'a WriteBatch, names: &mut BatchNames<'_>) -> Result<(), WriteError> {
+    for moved in &batch.teams {
+        let team = names.id(moved.to.team.as_str());
+        let to = [moved.to.epoch, moved.to.number, moved.to.cursor.get()].map(|n| n as i64);
+        match &moved.from {
+            None => script.add(INSERT_TEAM, 1, Some(moved), |values| {
+                values.add(team)?;
+                to.into_iter().try_for_each(|n| values.add(n))
+            })?,
+            Some(from) => script.add(UPDATE_TEAM, 1, Some(moved), |values| {
+                to.into_iter().try_for_each(|n| values.add(n))?;
+                values.add(team)?;
+                [from.epoch, from.number, from.cursor.get()].into_iter().try_for_each(|n| values.add(n as i64))
+            })?,
+        }
+    }
+    Ok(())
+}
+
+/// Sends one call and checks that each move changed its row.
+async fn send(db: &mut SqliteConnection, call: Call<'_>) -> Result<(), WriteError> {
+    let sql = match call.sql {
+        Cow::Borrowed(sql) => sql.into_sql_str(),
+        Cow::Owned(sql) => AssertSqlSafe(sql).into_sql_str(),
+    };
+    let query = sqlx::query_with(sql, call.values).persistent(true);
+    let mut results = db.fetch_many(query);
+    let (mut index, mut moves) = (0, call.moves.iter().peekable());
+    while let Some(result) = results.try_next().await? {
+        let Either::Left(done) = result else { continue };
+        if let Some((_, moved)) = moves.next_if(|(at, _)| *at == index)
+            && done.rows_affected() != 1
+        {
+            let (epoch, number) = moved.from.as_ref().map_or((0, 0), |row| (row.epoch, row.number));
+            let team = moved.to.team.clone();
+            return Err(WriteError::Refused(StoreError::Conflict { team, epoch, number }));
+        }
+        index += 1;
+    }
+    // Fewer results than statements would mean that a move went unchecked.
+    assert_eq!(index, call.n_statements, "every statement of a call answers once");
+    Ok(())
+}

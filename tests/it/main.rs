@@ -1,0 +1,21 @@
+//! The integration tests of atra, one binary so that it links once.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `support` | fixtures: small agents, teams and runtimes on the model store, everything defaulted |
+//! | `order` | order, rounds, own and foreign inputs, placement, steps of any size |
+//! | `memory` | shared memory: owners, as-of reads, revisions, callers' keys |
+//! | `failure` | failed, panicking and hanging turns, dead letters, poison, restarts, the watchdog |
+//! | `timers` | timers and schedules on both clocks, across restarts |
+//! | `acting` | calls to the outside: intent, result, `Unknown` |
+//! | `lifecycle` | topology, publish with keys, `settled`, pause, stop |
+//! | `swarm` | simulated swarms under virtual time |
+
+#![expect(clippy::unwrap_used, reason = "a test that fails should fail")]
+
+mod support;
+
+mod failure;
+mod lifecycle;
+mod memory;
+mod order;

@@ -1,0 +1,66 @@
+//! Order: rounds, own and foreign inputs, placement, steps of any size.
+
+use atra_bus::{Draft, Event};
+use atra_runtime::{AgentSpec, Clock, Context, Limits, Placement, Team, sim::Swarm};
+
+use crate::support::{Numbers, Script, lines, topic};
+
+/// Passes every number on to `<name>.out`, multiplied.
+fn stage(name: &'static str, wants: &'static str, factor: u64) -> Script<u64> {
+    let spec = AgentSpec::new(name).subscribes(wants).publishes_on(&format!("{name}.out"), true);
+    Script::new(spec, 0, move |seen: &mut u64, event: &Event, cx: &mut Context<'_>| {
+        *seen += 1;
+        let n: u64 = *event.get::<u64>()?;
+        cx.publish(Draft::new(topic(&format!("{name}.out")), n * factor))?;
+        Ok(())
+    })
+}
+
+fn pipeline(n: u64, placement: Placement, inputs_max: usize) -> Team {
+    Team::new("pipeline")
+        .agent(move || Numbers { name: "feed", n })
+        .agent(|| stage("b", "numbers.feed", 10))
+        .agent(|| stage("a", "numbers.feed", 100))
+        .agent(|| stage("c", "*.out", 1))
+        .clock(Clock::Events)
+        .placement(placement)
+        .limits(Limits { inputs_max, ..Limits::default() })
+}
+
+fn run(placement: Placement, inputs_max: usize) -> Vec<String> {
+    let swarm = Swarm::new(1).team(pipeline(3, placement, inputs_max));
+    let report = swarm.run(|runtime| async move { runtime.idle().await }).unwrap();
+    futures::executor::block_on(lines(&*report.reader))
+}
+
+#[test]
+fn a_cascade_is_handled_round_by_round_in_the_order_of_members() {
+    let expected = [
+        // Round 0; then what b and a published on it, in their places; then c on those, in that order.
+        "numbers.feed 1",
+        "b.out 10",
+        "a.out 100",
+        "c.out 10",
+        "c.out 100",
+        "numbers.feed 2",
+        "b.out 20",
+        "a.out 200",
+        "c.out 20",
+        "c.out 200",
+        "numbers.feed 3",
+        "b.out 30",
+        "a.out 300",
+        "c.out 30",
+        "c.out 300",
+    ];
+    assert_eq!(run(Placement::Together, 256), expected);
+}
+
+#[test]
+fn placement_and_step_size_change_nothing_in_the_journal() {
+    let together = run(Placement::Together, 256);
+    for inputs_max in [1, 2, 256] {
+        assert_eq!(run(Placement::Together, inputs_max), together, "together, {inputs_max} inputs a step");
+        assert_eq!(run(Placement::Apart, inputs_max), together, "apart, {inputs_max} inputs a step");
+    }
+}
