@@ -12,13 +12,11 @@ use crate::{
     kernel::{JournalReader, Kernel, Releaser},
     memory::{Entry, SharedMemory},
     runtime::{Inner, Runtime, TeamHandle},
-    supervisor::{Supervisor, TeamState},
+    supervisor::{CONTROL_COMMANDS_MAX, Supervisor, TeamState},
     team::Team,
     topology::{self, TopologyError},
 };
 
-/// Commands that wait for a team. 64: callers ask and wait, they do not stream.
-const CONTROL_COMMANDS_MAX: usize = 64;
 /// The key of the fact that is there while a runtime runs: found at a start, it tells of an unclean stop.
 const RUNNING_KEY: &str = "running";
 
@@ -163,7 +161,7 @@ impl RuntimeBuilder {
         for team in self.teams {
             inner.teams.push(start_team(&kernel, team));
         }
-        inner.watchdog = Some(watchdog(&kernel, &inner.teams, self.own_thread));
+        inner.watchdog = Some(watchdog(&inner.teams, self.own_thread));
         Ok(Runtime::new(inner))
     }
 }
@@ -214,11 +212,7 @@ pub(crate) enum Watchdog {
         stop: Option<tokio::sync::oneshot::Sender<()>>,
         thread: Option<std::thread::JoinHandle<()>>,
     },
-    /// Owned so that it ends with the runtime.
-    Task {
-        #[expect(dead_code, reason = "held for its drop")]
-        task: Task,
-    },
+    /// A simulation has none: its time moves only when no turn runs.
     None,
 }
 
@@ -235,12 +229,12 @@ impl Drop for Watchdog {
 }
 
 /// A watchdog on a thread of its own: a turn that never yields may hold every worker.
-fn watchdog(kernel: &Kernel, teams: &[TeamHandle], own_thread: bool) -> Watchdog {
+fn watchdog(teams: &[TeamHandle], own_thread: bool) -> Watchdog {
     let watched: Vec<_> = teams.iter().map(|team| (team.plan.clone(), team.watch.clone())).collect();
     let every = teams.iter().map(|team| team.plan.limits.watchdog_ms).min().unwrap_or(5_000).max(10);
     let watch = watch_turns(watched, Duration::from_millis(every));
     if !own_thread {
-        return Watchdog::Task { task: kernel.env.spawn("watchdog", Box::pin(watch)) };
+        return Watchdog::None;
     }
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let Ok(tokio) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return Watchdog::None };

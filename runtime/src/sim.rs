@@ -7,7 +7,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use atra_bus::{SimEnv, Timestamp};
-use atra_storage::{MemoryDisk, MemoryStore, Read};
+use atra_storage::{Digest, MemoryDisk, MemoryStore, Read, digest};
 
 use crate::{Runtime, RuntimeBuilder, StartError, Team};
 
@@ -17,6 +17,14 @@ pub const SIM_START: Timestamp = Timestamp(1_577_836_800_000);
 const STOP_DEADLINE: Duration = Duration::from_secs(3_600);
 
 /// A swarm of agents to be simulated.
+///
+/// # Examples
+/// ```
+/// use atra_runtime::sim::Swarm;
+/// let run = || Swarm::new(7).run(|runtime| async move { runtime.idle().await });
+/// assert_eq!(run()?.digest, run()?.digest);
+/// # Ok::<(), atra_runtime::sim::SwarmError>(())
+/// ```
 pub struct Swarm {
     seed: u64,
     disk: MemoryDisk,
@@ -29,6 +37,8 @@ pub struct SwarmReport<T> {
     pub output: T,
     /// Reads of everything that was committed.
     pub reader: Arc<dyn Read>,
+    /// Its digest.
+    pub digest: Digest,
     /// Virtual time that passed.
     pub virtual_time: Duration,
 }
@@ -52,6 +62,9 @@ pub enum SwarmError {
     /// The runtime did not stop.
     #[error(transparent)]
     Stop(#[from] crate::RuntimeError),
+    /// The store could not be read at the end.
+    #[error(transparent)]
+    Store(#[from] atra_storage::StoreError),
     /// The simulation's executor could not be made.
     #[error("simulation could not be set up: {0}")]
     SetUp(String),
@@ -112,7 +125,8 @@ impl Swarm {
             let reader = runtime.reader();
             let output = scenario(runtime.clone()).await;
             runtime.stop(STOP_DEADLINE).await?;
-            Ok(SwarmReport { output, reader, virtual_time: began.elapsed() })
+            let digest = digest(&*reader).await?;
+            Ok(SwarmReport { output, reader, digest, virtual_time: began.elapsed() })
         })
     }
 }

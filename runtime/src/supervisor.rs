@@ -36,6 +36,8 @@ use crate::{
     },
 };
 
+/// Commands that wait for a team. 64: callers ask and wait, they do not stream.
+pub(crate) const CONTROL_COMMANDS_MAX: usize = 64;
 /// The key of the fact that says why a team does not run; its owner is the team.
 pub const STATE_KEY: &str = "state";
 
@@ -101,6 +103,8 @@ pub(crate) struct Supervisor {
     suspects: Suspects,
     careful_left: Arc<AtomicUsize>,
     position: Arc<AtomicU64>,
+    /// Commands that came while nothing ran, for the next incarnation; as bounded as their queue.
+    stash: VecDeque<TeamControl>,
 }
 
 /// Why a team could not be built.
@@ -137,6 +141,7 @@ impl Supervisor {
             suspects: Suspects::default(),
             careful_left: Arc::new(AtomicUsize::new(careful)),
             position,
+            stash: VecDeque::new(),
         }
     }
 
@@ -149,7 +154,7 @@ impl Supervisor {
             let exit = match self.build().await {
                 Ok(executor) => {
                     self.enter(TeamState::Running);
-                    executor.run(&mut self.control).await
+                    executor.run(&mut self.control, &mut self.stash).await
                 }
                 Err(BuildError::Rejected(rejected)) => TeamExit::Fenced(rejected),
                 Err(error) => TeamExit::Failed(error.to_string()),
@@ -235,7 +240,8 @@ impl Supervisor {
                 message = self.control.recv() => match message {
                     None | Some(TeamControl::Stop) => return false,
                     Some(TeamControl::Restart) => return true,
-                    // Dropping the others tells their senders to ask again.
+                    Some(message) if self.stash.len() < CONTROL_COMMANDS_MAX => self.stash.push_back(message),
+                    // Dropping it tells its sender to ask again.
                     Some(_) => {}
                 },
                 () = tokio::time::sleep_until(until) => return true,

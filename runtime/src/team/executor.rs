@@ -176,15 +176,27 @@ impl Executor {
     }
 
     /// Runs until told to stop or until something fails.
-    pub(crate) async fn run(mut self, control: &mut mpsc::Receiver<TeamControl>) -> TeamExit {
-        match self.run_until_exit(control).await {
+    /// Commands in `stash` came before it ran and are obeyed first.
+    pub(crate) async fn run(
+        mut self,
+        control: &mut mpsc::Receiver<TeamControl>,
+        stash: &mut VecDeque<TeamControl>,
+    ) -> TeamExit {
+        match self.run_until_exit(control, stash).await {
             Ok(()) => TeamExit::Stopped,
             Err(exit) => exit,
         }
     }
 
-    async fn run_until_exit(&mut self, control: &mut mpsc::Receiver<TeamControl>) -> Flow {
+    async fn run_until_exit(
+        &mut self,
+        control: &mut mpsc::Receiver<TeamControl>,
+        stash: &mut VecDeque<TeamControl>,
+    ) -> Flow {
         let mut paused = false;
+        while let Some(message) = stash.pop_front() {
+            self.obey(message, &mut paused).await?;
+        }
         loop {
             while let Ok(message) = control.try_recv() {
                 self.obey(message, &mut paused).await?;
