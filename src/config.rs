@@ -81,7 +81,8 @@ impl Config {
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let named = std::env::var_os(ENV_CONFIG).map(PathBuf::from);
         // A variable that is no text cannot be one of ours: all our names and values are.
-        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         load(file.or(named.as_deref()), variables, ENV_PREFIX, &ENV_IGNORED)
     }
 }

@@ -9,15 +9,15 @@ pub use atra_storage as storage;
 
 pub use async_trait::async_trait;
 pub use atra_bus::{
-    Committed, Draft, Env, Event, EventId, EventType, Filter, Name, NameError, Payload, Seq, SystemEnv, Timestamp, Topic,
+    Committed, Draft, Env, Event, EventId, EventType, Filter, Name, NameError, Payload, Seq, SystemEnv, Timestamp,
+    Topic,
 };
 pub use atra_runtime::{
     Agent, AgentError, AgentSpec, Clock, Context, Limits, Missed, Offsets, OnPoison, Placement, Query, Runtime,
     RuntimeBuilder, RuntimeError, Source, SourceItem, StartError, StateReader, StateWriter, Team, TeamState,
 };
 pub use atra_storage::{
-    Level, MemoryDisk, MemoryStore, Read, Rejected, StoreError,
-    SqliteOptions, SqliteReader, SqliteStore,
+    Level, MemoryDisk, MemoryStore, Read, Rejected, SqliteOptions, SqliteReader, SqliteStore, StoreError,
 };
 
 /// What almost every agent and every `main` needs: `use atra::prelude::*`.

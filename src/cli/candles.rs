@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use atra::{
     Name, Read,
-    agents::market::{
-        block::{self, MergeReport, merge},
-        candle::{Candle, Scale, SeriesKey},
+    agents::{
+        candles::{block_series, series_of},
+        market::{
+            block::{self, MergeReport, merge},
+            candle::{Candle, Scale, SeriesKey},
+        },
     },
     storage::Block,
 };
@@ -26,16 +29,8 @@ pub(crate) struct Stored {
 /// Every series of candles, sorted by name.
 pub(crate) async fn series(db: &dyn Read) -> Result<Vec<Stored>, CliError> {
     let rows = db.series().await?;
-    let stored = |row: &atra::storage::SeriesRow| {
-        let (ticker, interval) = row.series.as_str().rsplit_once('-')?;
-        Some(Stored { key: SeriesKey::new(ticker, interval.parse().ok()?).ok()?, candles: row.rows })
-    };
+    let stored = |row: &atra::storage::SeriesRow| Some(Stored { key: series_of(&row.series)?, candles: row.rows });
     Ok(rows.iter().filter_map(stored).collect())
-}
-
-/// The name under which a series' blocks are stored: names have no dots.
-fn block_series(series: &SeriesKey) -> Result<Name, CliError> {
-    Ok(Name::new(&format!("{}-{}", series.ticker(), series.interval()))?)
 }
 
 /// What joining candles to a series would write, and what it found.
@@ -43,8 +38,6 @@ pub(crate) struct Joined {
     /// Blocks that differ from what is stored.
     pub(crate) blocks: Vec<Block>,
     pub(crate) report: MergeReport,
-    /// The series' scale afterwards.
-    pub(crate) scale: Scale,
 }
 
 /// Joins sorted candles to what the database has of the series. Writes nothing. What is stored wins over what is new;
@@ -72,7 +65,7 @@ pub(crate) async fn join(db: &dyn Read, series: &SeriesKey, new: &[Candle], scal
             blocks.push(Block { series: name.clone(), start, rows: candles.len() as u32, data });
         }
     }
-    Ok(Joined { blocks, report, scale: common })
+    Ok(Joined { blocks, report })
 }
 
 /// The stored bytes of a series by block.

@@ -33,7 +33,8 @@ pub(crate) async fn digest(publisher: Option<&str>, path: &Path, out: &mut Outpu
     }
     let digest = digest_of(&*db).await?;
     if out.is_json() {
-        let of = |(name, hash, n_events): &(Name, String, u64)| json!({ "name": name, "digest": hash, "events": n_events });
+        let of =
+            |(name, hash, n_events): &(Name, String, u64)| json!({ "name": name, "digest": hash, "events": n_events });
         let publishers: Vec<_> = digest.publishers.iter().map(of).collect();
         return out.json(&json!({ "digest": digest.whole, "publishers": publishers }));
     }
@@ -48,7 +49,9 @@ pub(crate) async fn check(path: &Path, out: &mut Output) -> Result<(), CliError>
     let report = check_file(path).await?;
     if out.is_json() {
         let (last, events) = (report.last_seq, report.events);
-        out.json(&json!({ "sound": report.is_sound(), "last_seq": last, "events": events, "problems": report.problems }))?;
+        out.json(
+            &json!({ "sound": report.is_sound(), "last_seq": last, "events": events, "problems": report.problems }),
+        )?;
     } else {
         for problem in &report.problems {
             let text = out.paint(Style::Red, problem);

@@ -4,7 +4,10 @@ use std::{error::Error, fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
 use atra::{
     NameError,
-    agents::{DeskError, market::{block::BlockError, candle::KeyError, import::ImportError}},
+    agents::{
+        DeskError,
+        market::{block::BlockError, candle::KeyError, import::ImportError},
+    },
     config::ConfigError,
     runtime::{RuntimeError, StartError},
     storage::StoreError,
@@ -103,12 +106,18 @@ impl CliError {
             Self::Import { source: ImportError::TooManyRefused { .. }, .. } => {
                 "mend the file, or raise --refused-max; each row that was refused is listed with --dry-run".into()
             }
-            Self::Import { source: ImportError::Interval { .. }, .. } => "give the interval of the rows with --interval".into(),
-            Self::Import { .. } => "look at the file's first lines: time, open, high, low, close, volume are needed".into(),
+            Self::Import { source: ImportError::Interval { .. }, .. } => {
+                "give the interval of the rows with --interval".into()
+            }
+            Self::Import { .. } => {
+                "look at the file's first lines: time, open, high, low, close, volume are needed".into()
+            }
             Self::Block { .. } | Self::Damaged { .. } => {
                 "keep the file, go back to a backup, and import the candles into a new --db FILE".into()
             }
-            Self::TeamEnded { .. } => "see 'atra status' and 'atra dead-letters ls'; a new 'atra run' goes on where it stopped".into(),
+            Self::TeamEnded { .. } => {
+                "see 'atra status' and 'atra dead-letters ls'; a new 'atra run' goes on where it stopped".into()
+            }
             Self::Runtime(RuntimeError::Deadline(_)) => "nothing acknowledged is lost: start it again".into(),
             _ => return None,
         };

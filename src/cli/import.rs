@@ -199,7 +199,11 @@ fn details(report: &ImportReport, found: &MergeReport) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some((first, last)) = report.span {
         let (first, last) = (Moment(first), Moment(last));
-        lines.push(format!("{} rows from {first} to {last}, times in {}", grouped(report.rows as u64), report.units.join(", ")));
+        lines.push(format!(
+            "{} rows from {first} to {last}, times in {}",
+            grouped(report.rows as u64),
+            report.units.join(", ")
+        ));
     }
     let mut say = |n: u64, what: &str| {
         if n > 0 {

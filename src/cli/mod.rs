@@ -23,12 +23,19 @@ mod status;
 mod time;
 mod why;
 
-use std::{future::Future, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use atra::{Read, SqliteReader, config::Config};
 
 use self::{
-    args::{Cli, Command, ConfigCommand, DbArgs, DbCommand, DeadLettersCommand, ImportCommand, JournalCommand, MemoryCommand},
+    args::{
+        Cli, Command, ConfigCommand, DbArgs, DbCommand, DeadLettersCommand, ImportCommand, JournalCommand,
+        MemoryCommand,
+    },
     error::CliError,
     output::Output,
 };

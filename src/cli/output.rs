@@ -90,7 +90,8 @@ impl Output {
         }
         let is_number = |column: usize| {
             let number = |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit() || c == '-');
-            !rows.is_empty() && rows.iter().all(|row| row.get(column).is_some_and(|cell| number(cell) && !cell.contains(':')))
+            !rows.is_empty()
+                && rows.iter().all(|row| row.get(column).is_some_and(|cell| number(cell) && !cell.contains(':')))
         };
         let right: Vec<bool> = (0..head.len()).map(is_number).collect();
         let heading: Vec<String> = head.iter().map(ToString::to_string).collect();
@@ -123,7 +124,11 @@ fn set(row: &[String], widths: &[usize], right: &[bool]) -> String {
 pub(crate) fn short(text: &str, chars: usize) -> String {
     // Escapes in payloads must not reach the terminal.
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    if text.chars().count() <= chars { clean.collect() } else { clean.take(chars.saturating_sub(1)).chain(['…']).collect() }
+    if text.chars().count() <= chars {
+        clean.collect()
+    } else {
+        clean.take(chars.saturating_sub(1)).chain(['…']).collect()
+    }
 }
 
 /// `1234567` as `1,234,567`.

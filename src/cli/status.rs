@@ -2,7 +2,11 @@
 
 use std::{fs::OpenOptions, path::Path};
 
-use atra::{Name, Read, Timestamp, bus::Interest, Filter, storage::{FactKind, TeamRow, info}};
+use atra::{
+    Filter, Name, Read, Timestamp,
+    bus::Interest,
+    storage::{FactKind, TeamRow, info},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -41,8 +45,10 @@ pub(crate) async fn status(path: &Path, out: &mut Output) -> Result<(), CliError
     let series = candles::series(&*db).await?;
     let info = info(path).await?;
     if out.is_json() {
-        let teams: Vec<Value> = teams.iter().zip(&states).map(|(team, state)| team_json(team, state.as_ref(), running)).collect();
-        let topics: serde_json::Map<String, Value> = topics.iter().map(|(topic, n)| (topic.clone(), json!(n))).collect();
+        let teams: Vec<Value> =
+            teams.iter().zip(&states).map(|(team, state)| team_json(team, state.as_ref(), running)).collect();
+        let topics: serde_json::Map<String, Value> =
+            topics.iter().map(|(topic, n)| (topic.clone(), json!(n))).collect();
         let series: Vec<_> = series.iter().map(|row| json!({ "series": row.key, "candles": row.candles })).collect();
         return out.json(&json!({
             "db": path,
@@ -65,9 +71,10 @@ pub(crate) async fn status(path: &Path, out: &mut Output) -> Result<(), CliError
             out.paint(Style::Green, &format!("running (process {process} since {} UTC)", Moment(since.millis())))
         }
         Running::No => "not running".into(),
-        Running::Killed { process } => {
-            out.paint(Style::Red, &format!("not running; process {process} did not stop cleanly (nothing acknowledged is lost)"))
-        }
+        Running::Killed { process } => out.paint(
+            Style::Red,
+            &format!("not running; process {process} did not stop cleanly (nothing acknowledged is lost)"),
+        ),
     };
     out.pairs(&[
         ("database", path.display().to_string()),

@@ -36,7 +36,8 @@ pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError
     let tree = effects(&*db, event, args.depth, args.width, &mut left).await?;
     if out.is_json() {
         let causes: Vec<EventJson<'_>> = causes.iter().map(EventJson::new).collect::<Result<_, _>>()?;
-        return out.json(&json!({ "causes": causes, "event": EventJson::new(&tree.committed)?, "effects": to_json(&tree)? }));
+        return out
+            .json(&json!({ "causes": causes, "event": EventJson::new(&tree.committed)?, "effects": to_json(&tree)? }));
     }
     for (depth, cause) in causes.iter().enumerate() {
         let text = format!("{}{}", "  ".repeat(depth), line(cause, out));

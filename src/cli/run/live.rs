@@ -42,7 +42,8 @@ impl Live {
         if json {
             return Self(None);
         }
-        let resumed = if before > Seq::ZERO { format!(", goes on after event {}", grouped(before.get())) } else { String::new() };
+        let resumed =
+            if before > Seq::ZERO { format!(", goes on after event {}", grouped(before.get())) } else { String::new() };
         eprintln!("atra: seven agents on {what} into {}{resumed}; Ctrl-C drains and reports", config.db.display());
         let (stop, stopped) = oneshot::channel();
         let view = View::new(runtime.clone(), before);
@@ -154,7 +155,10 @@ impl View {
         let states: Vec<String> =
             self.runtime.status().iter().map(|team| short(&format!("{} {}", team.team, team.state), 60)).collect();
         let figure = |value: &Option<Value>, key: &str| {
-            value.as_ref().and_then(|value| value.get(key)).map_or_else(|| "-".into(), |value| value.to_string().replace('"', ""))
+            value
+                .as_ref()
+                .and_then(|value| value.get(key))
+                .map_or_else(|| "-".into(), |value| value.to_string().replace('"', ""))
         };
         let text = format!(
             "{} candles ({rate:.0}/s), {} events, {} fills, equity {}, position {}, {}",

@@ -12,7 +12,10 @@ use std::sync::Arc;
 
 use atra::{
     Clock, Query, Read, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Team, TeamState,
-    agents::{CandleSource, desk, market::candle::{Interval, SeriesKey}},
+    agents::{
+        CandleSource, desk,
+        market::candle::{Interval, SeriesKey},
+    },
     config::Config,
     storage::Store,
 };
@@ -201,9 +204,7 @@ impl Ended {
 }
 
 async fn until_end(runtime: &Runtime, until_idle: bool, signals: &mut Signals) -> Ended {
-    let idle = async {
-        if until_idle { runtime.idle().await } else { std::future::pending().await }
-    };
+    let idle = async { if until_idle { runtime.idle().await } else { std::future::pending().await } };
     let ended = tokio::select! {
         // Biased: a signal is obeyed even when the end has come too.
         biased;
