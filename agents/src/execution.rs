@@ -90,7 +90,7 @@ impl Execution {
             for (series, LastClose { time, close }) in last.iter() {
                 if let Some(fill) = broker.close(series, *close, *time)? {
                     *fills += 1;
-                    cx.publish::<Fill>(fill)?;
+                    cx.publish(fill)?;
                 }
             }
         }

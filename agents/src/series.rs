@@ -61,9 +61,9 @@ impl<T> PerSeries<T> {
 
     /// Takes which values changed since the last call, with the key of each.
     pub(crate) fn changed(&mut self) -> impl Iterator<Item = (String, &mut T)> {
-        self.0.iter_mut().filter(|(_, slot)| std::mem::take(&mut slot.is_changed)).map(|(series, slot)| {
-            let key = format!("{PREFIX}{series}");
-            (key, &mut slot.value)
+        self.0.iter_mut().filter_map(|(series, slot)| {
+            let is_changed = std::mem::take(&mut slot.is_changed);
+            is_changed.then(|| (format!("{PREFIX}{series}"), &mut slot.value))
         })
     }
 }
@@ -78,6 +78,6 @@ impl<T: Serialize + DeserializeOwned> PerSeries<T> {
     }
 
     pub(crate) fn save(&mut self, state: &mut StateWriter<'_>) -> Result<(), AgentError> {
-        self.changed().try_for_each(|(key, value)| state.put(&key, value))
+        self.changed().try_for_each(|(key, value)| state.put(&key, &*value))
     }
 }

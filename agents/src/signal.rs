@@ -85,7 +85,7 @@ impl Signal {
     }
 
     fn features(&mut self, event: &FeaturesAt, cx: &mut Context<'_>) -> Result<(), AgentError> {
-        let FeaturesAt { series, candle, features } = event;
+        let FeaturesAt { series, scale, candle, features } = event;
         if self.series.get(series).is_none() {
             let decider = Self::decider(&self.plan)?;
             self.series.entry(series, || Signalled { decider, target: 0.0 });
@@ -97,7 +97,7 @@ impl Signal {
             series: series.clone(),
             time: candle.0.time,
             target: wanted.target,
-            strength: strength(candle.0.close as f64, features, event),
+            strength: strength(scale.price(candle.0.close as f64), features),
             strategy: wanted.strategy,
             version: wanted.version,
             reason: wanted.reason,
@@ -182,9 +182,9 @@ fn wanted_by(windows: &Windows, lengths: &[usize], now: Option<Parameters>, time
 }
 
 /// Distance of the close from its mean of 20, in average true ranges.
-fn strength(close: f64, features: &Features, event: &FeaturesAt) -> Option<f64> {
+fn strength(close: f64, features: &Features) -> Option<f64> {
     let (mean, range) = (features.sma_20?, features.atr_14?);
-    let strength = (event.scale.price(close) - mean).abs() / range;
+    let strength = (close - mean).abs() / range;
     Some(strength).filter(|strength| strength.is_finite())
 }
 
