@@ -9,13 +9,18 @@
 //! | `timers` | timers and schedules on both clocks, across restarts |
 //! | `acting` | calls to the outside: intent, result, `Unknown` |
 //! | `lifecycle` | topology, publish with keys, `settled`, pause, stop |
+//! | `process_death` | an event that takes the whole process down |
 //! | `swarm` | simulated swarms under virtual time |
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should fail")]
 
 mod support;
 
+mod acting;
 mod failure;
 mod lifecycle;
 mod memory;
 mod order;
+mod process_death;
+mod swarm;
+mod timers;

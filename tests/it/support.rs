@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 type Handler<S> = dyn Fn(&mut S, &Event, &mut Context<'_>) -> Result<(), AgentError> + Send + Sync;
 
 /// An agent made of a spec, a serialisable state and a function: enough for most tests.
-pub struct Script<S> {
-    pub spec: AgentSpec,
-    pub state: S,
-    pub handler: Arc<Handler<S>>,
+pub(crate) struct Script<S> {
+    pub(crate) spec: AgentSpec,
+    pub(crate) state: S,
+    pub(crate) handler: Arc<Handler<S>>,
 }
 
 impl<S> Script<S> {
-    pub fn new(
+    pub(crate) fn new(
         spec: AgentSpec,
         state: S,
         handler: impl Fn(&mut S, &Event, &mut Context<'_>) -> Result<(), AgentError> + Send + Sync + 'static,
@@ -56,9 +56,9 @@ where
 }
 
 /// A source of the numbers 1 ..= `n` on `numbers.<name>`, one virtual second apart; its offset is the number.
-pub struct Numbers {
-    pub name: &'static str,
-    pub n: u64,
+pub(crate) struct Numbers {
+    pub(crate) name: &'static str,
+    pub(crate) n: u64,
 }
 
 #[async_trait]
@@ -81,12 +81,12 @@ impl Agent for Numbers {
 }
 
 /// A topic of the program.
-pub fn topic(text: &str) -> Topic {
+pub(crate) fn topic(text: &str) -> Topic {
     Topic::new(text).unwrap()
 }
 
 /// Everything in the journal, but the runtime's own events.
-pub async fn journal(reader: &dyn Read) -> Vec<Committed> {
+pub(crate) async fn journal(reader: &dyn Read) -> Vec<Committed> {
     let all = Interest::in_topics(vec![Filter::all()]);
     let last = reader.last_seq().await.unwrap();
     let (events, _) = reader.journal(Seq::ZERO, last, &all, usize::MAX).await.unwrap();
@@ -94,7 +94,7 @@ pub async fn journal(reader: &dyn Read) -> Vec<Committed> {
 }
 
 /// `topic payload` of everything in the journal, in order.
-pub async fn lines(reader: &dyn Read) -> Vec<String> {
+pub(crate) async fn lines(reader: &dyn Read) -> Vec<String> {
     let events = journal(reader).await;
     events.iter().map(|c| format!("{} {}", c.event.topic, c.event.payload.json().unwrap())).collect()
 }

@@ -109,7 +109,9 @@ impl Routes {
     /// Who handles an event of a round, by place.
     fn receivers(&mut self, event: &RoundEvent) -> impl Iterator<Item = usize> + use<> {
         let members = self.of(&event.event.topic);
-        let (from, to, n) = (event.from, event.to, self.specs.len());
+        let (to, n) = (event.to, self.specs.len());
+        // Who addresses itself means it.
+        let from = event.from.filter(|_| event.event.topic.addressee().is_none());
         (0..n).filter(move |place| Some(*place) == to || (members.contains(place) && Some(*place) != from))
     }
 }
