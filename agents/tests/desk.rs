@@ -1,6 +1,8 @@
 //! The whole desk in the simulation harness, on the model store: agreement with the back-test, determinism over
 //! placement and step size, resumption, conservation, and no order without an approval.
 
+#![allow(clippy::unwrap_used, reason = "fixtures are tests too")]
+
 mod support;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -9,7 +11,7 @@ use atra_agents::{
     CandleSource, DeskConfig, DeskError, DeskReport, OptimizerConfig,
     candles::blocks_of,
     desk,
-    events::{Approved, Kill, OrderRejected, PositionChanged, Quality, TargetChanged},
+    events::{Approved, Kill, OrderRejected, PositionChanged, Promoted, Quality, RolledBack, TargetChanged},
     market::{
         backtest::{BacktestOptions, backtest},
         broker::Fill,
@@ -179,6 +181,10 @@ fn placement_and_step_size_change_nothing() {
         let plain = MemoryDisk::new();
         let expected = run(&plain, team(&config, &source));
         assert!(!events::<Fill>(&plain).is_empty(), "a run without fills shows nothing");
+        if config.strategy.is_none() {
+            let versions = events::<Promoted>(&plain).last().map_or(0, |promoted| promoted.version);
+            assert!(versions > 3 && !events::<RolledBack>(&plain).is_empty(), "{versions} versions show too little");
+        }
         assert_eq!(run(&MemoryDisk::new(), team(&config, &source)), expected, "a second run");
         let apart = team(&config, &source).placement(Placement::Apart);
         assert_eq!(run(&MemoryDisk::new(), apart), expected, "apart");
