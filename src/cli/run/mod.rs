@@ -43,15 +43,15 @@ const SIMULATED_INTERVAL_MS: i64 = 900_000;
 const SAME_SIGNAL: Duration = Duration::from_millis(50);
 
 /// Runs the desk.
-pub(crate) fn run(args: RunArgs, json: bool) -> Result<(), CliError> {
+pub(crate) fn run(args: &RunArgs, json: bool) -> Result<(), CliError> {
     let mut config = config_of(&args.db)?;
-    merge(&mut config, &args);
+    merge(&mut config, args);
     let mut tokio = tokio::runtime::Builder::new_multi_thread();
     if config.runtime.threads > 0 {
         tokio.worker_threads(config.runtime.threads);
     }
     let tokio = tokio.enable_all().build().map_err(|source| CliError::Process { what: "tokio", source })?;
-    tokio.block_on(desk_on_file(config, &args, json))
+    tokio.block_on(desk_on_file(config, args, json))
 }
 
 /// Flags win over everything else.
