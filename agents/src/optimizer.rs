@@ -256,7 +256,7 @@ impl Agent for Optimizer {
         AgentSpec::new("optimizer")
             .handles::<SeriesCandle>()
             .handles::<PositionChanged>()
-            .handles::<Freeze>()
+            .commanded_by::<Freeze>()
             .publishes::<Proposed>()
             .publishes::<Promoted>()
             .publishes::<ProposalRejected>()
