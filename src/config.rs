@@ -52,11 +52,20 @@ pub struct RunConfig {
     /// Candles a second in the simulated market, unless `desk.speed` says another. 100: a day passes in a second, so
     /// that a person sees things happen.
     pub simulated_speed: u32,
+    /// Candles of the simulated market's past, which go as fast as they can before `simulated_speed` holds. 12,000: the
+    /// optimizer has its 90 days and a choice to make, so the first fills are seconds away and not minutes.
+    pub simulated_past: u64,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { placement: Placement::default(), seed: 7, simulated_candles: None, simulated_speed: 100 }
+        Self {
+            placement: Placement::default(),
+            seed: 7,
+            simulated_candles: None,
+            simulated_speed: 100,
+            simulated_past: 12_000,
+        }
     }
 }
 
