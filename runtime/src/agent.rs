@@ -303,7 +303,8 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Offsets {
 pub enum SourceItem {
     /// An event from outside. Its id derives from (source, partition, offset).
     Input {
-        /// The event; its `time` moves an `events` clock and must not go back within a source.
+        /// The event; its `time` (wall time if it has none) moves the team's clock and must not go back within
+        /// a source.
         event: Draft,
         /// Which of the source's partitions it is from (a series, a shard, a file).
         partition: Arc<str>,

@@ -342,7 +342,7 @@ impl Supervisor {
                     contained(|| Ok(agent.source(&facts.offsets))).map_err(|fault| failed(fault.to_string()))?;
                 if let Some(source) = source {
                     let limits = &self.plan.limits;
-                    sources.push(SourceReader::spawn(&*kernel.env, place, spec.clone(), source, limits));
+                    sources.push(SourceReader::spawn(&kernel.env, place, spec.clone(), source, limits));
                 }
             }
             members.push(Member::new(place, spec.clone(), agent, shared.clone(), self.watch.clone()));

@@ -86,3 +86,35 @@ fn a_timer_comes_back_to_its_agent_after_its_delay_on_the_wall_clock() {
     let lines = futures::executor::block_on(lines(&*report.reader));
     assert!(!lines.iter().any(|line| line.contains("never")), "{lines:?}");
 }
+
+/// Says what time it is on every number.
+fn watch() -> Script<u64> {
+    let spec = AgentSpec::new("watch").subscribes("in.n").publishes_on("out.time", true);
+    Script::new(spec, 0, |_: &mut u64, _: &Event, cx: &mut Context<'_>| {
+        cx.publish(Draft::new(topic("out.time"), cx.now()))?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_wall_clock_is_the_inputs_recorded_time_and_never_goes_back_across_a_restart() {
+    let report = Swarm::new(1)
+        .team(Team::of(watch))
+        .run(|runtime| async move {
+            let mut last = None;
+            for time in [5_000, 3_000, 4_000, 9_000] {
+                // The second input comes after a restart: only what is committed knows of 5,000.
+                if time == 3_000 {
+                    runtime.settled(last.unwrap()).await.unwrap();
+                    runtime.restart("watch").await.unwrap();
+                }
+                let event = Draft::new(topic("in.n"), time).at(Timestamp(time));
+                last = Some(runtime.publish(event).await.unwrap().seq);
+            }
+            runtime.settled(last.unwrap()).await.unwrap();
+        })
+        .unwrap();
+    let lines = futures::executor::block_on(lines(&*report.reader));
+    let times: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("out.time ")).collect();
+    assert_eq!(times, ["5000", "5000", "5000", "9000"]);
+}

@@ -24,7 +24,6 @@ use super::{
     crew::{Crew, Decided, Gate, RoundEvent, Routes, TurnRules},
     inputs::{Input, Inputs},
     member::{TurnFailure, TurnFault},
-    plan::Clock,
     step::{OpenStep, StepSender},
 };
 use crate::{
@@ -495,15 +494,15 @@ impl Executor {
         for ((place, id), value) in parts.inputs.timers.take_changed() {
             step.fact(FactKind::Timer, &parts.specs[place].name, id, value);
         }
-        let now = parts.inputs.now;
-        if parts.inputs.clock == Clock::Events && now.0 != self.clock_written {
-            self.clock_written = now.0;
-            step.fact(FactKind::Meta, &parts.name, CLOCK_KEY, Some(now.to_string().into()));
-        }
         Ok(())
     }
 
-    async fn send(&mut self, cursor: Seq, step: OpenStep) -> Flow {
+    async fn send(&mut self, cursor: Seq, mut step: OpenStep) -> Flow {
+        let now = self.parts.inputs.now;
+        if now.0 != self.clock_written {
+            self.clock_written = now.0;
+            step.fact(FactKind::Meta, &self.parts.name, CLOCK_KEY, Some(now.to_string().into()));
+        }
         let in_flight_max = if self.parts.acting { 1 } else { self.parts.shared.limits.steps_in_flight_max.max(1) };
         while self.in_flight.len() >= in_flight_max {
             let done = oldest(&mut self.in_flight).await;

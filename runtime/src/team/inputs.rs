@@ -44,6 +44,8 @@ impl Input {
 pub(crate) struct Inputs {
     pub(crate) env: Arc<dyn Env>,
     pub(crate) clock: Clock,
+    /// The team's clock, which never goes back. `Wall`: the greatest time of an input so far, so that it is
+    /// recorded with the inputs and a repetition reads the same. `Events`: moved by own sources only.
     pub(crate) now: Timestamp,
     pub(crate) subscription: Subscription,
     pub(crate) foreign: VecDeque<Committed>,
@@ -57,6 +59,14 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// The next input that is here, if any. Errors are a source's.
     pub(crate) fn next_ready(&mut self) -> Result<Option<Input>, String> {
+        let input = self.choose()?;
+        if let (Clock::Wall, Some(input)) = (self.clock, &input) {
+            self.now = self.now.max(input.event().time);
+        }
+        Ok(input)
+    }
+
+    fn choose(&mut self) -> Result<Option<Input>, String> {
         if let Some(event) = self.system.pop_front() {
             return Ok(Some(Input::System { event }));
         }
@@ -148,9 +158,10 @@ impl Inputs {
     }
 
     fn take_own_wall(&mut self) -> Result<Option<Input>, String> {
-        self.now = self.now.max(self.env.now());
-        self.timers.schedule_from(self.now);
-        if let Some(due) = self.timers.take_due(self.now) {
+        // The wall clock says what is due; the team's clock is moved by the inputs' own recorded times.
+        let wall = self.env.now();
+        self.timers.schedule_from(wall);
+        if let Some(due) = self.timers.take_due(wall) {
             return Ok(Some(Input::Timer { member: due.member, event: due.event }));
         }
         loop {

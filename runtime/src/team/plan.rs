@@ -22,7 +22,8 @@ pub enum Placement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Clock {
-    /// Wall time.
+    /// Wall time, as recorded with the inputs: the greatest time of an input so far. Timers fall due by the
+    /// wall clock.
     #[default]
     Wall,
     /// The times of the team's own sources' events.

@@ -53,11 +53,17 @@ pub(crate) struct SourceReader {
 }
 
 impl SourceReader {
-    pub(crate) fn spawn(env: &dyn Env, member: usize, spec: Arc<AgentSpec>, source: Source, limits: &Limits) -> Self {
+    pub(crate) fn spawn(
+        env: &Arc<dyn Env>,
+        member: usize,
+        spec: Arc<AgentSpec>,
+        source: Source,
+        limits: &Limits,
+    ) -> Self {
         let chunks = (limits.read_ahead_inputs_max / CHUNK_ITEMS_MAX).max(1);
         let (sender, queue) = mpsc::channel(chunks);
         let name = format!("source {}", spec.name);
-        let task = env.spawn(&name, Box::pin(read_ahead(source, spec, limits.event_bytes_max, sender)));
+        let task = env.spawn(&name, Box::pin(read_ahead(source, spec, limits.event_bytes_max, sender, env.clone())));
         Self { member, queue, buffer: VecDeque::new(), ended: false, _task: task }
     }
 
@@ -97,12 +103,18 @@ fn stopped_early() -> Item {
     Item::Failed("the source's stream closed without saying End".into())
 }
 
-async fn read_ahead(source: Source, spec: Arc<AgentSpec>, event_bytes_max: usize, sender: mpsc::Sender<Vec<Item>>) {
+async fn read_ahead(
+    source: Source,
+    spec: Arc<AgentSpec>,
+    event_bytes_max: usize,
+    sender: mpsc::Sender<Vec<Item>>,
+    env: Arc<dyn Env>,
+) {
     let mut items = source.ready_chunks(CHUNK_ITEMS_MAX);
     while let Some(chunk) = items.next().await {
         let mut ready = Vec::with_capacity(chunk.len());
         for item in chunk {
-            let item = to_item(item, &spec, event_bytes_max);
+            let item = to_item(item, &spec, event_bytes_max, &*env);
             let last = matches!(item, Item::End | Item::Failed(_));
             ready.push(item);
             if last {
@@ -117,7 +129,7 @@ async fn read_ahead(source: Source, spec: Arc<AgentSpec>, event_bytes_max: usize
     }
 }
 
-fn to_item(item: Result<SourceItem, AgentError>, spec: &AgentSpec, event_bytes_max: usize) -> Item {
+fn to_item(item: Result<SourceItem, AgentError>, spec: &AgentSpec, event_bytes_max: usize, env: &dyn Env) -> Item {
     let (draft, partition, offset) = match item {
         Ok(SourceItem::Input { event, partition, offset }) => (event, partition, offset),
         Ok(SourceItem::Idle { until }) => return Item::Idle(until),
@@ -144,7 +156,7 @@ fn to_item(item: Result<SourceItem, AgentError>, spec: &AgentSpec, event_bytes_m
         // An own input is journalled whatever its type: it is what a replay begins with.
         durable: true,
         source: spec.name.clone(),
-        time: draft.time.unwrap_or_default(),
+        time: draft.time.unwrap_or_else(|| env.now()),
         cause: None,
         root: id,
         hops: 0,
