@@ -17,6 +17,7 @@ mod runtime;
 pub mod sim;
 mod supervisor;
 mod team;
+pub mod testing;
 pub mod topology;
 
 pub use agent::{
