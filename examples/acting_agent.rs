@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use atra_bus::{Draft, Event, Topic};
-use atra_runtime::{Agent, AgentError, AgentSpec, Context, EffectError, Runtime, RuntimeBuilder, StartError, Team};
-use atra_storage::{MemoryDisk, MemoryStore};
+use atra::async_trait;
+use atra::bus::{Draft, Event, Topic};
+use atra::runtime::{Agent, AgentError, AgentSpec, Context, EffectError, Runtime, RuntimeBuilder, StartError, Team};
+use atra::storage::{MemoryDisk, MemoryStore};
 use tokio::sync::Notify;
 
 const ORDER: Topic = Topic::literal("shop.order");

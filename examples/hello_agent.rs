@@ -7,10 +7,10 @@
 
 use std::{error::Error, time::Duration};
 
-use async_trait::async_trait;
-use atra_bus::{Event, EventType, Filter, Topic};
-use atra_runtime::{Agent, AgentError, AgentSpec, Context, RuntimeBuilder, Team};
-use atra_storage::MemoryStore;
+use atra::async_trait;
+use atra::bus::{Event, EventType, Filter, Topic};
+use atra::runtime::{Agent, AgentError, AgentSpec, Context, RuntimeBuilder, Team};
+use atra::storage::MemoryStore;
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]

@@ -8,10 +8,10 @@
 
 use std::{error::Error, time::Duration};
 
-use async_trait::async_trait;
-use atra_bus::{Draft, Event, Topic};
-use atra_runtime::{Agent, AgentError, AgentSpec, Context, RuntimeBuilder, RuntimeError, Team};
-use atra_storage::MemoryStore;
+use atra::async_trait;
+use atra::bus::{Draft, Event, Topic};
+use atra::runtime::{Agent, AgentError, AgentSpec, Context, RuntimeBuilder, RuntimeError, Team};
+use atra::storage::MemoryStore;
 
 const READING: Topic = Topic::literal("sensor.reading");
 

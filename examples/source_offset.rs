@@ -8,13 +8,13 @@
 
 use std::{error::Error, fs, path::PathBuf, time::Duration};
 
-use async_trait::async_trait;
-use atra_bus::{Draft, Event, Timestamp, Topic};
-use atra_runtime::{
+use atra::async_trait;
+use atra::bus::{Draft, Event, Timestamp, Topic};
+use atra::runtime::{
     Agent, AgentError, AgentSpec, Clock, Context, Offsets, RuntimeBuilder, Source, SourceItem, StateReader,
     StateWriter, Team,
 };
-use atra_storage::{SqliteOptions, SqliteStore};
+use atra::storage::{SqliteOptions, SqliteStore};
 use futures::stream;
 
 const NUMBER: Topic = Topic::literal("file.number");
@@ -75,7 +75,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         runtime.idle().await;
         let counts = runtime.reader().topic_counts().await?;
         let read = counts.iter().find(|(topic, _)| topic == "file.number").map_or(0, |(_, n)| *n);
-        let last = runtime.reader().journal_tail(&atra_bus::Interest::in_topics(vec![SUM.into()]), 1).await?;
+        let last = runtime.reader().journal_tail(&atra::bus::Interest::in_topics(vec![SUM.into()]), 1).await?;
         sums.push((read, *last[0].event.get::<u64>()?));
         runtime.stop(Duration::from_secs(10)).await?;
     }

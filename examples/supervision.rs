@@ -8,12 +8,12 @@
 
 use std::{error::Error, time::Duration};
 
-use async_trait::async_trait;
-use atra_bus::{Draft, Event, Name, Topic};
-use atra_runtime::{
+use atra::async_trait;
+use atra::bus::{Draft, Event, Name, Topic};
+use atra::runtime::{
     Agent, AgentError, AgentSpec, Context, OnPoison, RuntimeBuilder, StateReader, StateWriter, Team, TeamState,
 };
-use atra_storage::{FactKind, MemoryStore};
+use atra::storage::{FactKind, MemoryStore};
 
 const ENTRY: Topic = Topic::literal("book.entry");
 

@@ -8,9 +8,9 @@
 
 use std::{error::Error, time::Duration};
 
-use async_trait::async_trait;
-use atra_bus::{Event, EventType, Topic};
-use atra_runtime::{Agent, AgentError, AgentSpec, Context, StateReader, StateWriter, testing::AgentBench};
+use atra::async_trait;
+use atra::bus::{Event, EventType, Topic};
+use atra::runtime::{Agent, AgentError, AgentSpec, Context, StateReader, StateWriter, testing::AgentBench};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
