@@ -13,10 +13,7 @@ use std::{
     time::Duration,
 };
 
-use atra::async_trait;
-use atra::bus::{Draft, Event, Topic};
-use atra::runtime::{Agent, AgentError, AgentSpec, Context, EffectError, Runtime, RuntimeBuilder, StartError, Team};
-use atra::storage::{MemoryDisk, MemoryStore};
+use atra::{StartError, prelude::*, runtime::EffectError};
 use tokio::sync::Notify;
 
 const ORDER: Topic = Topic::literal("shop.order");
@@ -44,7 +41,7 @@ impl Bank {
 
 struct Payer(Arc<Bank>);
 
-#[async_trait]
+#[atra::async_trait]
 impl Agent for Payer {
     fn spec(&self) -> AgentSpec {
         AgentSpec::new("payer").acting().subscribes("shop.order").publishes_on("shop.paid", true)

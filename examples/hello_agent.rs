@@ -7,10 +7,7 @@
 
 use std::{error::Error, time::Duration};
 
-use atra::async_trait;
-use atra::bus::{Event, EventType, Filter, Topic};
-use atra::runtime::{Agent, AgentError, AgentSpec, Context, RuntimeBuilder, Team};
-use atra::storage::MemoryStore;
+use atra::prelude::*;
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -31,7 +28,7 @@ impl EventType for Answer {
 
 struct Greeter;
 
-#[async_trait]
+#[atra::async_trait]
 impl Agent for Greeter {
     fn spec(&self) -> AgentSpec {
         AgentSpec::new("greeter").handles::<Greeting>().publishes::<Answer>()

@@ -8,17 +8,14 @@
 
 use std::{error::Error, time::Duration};
 
-use atra::async_trait;
-use atra::bus::{Draft, Event, Topic};
-use atra::runtime::{Agent, AgentError, AgentSpec, Context, RuntimeBuilder, RuntimeError, Team};
-use atra::storage::MemoryStore;
+use atra::{RuntimeError, prelude::*};
 
 const READING: Topic = Topic::literal("sensor.reading");
 
 /// Keeps the temperature of the room in memory.
 struct Thermometer;
 
-#[async_trait]
+#[atra::async_trait]
 impl Agent for Thermometer {
     fn spec(&self) -> AgentSpec {
         AgentSpec::new("thermometer").subscribes("sensor.reading").owns("room.")
@@ -33,7 +30,7 @@ impl Agent for Thermometer {
 /// Watches the temperature and switches itself on below the limit.
 struct Heater;
 
-#[async_trait]
+#[atra::async_trait]
 impl Agent for Heater {
     fn spec(&self) -> AgentSpec {
         AgentSpec::new("heater").subscribes("memory.room.temperature").owns("heater.")

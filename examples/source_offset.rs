@@ -8,13 +8,7 @@
 
 use std::{error::Error, fs, path::PathBuf, time::Duration};
 
-use atra::async_trait;
-use atra::bus::{Draft, Event, Timestamp, Topic};
-use atra::runtime::{
-    Agent, AgentError, AgentSpec, Clock, Context, Offsets, RuntimeBuilder, Source, SourceItem, StateReader,
-    StateWriter, Team,
-};
-use atra::storage::{SqliteOptions, SqliteStore};
+use atra::{bus::Interest, prelude::*};
 use futures::stream;
 
 const NUMBER: Topic = Topic::literal("file.number");
@@ -26,7 +20,7 @@ struct Adder {
     sum: u64,
 }
 
-#[async_trait]
+#[atra::async_trait]
 impl Agent for Adder {
     fn spec(&self) -> AgentSpec {
         let spec = AgentSpec::new("adder").source().subscribes("file.number");
@@ -75,7 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         runtime.idle().await;
         let counts = runtime.reader().topic_counts().await?;
         let read = counts.iter().find(|(topic, _)| topic == "file.number").map_or(0, |(_, n)| *n);
-        let last = runtime.reader().journal_tail(&atra::bus::Interest::in_topics(vec![SUM.into()]), 1).await?;
+        let last = runtime.reader().journal_tail(&Interest::in_topics(vec![SUM.into()]), 1).await?;
         sums.push((read, *last[0].event.get::<u64>()?));
         runtime.stop(Duration::from_secs(10)).await?;
     }

@@ -8,12 +8,7 @@
 
 use std::{error::Error, time::Duration};
 
-use atra::async_trait;
-use atra::bus::{Draft, Event, Name, Topic};
-use atra::runtime::{
-    Agent, AgentError, AgentSpec, Context, OnPoison, RuntimeBuilder, StateReader, StateWriter, Team, TeamState,
-};
-use atra::storage::{FactKind, MemoryStore};
+use atra::{TeamState, prelude::*, storage::FactKind};
 
 const ENTRY: Topic = Topic::literal("book.entry");
 
@@ -24,7 +19,7 @@ struct Sum {
     sum: i64,
 }
 
-#[async_trait]
+#[atra::async_trait]
 impl Agent for Sum {
     fn spec(&self) -> AgentSpec {
         let spec = AgentSpec::new(self.name).subscribes("book.entry").owns(&format!("{}.", self.name));

@@ -8,9 +8,7 @@
 
 use std::{error::Error, time::Duration};
 
-use atra::async_trait;
-use atra::bus::{Event, EventType, Topic};
-use atra::runtime::{Agent, AgentError, AgentSpec, Context, StateReader, StateWriter, testing::AgentBench};
+use atra::{prelude::*, runtime::testing::AgentBench};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -35,7 +33,7 @@ struct Stock {
     ordered: u32,
 }
 
-#[async_trait]
+#[atra::async_trait]
 impl Agent for Stock {
     fn spec(&self) -> AgentSpec {
         AgentSpec::new("stock").handles::<Order>().handles::<Reminder>().publishes::<Reminder>().owns("stock.")
