@@ -21,10 +21,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is logged unless somebody says otherwise. The coordinator's warnings are about how agents fit together, which
+/// is for who writes them; that the last run was killed, the commands tell themselves. sqlx only says that it was slow.
+const LOG_DEFAULT: &str = "warn,atra_runtime::coordinator=error,sqlx=error";
+
 /// Logs go to standard error, as `ATRA_LOG` or `RUST_LOG` says; warnings only if neither does.
 fn log() {
     let filter = std::env::var("ATRA_LOG").or_else(|_| std::env::var("RUST_LOG")).unwrap_or_default();
-    let filter = if filter.is_empty() { "warn" } else { &filter };
+    let filter = if filter.is_empty() { LOG_DEFAULT } else { &filter };
     let filter = EnvFilter::builder().parse_lossy(filter);
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();

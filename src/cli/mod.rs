@@ -48,7 +48,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
         Command::Run(args) => {
             // Its live view comes from other tasks: standard output is taken again at the end.
             drop(out);
-            return run::run(args, json);
+            return run::run(&args, json);
         }
         Command::Import(ImportCommand::Candles(args)) => block_on(import::candles(args, &mut out))?,
         Command::Status(args) => block_on(status::status(&db_of(&args)?, &mut out))?,

@@ -19,7 +19,7 @@ use super::{
 
 /// What is known of the runtime on a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Running {
+pub(crate) enum Running {
     /// None, and the last one stopped cleanly.
     No,
     /// This process since then.
@@ -129,7 +129,8 @@ fn team_json(team: &TeamRow, state: Option<&Value>, running: Running) -> Value {
     value
 }
 
-async fn running(db: &dyn Read, path: &Path) -> Result<Running, CliError> {
+/// Whether a runtime runs on a file.
+pub(crate) async fn running(db: &dyn Read, path: &Path) -> Result<Running, CliError> {
     let owner = Name::new("atra").map_err(CliError::Name)?;
     let Some(fact) = db.fact(FactKind::Meta, &owner, "running").await? else { return Ok(Running::No) };
     let value: Value = fact.value.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();

@@ -38,7 +38,17 @@ pub(super) struct Live(Option<(oneshot::Sender<()>, Task)>);
 
 impl Live {
     /// Begins to show.
-    pub(super) fn start(runtime: &Runtime, what: &str, config: &Config, before: Seq, json: bool) -> Self {
+    pub(super) fn start(
+        runtime: &Runtime,
+        what: &str,
+        config: &Config,
+        before: Seq,
+        json: bool,
+        is_killed: bool,
+    ) -> Self {
+        if is_killed {
+            eprintln!("atra: the last run did not stop cleanly; nothing acknowledged is lost");
+        }
         if json {
             return Self(None);
         }
@@ -98,7 +108,7 @@ impl View {
         let mut committed = self.runtime.subscribe(filters, self.after);
         let equity = Topic::literal("portfolio.equity");
         let mut passing = self.runtime.observe(vec![Filter::exactly(&equity)], OBSERVED_MAX);
-        let mut ticks = tokio::time::interval(EVERY);
+        let mut ticks = tokio::time::interval_at(Instant::now() + EVERY, EVERY);
         let mut last = (Instant::now(), 0);
         loop {
             tokio::select! {
@@ -143,7 +153,7 @@ impl View {
         }
         self.lines_left -= 1;
         let time = Moment(event.time.millis()).to_string();
-        let text = format!("{time}  {:<22} {}", event.topic.as_str(), short(event.payload.json().unwrap_or(""), 140));
+        let text = format!("{time}  {:<22} {}", event.topic.as_str(), short(&told(event), 120));
         self.say(&text);
     }
 
@@ -176,4 +186,25 @@ impl View {
     fn say(&self, text: &str) {
         if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.println(text) }
     }
+}
+
+/// A payload as `key value` pairs, without what names the event itself.
+fn told(event: &Event) -> String {
+    fn walk(value: &Value, text: &mut String) {
+        match value {
+            Value::Object(fields) => {
+                for (key, value) in fields.iter().filter(|(key, value)| *key != "id" && !value.is_null()) {
+                    if !value.is_object() {
+                        text.push_str(&format!("{key} "));
+                    }
+                    walk(value, text);
+                }
+            }
+            Value::String(value) => text.push_str(&format!("{value}  ")),
+            other => text.push_str(&format!("{other}  ")),
+        }
+    }
+    let mut text = String::new();
+    walk(&event.payload.to_value().unwrap_or_default(), &mut text);
+    text
 }

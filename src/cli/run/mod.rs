@@ -8,7 +8,7 @@ mod live;
 mod report;
 mod signals;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use atra::{
     Clock, Query, Read, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Team, TeamState,
@@ -29,6 +29,7 @@ use super::{
     config_of,
     error::CliError,
     import::prepare_folder,
+    status::{Running, running},
 };
 
 /// The name of the desk's team, and of the agent that knows what it amounts to.
@@ -37,17 +38,20 @@ const PORTFOLIO: &str = "portfolio";
 /// The ticker of the simulated market, so that nobody takes it for a real one.
 const SIMULATED_TICKER: &str = "SIM";
 const SIMULATED_INTERVAL_MS: i64 = 900_000;
+/// Two signals within this time are one: `timeout` and shells send to the process and to its group. 50 ms: no person
+/// asks twice so fast.
+const SAME_SIGNAL: Duration = Duration::from_millis(50);
 
 /// Runs the desk.
-pub(crate) fn run(args: RunArgs, json: bool) -> Result<(), CliError> {
+pub(crate) fn run(args: &RunArgs, json: bool) -> Result<(), CliError> {
     let mut config = config_of(&args.db)?;
-    merge(&mut config, &args);
+    merge(&mut config, args);
     let mut tokio = tokio::runtime::Builder::new_multi_thread();
     if config.runtime.threads > 0 {
         tokio.worker_threads(config.runtime.threads);
     }
     let tokio = tokio.enable_all().build().map_err(|source| CliError::Process { what: "tokio", source })?;
-    tokio.block_on(desk_on_file(config, &args, json))
+    tokio.block_on(desk_on_file(config, args, json))
 }
 
 /// Flags win over everything else.
@@ -90,10 +94,12 @@ async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<
         store.forget_runs().await?;
     }
     let before = reader.last_seq().await?;
+    // This process holds the lock by now: a mark that is still there was left by one that died.
+    let is_killed = running(&*reader, &config.db).await? != Running::No;
     let in_force = serde_json::to_value(&config).unwrap_or_default();
     let builder = RuntimeBuilder::new(store).storage(config.storage.options()).level(config.storage.level);
     let runtime = builder.config(in_force).team(team).start().await?;
-    let live = Live::start(&runtime, &market.what, &config, before, json);
+    let live = Live::start(&runtime, &market.what, &config, before, json, is_killed);
     let ended = until_end(&runtime, args.until_idle, &mut signals).await;
     let figures = portfolio(&runtime).await;
     let turns = runtime.status().iter().map(|team| team.turns).sum();
@@ -240,10 +246,17 @@ async fn portfolio(runtime: &Runtime) -> Option<Value> {
 
 /// Stops within the deadline; a second signal ends the process at once.
 async fn stop(runtime: &Runtime, config: &Config, signals: &mut Signals) -> Result<(), CliError> {
+    let asked = Instant::now();
+    let again = async {
+        signals.next().await;
+        while asked.elapsed() < SAME_SIGNAL {
+            signals.next().await;
+        }
+    };
     tokio::select! {
         // Biased: whoever asks twice means it.
         biased;
-        () = signals.next() => {
+        () = again => {
             eprintln!("atra: ended at once; nothing acknowledged is lost, the next run goes on from there");
             std::process::exit(1)
         }

@@ -37,7 +37,8 @@ impl Finished<'_> {
         let wall = self.began.elapsed();
         let mut out = Output::new(json);
         if json {
-            let equity = report.as_ref().map(|report| report.equity.to_f64());
+            // By way of its text, which is exact: the nearest number to it.
+            let equity = report.as_ref().and_then(|report| report.equity.to_string().parse::<f64>().ok());
             out.json(&json!({
                 "candles": candles,
                 "agents": 7,
@@ -50,7 +51,7 @@ impl Finished<'_> {
             }))?;
             return out.finish();
         }
-        if events == self.before {
+        if self.turns == 0 {
             out.line("nothing new: the journal already holds what these candles lead to")?;
         }
         let how = match self.ended {
