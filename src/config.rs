@@ -45,18 +45,27 @@ pub struct Config {
 pub struct RunConfig {
     /// Where the agents run; the result is the same. `together`: one task, a hop is a function call.
     pub placement: Placement,
-    /// What the simulated market is made of. 7: any number is as good.
+    /// What the simulated market is made of. 5: any number is as good; this one soon gives the desk something to do.
     pub seed: u64,
     /// Candles that the simulated market has. Not set: without end.
     pub simulated_candles: Option<u64>,
-    /// Candles a second in the simulated market, unless `desk.speed` says another. 100: a day passes in a second, so
-    /// that a person sees things happen.
+    /// Candles a second in the simulated market, unless `desk.speed` says another. 1,000: ten days pass in a
+    /// second, so that a person sees the desk learn and trade.
     pub simulated_speed: u32,
+    /// Candles of the simulated market's past, which go as fast as they can before `simulated_speed` holds. 10,000: the
+    /// optimizer has its 90 days and a choice to make, so the first fills are seconds away and not minutes.
+    pub simulated_past: u64,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { placement: Placement::default(), seed: 7, simulated_candles: None, simulated_speed: 100 }
+        Self {
+            placement: Placement::default(),
+            seed: 5,
+            simulated_candles: None,
+            simulated_speed: 1_000,
+            simulated_past: 10_000,
+        }
     }
 }
 

@@ -21,9 +21,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is logged unless somebody says otherwise. The coordinator's warnings are about how agents fit together, which
-/// is for who writes them; that the last run was killed, the commands tell themselves. sqlx only says that it was slow.
-const LOG_DEFAULT: &str = "warn,atra_runtime::coordinator=error,sqlx=error";
+/// What is logged unless somebody says otherwise. sqlx only warns that something was slow.
+const LOG_DEFAULT: &str = "warn,sqlx=error";
 
 /// Logs go to standard error, as `ATRA_LOG` or `RUST_LOG` says; warnings only if neither does.
 fn log() {

@@ -301,6 +301,8 @@ fn every_read_of_a_finished_file_answers_in_json() {
 
     let fills = ask(&["journal", "tail", "-n", "3", "--topic", "order.fill"]).json();
     assert_eq!(fills.len(), 3);
+    let first = ask(&["journal", "tail", "-n", "2", "--after", "0", "--topic", "order.fill"]).json();
+    assert!(first.len() == 2 && first[0]["seq"].as_u64() < fills[0]["seq"].as_u64(), "{first:?}");
     let seq = fills[2]["seq"].to_string();
     assert_eq!(ask(&["journal", "show", &seq]).one(), fills[2]);
 

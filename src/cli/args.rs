@@ -126,7 +126,7 @@ pub(crate) struct RunArgs {
     /// Where the agents run; the result is the same.
     #[arg(long)]
     pub(crate) placement: Option<PlacementArg>,
-    /// Candles a second, or max [default: max; 100 in the simulated market].
+    /// Candles a second, or max [default: max; 1000 in the simulated market].
     #[arg(long, value_name = "max|N")]
     pub(crate) speed: Option<Speed>,
     /// Ends when the candles are used up and everything is settled.

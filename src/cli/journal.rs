@@ -25,16 +25,31 @@ pub(crate) async fn tail(args: &TailArgs, out: &mut Output) -> Result<(), CliErr
     let db = open(&db_of(&args.db)?).await?;
     let interest = interest(&args.topic)?;
     let mut upto = db.last_seq().await?;
-    let events = match args.after {
-        Some(after) => db.journal(Seq(after), upto, &interest, args.lines).await?.0,
-        None => db.journal_tail(&interest, args.lines).await?,
-    };
-    print(&events, out)?;
-    if let (Some(_), Some(last)) = (args.after, events.last()) {
-        // A full page: what it left out comes next.
-        upto = if events.len() >= args.lines { last.seq } else { upto };
+    match args.after {
+        Some(after) => upto = print_after(&*db, &interest, Seq(after), upto, args.lines, out).await?,
+        None => print(&db.journal_tail(&interest, args.lines).await?, out)?,
     }
     if args.follow { follow(&*db, &interest, upto, out).await } else { Ok(()) }
+}
+
+/// Prints at most `lines` events behind `after`, and gives the seq up to which nothing was left out.
+async fn print_after(
+    db: &dyn Read,
+    interest: &Interest,
+    mut after: Seq,
+    upto: Seq,
+    lines: usize,
+    out: &mut Output,
+) -> Result<Seq, CliError> {
+    let mut left = lines;
+    while left > 0 && after < upto {
+        // A page may have fewer events than asked for and yet not be the last.
+        let (events, complete) = db.journal(after, upto, interest, left.min(PAGE_EVENTS)).await?;
+        print(&events, out)?;
+        left -= events.len();
+        after = complete;
+    }
+    Ok(after)
 }
 
 async fn follow(db: &dyn Read, interest: &Interest, mut after: Seq, out: &mut Output) -> Result<(), CliError> {

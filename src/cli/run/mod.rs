@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use atra::{
     Clock, Query, Read, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Team, TeamState,
     agents::{
-        CandleSource, desk,
+        CandleSource, SIMULATED_FROM, desk,
         market::candle::{Interval, SeriesKey},
     },
     config::Config,
@@ -136,9 +136,7 @@ fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
             next: "import some with 'atra import candles', or run without --ticker on the simulated market".into(),
         });
     }
-    if args.speed.is_none() && config.desk.speed.is_none() && !args.until_idle {
-        config.desk.speed = Some(config.run.simulated_speed);
-    }
+    let paced = args.speed.is_none() && config.desk.speed.is_none() && !args.until_idle;
     if args.until_idle && config.run.simulated_candles.is_none() {
         // Something that ends was asked for: four years, as the examples have.
         config.run.simulated_candles = Some(140_256);
@@ -148,6 +146,12 @@ fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
         what: "the simulated market has no interval".into(),
         next: "give one with --interval 15m".into(),
     })?;
+    if paced {
+        let past = config.run.simulated_past.saturating_mul(interval.millis().unsigned_abs());
+        let first = config.desk.from.unwrap_or(SIMULATED_FROM);
+        config.desk.speed = Some(config.run.simulated_speed);
+        config.desk.speed_from = Some(first.saturating_add(i64::try_from(past).unwrap_or(i64::MAX)));
+    }
     let series = vec![SeriesKey::new(SIMULATED_TICKER, interval)?];
     config.desk.series = series.iter().map(ToString::to_string).collect();
     let what = format!("a simulated market, seed {}", config.run.seed);
