@@ -18,6 +18,7 @@ mod runtime;
 pub mod sim;
 mod supervisor;
 mod team;
+pub mod testing;
 pub mod topology;
 
 pub use agent::{

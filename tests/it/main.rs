@@ -12,6 +12,7 @@
 //! | `lifecycle` | topology, publish with keys, `settled`, pause, stop |
 //! | `process_death` | an event that takes the whole process down |
 //! | `swarm` | simulated swarms under virtual time |
+//! | `tidy` | the source tree itself: what each part must not know or do |
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should fail")]
 
@@ -25,4 +26,5 @@ mod memory;
 mod order;
 mod process_death;
 mod swarm;
+mod tidy;
 mod timers;
