@@ -142,6 +142,12 @@ impl Topic {
         self.as_str().strip_prefix(MEMORY_ROOT)
     }
 
+    /// Whether only the runtime may publish here: under `sys.`, `memory.` or `to.`.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        [SYSTEM_ROOT, MEMORY_ROOT, ADDRESS_ROOT].iter().any(|root| self.as_str().starts_with(root))
+    }
+
     /// The first token: a bounded label for metrics.
     #[must_use]
     pub fn root(&self) -> &str {

@@ -33,6 +33,14 @@ pub enum PublishError {
         /// The topic.
         topic: Topic,
     },
+    /// The topic is the runtime's: `put` writes memory, `send` addresses an agent, `sys` is not for agents.
+    #[error("agent {agent} cannot publish on {topic}: write memory with put, address an agent with send")]
+    Reserved {
+        /// The agent.
+        agent: Name,
+        /// The topic.
+        topic: Topic,
+    },
     /// The key is not under a prefix that the agent owns.
     #[error("agent {agent} wrote memory key {key:?}, which it does not own: add owns(…) to its spec")]
     NotOwned {
@@ -182,6 +190,9 @@ impl Context<'_> {
     /// [`PublishError`] says which limit or declaration; nothing was recorded.
     pub fn publish(&mut self, event: impl Into<Draft>) -> Result<EventId, PublishError> {
         let draft = event.into();
+        if draft.topic.is_reserved() {
+            return Err(PublishError::Reserved { agent: self.spec.name.clone(), topic: draft.topic });
+        }
         let topic = draft.topic.as_str();
         let declared = |durable| {
             self.spec.publishes.iter().any(|declared| {

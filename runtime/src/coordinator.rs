@@ -133,7 +133,7 @@ impl RuntimeBuilder {
         let (storage, actor) = Storage::open(self.store, self.storage, releaser).await?;
         let released = storage.released();
         load_memory(&*reader, &memory).await?;
-        memory.set_released(released);
+        memory.set_loaded(released);
         bus.set_released(released);
         let name = runtime_name();
         let unclean = reader.fact(FactKind::Meta, &name, RUNNING_KEY).await?.is_some();

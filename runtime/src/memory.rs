@@ -67,6 +67,8 @@ struct Shared {
     /// Every key that has a version, sorted: what `list` walks.
     index: RwLock<BTreeSet<Arc<str>>>,
     released: AtomicU64,
+    /// `released` at the start: what was removed before is not known here, only in the journal.
+    loaded: AtomicU64,
     /// How far each team is; versions that the slowest still needs are kept.
     positions: Mutex<BTreeMap<Name, Arc<AtomicU64>>>,
 }
@@ -81,6 +83,7 @@ impl Default for SharedMemory {
             keys: DashMap::with_hasher(FxBuildHasher),
             index: RwLock::default(),
             released: AtomicU64::new(0),
+            loaded: AtomicU64::new(0),
             positions: Mutex::default(),
         }))
     }
@@ -112,10 +115,13 @@ impl SharedMemory {
     /// The value of a key as of `at`.
     #[must_use]
     pub fn as_of(&self, key: &str, at: Seq) -> AsOf {
-        let Some(versions) = self.0.keys.get(key) else { return AsOf::Known(None) };
-        match versions.list.iter().rev().find(|version| version.seq <= at) {
+        // Relaxed: written once, before any team runs.
+        let before_start = at.get() < self.0.loaded.load(Ordering::Relaxed);
+        let versions = self.0.keys.get(key);
+        let pruned = versions.as_ref().is_some_and(|versions| versions.pruned);
+        match versions.as_ref().and_then(|versions| versions.list.iter().rev().find(|version| version.seq <= at)) {
             Some(version) => AsOf::Known(version.entry.clone()),
-            None if versions.pruned => AsOf::Older,
+            None if pruned || before_start => AsOf::Older,
             None => AsOf::Known(None),
         }
     }
@@ -157,6 +163,12 @@ impl SharedMemory {
         self.0.released.store(seq.get(), Ordering::Release);
     }
 
+    /// Everything of the store is loaded, as of `seq`.
+    pub(crate) fn set_loaded(&self, seq: Seq) {
+        self.0.loaded.store(seq.get(), Ordering::Relaxed);
+        self.set_released(seq);
+    }
+
     /// Loads a key's newest version from the store, at the start.
     pub(crate) fn load(&self, key: &str, seq: Seq, entry: Entry) {
         self.push(key, Version { seq, entry: Some(entry) }, Seq::ZERO, true);
@@ -184,8 +196,12 @@ impl SharedMemory {
         }
         let Some(mut versions) = self.0.keys.get_mut(key) else { return };
         versions.list.push_back(version);
-        // The newest version at or before the floor is still needed; those before it are not.
-        while versions.list.len() > VERSIONS_MAX || versions.list.get(1).is_some_and(|second| second.seq <= floor) {
+        // The newest version at or before the floor is still needed, and so is the newest released one,
+        // however many are kept; those before both are not.
+        let released = self.released();
+        while versions.list.get(1).is_some_and(|second| {
+            second.seq <= floor.min(released) || (versions.list.len() > VERSIONS_MAX && second.seq <= released)
+        }) {
             versions.list.pop_front();
             versions.pruned = true;
         }

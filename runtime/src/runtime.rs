@@ -541,6 +541,11 @@ impl PublishCall<'_> {
         if topic.root() == "sys" {
             return Err(reserved("it is the runtime's"));
         }
+        if let Some(agent) = topic.addressee()
+            && !self.runtime.kernel.agents.contains(agent)
+        {
+            return Err(unknown("agent", agent));
+        }
         if let Some(key) = topic.memory_key() {
             if !self.memory {
                 return Err(reserved("write memory with put"));
@@ -555,7 +560,13 @@ impl PublishCall<'_> {
                 return Err(reserved(&format!("agent {} owns that key", owner.name)));
             }
         }
-        let limit = crate::limits::Limits::default().event_bytes_max;
+        let taken = |caller: &Name| self.runtime.kernel.agents.contains(caller) || *caller == self.runtime.kernel.name;
+        if let Some(caller) = self.caller.as_ref().filter(|caller| taken(caller)) {
+            return Err(reserved(&format!("{caller} is the name of an agent or of the runtime, not of a caller")));
+        }
+        let teams = self.runtime.teams.iter();
+        let limit = teams.map(|team| team.plan.limits.event_bytes_max).max();
+        let limit = limit.unwrap_or(crate::Limits::default().event_bytes_max);
         let bytes = self.draft.payload.json()?.len();
         if bytes > limit {
             return Err(RuntimeError::TooLarge { bytes, limit });

@@ -125,10 +125,7 @@ impl Supervisor {
         control: mpsc::Receiver<TeamControl>,
         state: watch::Sender<TeamState>,
     ) -> Self {
-        let limits = &plan.limits;
-        // What can have been under way when the process died: the open step and those in flight.
-        let under_way = if plan.is_acting() { 2 } else { (limits.steps_in_flight_max + 1) * limits.inputs_max };
-        let careful = if kernel.unclean { under_way } else { 0 };
+        let careful = if kernel.unclean { under_way(&plan) } else { 0 };
         let position = kernel.memory.position_of(&plan.name);
         Self {
             plan,
@@ -164,6 +161,7 @@ impl Supervisor {
                 restarts_in_row = 0;
             }
             settled_before = settled;
+            let mut backoff = 0;
             let ended = match exit {
                 TeamExit::Stopped => {
                     self.enter(TeamState::Stopped);
@@ -182,17 +180,12 @@ impl Supervisor {
                 }
                 TeamExit::Fenced(rejected) => self.count_restart(&mut restarts_in_row, rejected.to_string()),
                 TeamExit::Failed(reason) => self.count_restart(&mut restarts_in_row, reason),
-                TeamExit::Guilty(guilty) => {
-                    let reason = describe(&guilty);
-                    match self.blame(&guilty) {
-                        Some(poisoned) => Some(poisoned),
-                        None => self.count_restart(&mut restarts_in_row, reason),
-                    }
-                }
+                // Not counted in a row: attempts bound how often one event can do this.
+                TeamExit::Guilty(guilty) => self.blame(&guilty, &mut backoff),
             };
             let go_on = match ended {
                 Some(state) => self.rest(state).await,
-                None => self.back_off(restarts_in_row).await,
+                None => self.back_off(restarts_in_row.max(backoff)).await,
             };
             if !go_on {
                 self.enter(TeamState::Stopped);
@@ -212,22 +205,21 @@ impl Supervisor {
     /// Counts a restart; the state to rest in when it is one too many.
     fn count_restart(&mut self, in_row: &mut u32, reason: String) -> Option<TeamState> {
         *in_row += 1;
-        self.restarts.fetch_add(1, Ordering::Relaxed);
-        let limits = &self.plan.limits;
-        if *in_row > limits.restarts_max {
-            let most = limits.restarts_max;
+        let most = self.plan.limits.restarts_max;
+        if *in_row > most {
+            self.restarts.fetch_add(1, Ordering::Relaxed);
             return Some(TeamState::Failed {
                 reason: format!("{most} restarts without progress (restarts_max): {reason}"),
             });
         }
-        let inputs = self.counters.inputs.load(Ordering::Relaxed).max(1000);
-        let dead = self.counters.dead_letters.load(Ordering::Relaxed);
-        if dead * 1000 > inputs * u64::from(limits.dead_letters_per_thousand_max) {
-            return Some(TeamState::Failed { reason: format!("{dead} dead letters in {inputs} inputs: {reason}") });
-        }
-        tracing::warn!(team = %self.plan.name, restarts = *in_row, error = %reason, "team failed and is restarted");
-        self.enter(TeamState::Restarting { restarts: *in_row, reason });
+        self.restarting(*in_row, reason);
         None
+    }
+
+    fn restarting(&self, restarts: u32, reason: String) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(team = %self.plan.name, restarts, error = %reason, "team failed and is restarted");
+        self.enter(TeamState::Restarting { restarts, reason });
     }
 
     /// Waits before the next incarnation; `false` when told to stop meanwhile.
@@ -270,22 +262,26 @@ impl Supervisor {
         false
     }
 
-    /// Counts a failed turn against its (agent, event); the state to rest in when it is a ledger's poison.
-    fn blame(&mut self, guilty: &Guilty) -> Option<TeamState> {
+    /// Counts a failed turn against its (agent, event); the state to rest in when it is a ledger's poison or
+    /// one dead letter too many.
+    fn blame(&mut self, guilty: &Guilty, backoff: &mut u32) -> Option<TeamState> {
         if self.suspects.input != Some(guilty.input) {
             self.suspects = Suspects { input: Some(guilty.input), ..Suspects::default() };
         }
+        self.suspects.inputs_left = under_way(&self.plan);
         let failure = &guilty.failure;
         let on = failure.event.id;
         let tries = self.suspects.attempts.entry((failure.agent.clone(), on)).or_default();
         *tries += 1;
         let tries = *tries;
+        *backoff = tries;
         // A limit is broken by the cascade as a whole: then no member handles its input.
         let whole = matches!(failure.fault, TurnFault::Limit(_));
         let blamed: Vec<&Arc<AgentSpec>> =
             self.plan.specs.iter().filter(|spec| whole || spec.name == failure.agent).collect();
         let attempts_max = blamed.iter().map(|spec| spec.attempts_max).min().unwrap_or(1);
         if tries < attempts_max {
+            self.restarting(tries, describe(guilty));
             return None;
         }
         if blamed.iter().any(|spec| spec.on_poison == OnPoison::Stop) {
@@ -298,6 +294,15 @@ impl Supervisor {
             let letter = letter(&spec.name, event, guilty.input, tries, &reason, content);
             self.suspects.dead.insert((spec.name.clone(), event), letter);
         }
+        let inputs = self.counters.inputs.load(Ordering::Relaxed).max(1000);
+        let dead = self.counters.dead_letters.load(Ordering::Relaxed) + 1;
+        let most = self.plan.limits.dead_letters_per_thousand_max;
+        if dead * 1000 > inputs * u64::from(most) {
+            let reason =
+                format!("{dead} dead letters in {inputs} inputs ({most} in 1,000 are allowed): {}", describe(guilty));
+            return Some(TeamState::Failed { reason });
+        }
+        self.restarting(tries, describe(guilty));
         None
     }
 
@@ -361,7 +366,7 @@ impl Supervisor {
             foreign_events_max: self.plan.limits.foreign_events_max,
             timers,
             sources,
-            system: self.init_event(stored.had_init).into_iter().collect(),
+            inits: self.inits(&stored.had_init),
             streak: 0,
         };
         let suspects = self.suspects.clone();
@@ -399,28 +404,39 @@ impl Supervisor {
         self.kernel.announce("sys.team.started", started).await
     }
 
-    /// The first start ever is an input of its own, if a member wants it.
-    fn init_event(&self, had_init: bool) -> Option<Arc<Event>> {
-        let topic = Topic::literal("sys.init");
-        let wanted = self.plan.specs().any(|spec| spec.subscribes.iter().any(|filter| filter.matches(topic.as_str())));
-        if had_init || !wanted {
-            return None;
-        }
-        let id = EventId::of(&self.plan.name, "sys.init");
-        let time = if self.plan.clock == Clock::Wall { self.kernel.env.now() } else { Timestamp::default() };
-        Some(Arc::new(Event {
-            id,
-            topic,
-            version: 1,
-            durable: true,
-            source: self.kernel.name.clone(),
-            time,
-            cause: None,
-            root: id,
-            hops: 0,
-            payload: Payload::typed(Value::Null),
-        }))
+    /// The first start ever of a member is an input of its own, if it wants it. Addressed to the member and
+    /// published by it, so that no other team hears it and it does not come back as a foreign event.
+    fn inits(&self, had_init: &BTreeSet<usize>) -> VecDeque<(usize, Arc<Event>)> {
+        const INIT: Topic = Topic::literal("sys.init");
+        let wants = |spec: &AgentSpec| spec.subscribes.iter().any(|filter| filter.matches(INIT.as_str()));
+        let members = self.plan.specs().enumerate();
+        let new = members.filter(|(place, spec)| wants(spec) && !had_init.contains(place));
+        new.map(|(place, spec)| {
+            let id = EventId::of(&spec.name, "sys.init");
+            let wall = self.plan.clock == Clock::Wall;
+            let event = Event {
+                id,
+                topic: INIT.addressed_to(&spec.name).unwrap_or(INIT),
+                version: 1,
+                durable: true,
+                source: spec.name.clone(),
+                time: if wall { self.kernel.env.now() } else { Timestamp::default() },
+                cause: None,
+                root: id,
+                hops: 0,
+                payload: Payload::typed(Value::Null),
+            };
+            (place, Arc::new(event))
+        })
+        .collect()
     }
+}
+
+/// Inputs that can have been under way when an incarnation ended: those of the open step and of the steps in
+/// flight.
+fn under_way(plan: &Team) -> usize {
+    let limits = &plan.limits;
+    if plan.is_acting() { 2 } else { (limits.steps_in_flight_max + 1) * limits.inputs_max }
 }
 
 /// A team wants what its members subscribe to and what is addressed to them, but never its own rows.
@@ -467,7 +483,8 @@ struct Stored {
     members: Vec<MemberFacts>,
     memory: BTreeMap<String, Option<Entry>>,
     clock: Timestamp,
-    had_init: bool,
+    /// Places of members that have had their `sys.init`.
+    had_init: BTreeSet<usize>,
     resting: bool,
     marks: BTreeMap<EventId, (u32, Option<(Name, EventId)>)>,
 }
@@ -482,7 +499,10 @@ struct Mark {
 impl Stored {
     async fn read(kernel: &Kernel, plan: &Team) -> Result<Self, StoreError> {
         let mut stored = Self::default();
-        for spec in plan.specs() {
+        for (place, spec) in plan.specs().enumerate() {
+            if kernel.reader.fact(FactKind::Meta, &spec.name, INIT_KEY).await?.is_some() {
+                stored.had_init.insert(place);
+            }
             let of = |kind| kernel.reader.facts(kind, Some(&spec.name));
             let offsets = by_key(of(FactKind::Offset).await?);
             stored.members.push(MemberFacts {
@@ -506,7 +526,6 @@ impl Stored {
         }
         let meta = by_key(kernel.reader.facts(FactKind::Meta, Some(&plan.name)).await?);
         stored.clock = Timestamp(meta.get(CLOCK_KEY).and_then(|json| json.parse().ok()).unwrap_or_default());
-        stored.had_init = meta.contains_key(INIT_KEY);
         stored.resting = meta.contains_key(STATE_KEY);
         for (input, json) in by_key(kernel.reader.facts(FactKind::Attempt, Some(&plan.name)).await?) {
             if let (Ok(input), Ok(mark)) = (input.parse(), serde_json::from_str::<Mark>(&json)) {

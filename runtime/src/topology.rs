@@ -127,16 +127,17 @@ fn names(teams: &[Team]) -> Result<(), TopologyError> {
     Ok(())
 }
 
-/// Sorted prefixes overlap exactly when a neighbour begins with its predecessor.
+/// Two prefixes overlap when one begins with the other. Sorted, everything that begins with a prefix follows
+/// it directly.
 fn owners(teams: &[Team]) -> Result<(), TopologyError> {
     let mut owned: Vec<(&str, &Name)> =
         members(teams).flat_map(|(_, spec)| spec.owns.iter().map(|prefix| (prefix.as_str(), &spec.name))).collect();
     owned.sort_unstable();
-    for pair in owned.windows(2) {
-        let ((short, first), (long, second)) = (pair[0], pair[1]);
-        if long.starts_with(short) && first != second {
-            let (first, second) = (first.clone(), second.clone());
-            return Err(TopologyError::TwoOwners { first, second, prefix: long.into() });
+    for (place, (short, first)) in owned.iter().enumerate() {
+        let longer = owned[place + 1..].iter().take_while(|(long, _)| long.starts_with(short));
+        if let Some((long, second)) = longer.into_iter().find(|(_, second)| second != first) {
+            let (first, second) = ((*first).clone(), (*second).clone());
+            return Err(TopologyError::TwoOwners { first, second, prefix: (*long).into() });
         }
     }
     Ok(())

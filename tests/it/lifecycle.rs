@@ -127,6 +127,9 @@ fn teams_that_do_not_fit_together_are_refused_before_anything_runs() {
         Team::of(move || Script::new(spec.clone(), 0_u64, |_: &mut u64, _: &Event, _: &mut Context<'_>| Ok(())))
     };
     assert!(refused(vec![owner("a", "x."), owner("b", "x.y.")]).contains("each key has one owner"));
+    let two = AgentSpec::new("a").owns("k.").owns("k.a");
+    let two = Team::of(move || Script::new(two.clone(), 0_u64, |_: &mut u64, _: &Event, _: &mut Context<'_>| Ok(())));
+    assert!(refused(vec![two, owner("b", "k.b")]).contains("each key has one owner"));
     assert!(refused(vec![owner("a", "x."), owner("a", "y.")]).contains("names are unique"));
     assert!(refused(vec![Team::new("empty")]).contains("no agents"));
     let spec = |name: &str| AgentSpec::new(name);
@@ -148,4 +151,27 @@ fn teams_that_do_not_fit_together_are_refused_before_anything_runs() {
         text.iter().any(|w| w.contains("agent b wants z.z")) && text.iter().any(|w| w.contains("feed each other")),
         "{text:?}"
     );
+}
+
+/// Two teams once heard of each other's first start, and of their own again.
+#[test]
+fn each_agent_hears_of_its_own_first_start_once_ever() {
+    let disk = MemoryDisk::new();
+    let starter = |name: &'static str| {
+        let spec = AgentSpec::new(name).subscribes("sys.init").publishes_on(&format!("{name}.born"), true);
+        Team::of(move || {
+            Script::new(spec.clone(), 0_u64, move |_: &mut u64, event: &Event, cx: &mut Context<'_>| {
+                assert_eq!(event.topic.subject(), "sys.init");
+                cx.publish(Draft::new(topic(&format!("{name}.born")), 1))?;
+                Ok(())
+            })
+        })
+    };
+    for _ in 0..2 {
+        let swarm = Swarm::new(1).on(&disk).team(starter("a")).team(starter("b"));
+        let report = swarm.run(|runtime| async move { runtime.idle().await }).unwrap();
+        let lines = futures::executor::block_on(lines(&*report.reader));
+        let born: Vec<_> = lines.iter().filter(|line| line.contains("born")).collect();
+        assert_eq!(born, ["a.born 1", "b.born 1"]);
+    }
 }

@@ -1,8 +1,9 @@
 //! Shared memory: owners, as-of reads, revisions, callers' keys.
 
 use async_trait::async_trait;
-use atra_bus::{Committed, Draft, Event};
-use atra_runtime::{Agent, AgentError, AgentSpec, Context, Placement, RuntimeError, Team, sim::Swarm};
+use atra_bus::{Committed, Draft, Event, Name};
+use atra_runtime::{Agent, AgentError, AgentSpec, Context, Placement, PublishError, RuntimeError, Team, sim::Swarm};
+use atra_storage::{FactKind, MemoryDisk};
 
 use crate::support::{Script, journal, topic};
 
@@ -149,4 +150,48 @@ impl Agent for Mate {
         cx.publish(Draft::new(topic("out.mate"), held))?;
         Ok(())
     }
+}
+
+/// What was removed before the start is not in memory; only the journal knows that it was there once.
+#[test]
+fn a_key_that_was_removed_later_is_read_as_it_was_at_the_inputs_position() {
+    let disk = MemoryDisk::new();
+    let before = Swarm::new(1).on(&disk).run(|runtime| async move {
+        runtime.put("kept.last", 1_u64).unwrap().await.unwrap();
+        runtime.publish(Draft::new(topic("in.n"), 7_u64)).await.unwrap();
+        runtime.remove("kept.last").unwrap().await.unwrap();
+    });
+    before.unwrap();
+    let swarm = Swarm::new(1).on(&disk).team(Team::of(|| Reader));
+    let report = swarm.run(|runtime| async move { runtime.idle().await }).unwrap();
+    let lines = futures::executor::block_on(crate::support::lines(&*report.reader));
+    assert_eq!(lines.last().unwrap(), "out.read [7,1]");
+}
+
+#[test]
+fn reserved_topics_and_names_are_refused_at_the_call() {
+    let bold = || {
+        let spec = AgentSpec::new("bold").subscribes("in.n").publishes_on(">", true).attempts_max(1);
+        Script::new(spec, 0_u64, |_: &mut u64, event: &Event, cx: &mut Context<'_>| {
+            let topic = topic(event.get::<String>()?);
+            assert!(matches!(cx.publish(Draft::new(topic, 1)), Err(PublishError::Reserved { .. })));
+            Ok(())
+        })
+    };
+    let swarm = Swarm::new(1).team(Team::of(keeper)).team(Team::of(bold));
+    let report = swarm
+        .run(|runtime| async move {
+            for reserved in ["memory.kept.x", "sys.fake", "to.keeper.in.n"] {
+                runtime.publish(Draft::new(topic("in.n"), reserved.to_owned())).await.unwrap();
+            }
+            runtime.idle().await;
+            let stranger = Name::new("keeper").unwrap();
+            assert!(runtime.publish(Draft::new(topic("in.n"), "x")).from(stranger).await.is_err());
+            assert!(runtime.publish(Draft::new(topic("to.nobody.in.n"), "x")).await.is_err());
+            assert!(runtime.publish(Draft::new(topic("sys.fake"), "x")).await.is_err());
+            runtime.reader().facts(FactKind::DeadLetter, None).await.unwrap()
+        })
+        .unwrap();
+    // The keeper wants numbers; the bold one was content.
+    assert!(report.output.iter().all(|letter| letter.owner.as_str() == "keeper"), "{:?}", report.output);
 }

@@ -82,8 +82,10 @@ pub(crate) struct Guilty {
 /// What the supervisor knows about inputs that failed before.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Suspects {
-    /// The input whose cascade failed last: delivered alone.
+    /// The input whose cascade failed last. Until it is settled, each input has a step of its own.
     pub(crate) input: Option<EventId>,
+    /// Inputs until the suspicion is dropped: it may never come again (a timer that was cancelled).
+    pub(crate) inputs_left: usize,
     /// Tries of each pair so far.
     pub(crate) attempts: BTreeMap<(Name, EventId), u32>,
     /// Pairs that were given up: skipped, and written as dead letters with that step.
@@ -255,12 +257,12 @@ impl Executor {
     async fn take(&mut self, input: Input) -> Flow {
         let event = input.event().clone();
         let suspect = self.parts.suspects.input == Some(event.id);
+        let suspected = self.parts.suspects.input.is_some();
         // Relaxed: one executor at a time counts it down.
         let careful = self.parts.careful.inputs_left.load(Ordering::Relaxed) > 0;
-        let alone = suspect || careful || self.parts.acting;
-        if alone {
-            self.settle(false).await?;
-        }
+        // Each of them closes its own step below, so none is open here: a step closed after this input was
+        // taken would carry its cursor, and if the input failed once more it would never come again.
+        let alone = suspected || careful || self.parts.acting;
         let (gate, dead) = if careful { self.mark(&event).await? } else { (None, None) };
         let mut skips: BTreeSet<(Name, EventId)> = BTreeSet::new();
         if suspect {
@@ -289,7 +291,12 @@ impl Executor {
             for ((agent, event), letter) in letters {
                 self.bury(&agent, event, &letter);
             }
-            self.parts.suspects = Suspects::default();
+        }
+        if suspected {
+            self.parts.suspects.inputs_left = self.parts.suspects.inputs_left.saturating_sub(1);
+            if suspect || self.parts.suspects.inputs_left == 0 {
+                self.parts.suspects = Suspects::default();
+            }
         }
         if let Some(((agent, event), letter)) = dead {
             self.bury(&agent, event, &letter);
@@ -327,10 +334,11 @@ impl Executor {
                 let anchor = self.step.push(event.clone(), Ancestor::None, Some(seen));
                 RoundEvent { event, from: None, to: Some(member), anchor }
             }
-            Input::System { event } => {
-                self.step.fact(FactKind::Meta, &self.parts.name, INIT_KEY, Some("true".into()));
+            Input::Init { member, event } => {
+                let agent = &self.parts.specs[member].name;
+                self.step.fact(FactKind::Meta, agent, INIT_KEY, Some("true".into()));
                 let anchor = self.step.push(event.clone(), Ancestor::None, Some(seen));
-                RoundEvent { event, from: None, to: None, anchor }
+                RoundEvent { event, from: None, to: Some(member), anchor }
             }
         }
     }
@@ -561,7 +569,7 @@ impl Executor {
 
 /// The key of the clock's fact; its owner is the team.
 pub(crate) const CLOCK_KEY: &str = "clock";
-/// The key of the fact that the team has had its `sys.init`.
+/// The key of the fact that an agent has had its `sys.init`; its owner is the agent.
 pub(crate) const INIT_KEY: &str = "init";
 
 /// A pair that is given up, with what is written about it.

@@ -26,8 +26,8 @@ pub(crate) enum Input {
     Product { member: usize, produced: Produced },
     /// A timer of a member.
     Timer { member: usize, event: Arc<Event> },
-    /// An event that the runtime itself has for the team.
-    System { event: Arc<Event> },
+    /// The first start ever of a member.
+    Init { member: usize, event: Arc<Event> },
 }
 
 impl Input {
@@ -35,7 +35,7 @@ impl Input {
         match self {
             Self::Foreign(committed) => &committed.event,
             Self::Product { produced, .. } => &produced.event,
-            Self::Timer { event, .. } | Self::System { event } => event,
+            Self::Timer { event, .. } | Self::Init { event, .. } => event,
         }
     }
 }
@@ -52,7 +52,8 @@ pub(crate) struct Inputs {
     pub(crate) foreign_events_max: usize,
     pub(crate) timers: Timers,
     pub(crate) sources: Vec<SourceReader>,
-    pub(crate) system: VecDeque<Arc<Event>>,
+    /// Members that start for the first time ever, with their `sys.init`.
+    pub(crate) inits: VecDeque<(usize, Arc<Event>)>,
     pub(crate) streak: u32,
 }
 
@@ -67,8 +68,8 @@ impl Inputs {
     }
 
     fn choose(&mut self) -> Result<Option<Input>, String> {
-        if let Some(event) = self.system.pop_front() {
-            return Ok(Some(Input::System { event }));
+        if let Some((member, event)) = self.inits.pop_front() {
+            return Ok(Some(Input::Init { member, event }));
         }
         if self.streak < FOREIGN_STREAK_MAX
             && let Some(committed) = self.take_foreign()

@@ -137,6 +137,9 @@ fn to_item(item: Result<SourceItem, AgentError>, spec: &AgentSpec, event_bytes_m
         Err(error) => return Item::Failed(error.to_string()),
     };
     let topic = draft.topic.as_str();
+    if draft.topic.is_reserved() {
+        return Item::Failed(format!("a source cannot publish on {topic}, which is the runtime's"));
+    }
     if !spec.publishes.iter().any(|declared| declared.filter.as_str() == topic || declared.filter.matches(topic)) {
         return Item::Failed(format!("its spec does not declare topic {topic}: add publishes_on({topic:?}, …)"));
     }
