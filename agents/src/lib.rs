@@ -1,3 +1,22 @@
-//! The seven agents of the market desk, and the pure domain that they are made of ([`market`]).
+//! The seven agents of the market desk ([`desk`](desk::desk)), and the pure domain that they are made of ([`market`]).
+//!
+//! Each agent is a thin translation between events and a pure part: it reads no clock, decides nothing by itself that a
+//! function in [`market`] could decide, and writes what it needs after a restart as small keyed state.
 
+pub mod candles;
+pub mod desk;
+pub mod events;
+mod execution;
+mod feed;
+mod indicator;
 pub mod market;
+mod optimizer;
+mod portfolio;
+pub mod report;
+mod risk;
+mod series;
+mod signal;
+
+pub use candles::CandleSource;
+pub use desk::{DeskConfig, DeskError, OptimizerConfig, desk};
+pub use report::DeskReport;

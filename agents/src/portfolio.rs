@@ -1,0 +1,237 @@
+//! The portfolio: an independent set of books over the broker's fills, and the report.
+//!
+//! It hears fills and marks from execution, fills first, so it closes a candle on the mark. Each fill is compared with
+//! what the broker says that it left; cash + Σ position × price must be the equity ([`crate::market::portfolio`]). A
+//! mismatch is an error, and an event that keeps failing here stops the team: a ledger that is wrong is worse than none.
+//!
+//! Journalled are changes of position, and the equity once a day and once a fill; the equity of each candle is passing.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use atra_bus::Event;
+use atra_runtime::{Agent, AgentError, AgentSpec, Context, OnPoison, Query, StateReader, StateWriter};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    desk::Account,
+    events::{Closed, DailyEquity, Equity, Mark, PositionChanged},
+    market::{
+        broker::Fill,
+        candle::{Scale, SeriesKey},
+        fill::Trade,
+        money::Money,
+        portfolio::Portfolio as Ledger,
+    },
+    report::{DeskReport, PositionReport, SeriesReport},
+};
+
+const STATE: &str = "books";
+const DAY_MILLIS: i64 = 86_400_000;
+
+/// What the portfolio knows of a series beside the ledger.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Followed {
+    scale: Scale,
+    first_time: i64,
+    first_open: i64,
+    last_time: i64,
+    last_close: i64,
+    candles: u64,
+    trades: u64,
+    wins: u64,
+    profit: Money,
+    fees: Money,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Books {
+    ledger: Ledger,
+    /// Open time of the candle of the last mark; never goes back, though series have different intervals.
+    marked_at: Option<i64>,
+    series: BTreeMap<SeriesKey, Followed>,
+}
+
+/// The agent.
+pub(crate) struct PortfolioAgent {
+    account: Account,
+    books: Books,
+    is_changed: bool,
+    /// Whether a fill came since the last mark; fills and mark are of one turn, so this never crosses a step.
+    is_filled: bool,
+}
+
+impl PortfolioAgent {
+    pub(crate) fn new(account: Account) -> Self {
+        let books = Books { ledger: Ledger::new(account.cash), marked_at: None, series: BTreeMap::new() };
+        Self { account, books, is_changed: false, is_filled: false }
+    }
+
+    fn fill(&mut self, fill: &Fill, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let trade = self.books.ledger.fill(fill)?;
+        if let Some(followed) = self.books.series.get_mut(&fill.series) {
+            followed.fees = followed.fees.plus(fill.execution.fee)?;
+            if let Some(Trade { profit, .. }) = trade {
+                followed.trades += 1;
+                followed.wins += u64::from(profit > Money::ZERO);
+                followed.profit = followed.profit.plus(profit)?;
+            }
+        }
+        self.is_filled = true;
+        let (lots, cash) = (fill.execution.lots_after, self.books.ledger.cash());
+        let changed = PositionChanged { series: fill.series.clone(), time: fill.time, lots, cash, trade };
+        cx.put(&format!("portfolio.position.{}", fill.series), changed.clone())?;
+        cx.publish(changed)?;
+        Ok(())
+    }
+
+    fn mark(&mut self, mark: &Mark, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let Mark { series, scale, candle: crate::events::CandleJson(candle) } = mark;
+        self.daily(candle.time, cx)?;
+        let Books { ledger, marked_at, series: followed } = &mut self.books;
+        match followed.get_mut(series) {
+            Some(followed) => {
+                (followed.last_time, followed.last_close) = (candle.time, candle.close);
+                followed.candles += 1;
+            }
+            None => {
+                ledger.open(series, self.account.terms(*scale)?);
+                let new = Followed {
+                    scale: *scale,
+                    first_time: candle.time,
+                    first_open: candle.open,
+                    last_time: candle.time,
+                    last_close: candle.close,
+                    candles: 1,
+                    trades: 0,
+                    wins: 0,
+                    profit: Money::ZERO,
+                    fees: Money::ZERO,
+                };
+                followed.insert(series.clone(), new);
+            }
+        }
+        let at = marked_at.map_or(candle.time, |last| last.max(candle.time));
+        *marked_at = Some(at);
+        let equity = ledger.mark(series, at, candle.close)?;
+        let lots = ledger.holding(series).map_or(0, |holding| holding.position.lots);
+        let held = if lots == 0 { Money::ZERO } else { self.account.terms(*scale)?.value(candle.close, lots)? };
+        let (time, close, gross) = (candle.time, candle.close, ledger.gross());
+        if std::mem::take(&mut self.is_filled) {
+            cx.publish(self.equity_now(at))?;
+        }
+        cx.publish(Equity { series: series.clone(), time, close, equity, gross, held })?;
+        Ok(())
+    }
+
+    /// With the first candle of a day, the equity that the day before ended with.
+    fn daily(&self, time: i64, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        if let Some(last) = self.books.marked_at
+            && time.div_euclid(DAY_MILLIS) > last.div_euclid(DAY_MILLIS)
+        {
+            cx.publish(self.equity_now(last))?;
+        }
+        Ok(())
+    }
+
+    fn equity_now(&self, time: i64) -> DailyEquity {
+        let ledger = &self.books.ledger;
+        DailyEquity { time, equity: ledger.equity(), cash: ledger.cash(), drawdown: ledger.drawdown() }
+    }
+
+    /// The candles have ended, and the broker has closed what it closes.
+    fn closed(&mut self, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        if std::mem::take(&mut self.is_filled)
+            && let Some(at) = self.books.marked_at
+        {
+            // Marked again at the last closes, so that the fees of the last fills are in the curve.
+            for (series, followed) in &self.books.series {
+                self.books.ledger.mark(series, at, followed.last_close)?;
+            }
+            cx.publish(self.equity_now(at))?;
+        }
+        self.books.ledger.check()?;
+        cx.publish(self.report()?)?;
+        Ok(())
+    }
+
+    fn report(&self) -> Result<DeskReport, AgentError> {
+        let Books { ledger, series, .. } = &self.books;
+        let mut positions = Vec::new();
+        let mut each = Vec::new();
+        let mut fees = Money::ZERO;
+        for (key, followed) in series {
+            let terms = self.account.terms(followed.scale)?;
+            fees = fees.plus(followed.fees)?;
+            let fee = f64::from(terms.fee_ppm()) / 1e6;
+            let bought = followed.first_open as f64 * (1.0 + fee);
+            each.push(SeriesReport {
+                series: key.clone(),
+                candles: followed.candles,
+                trades: followed.trades,
+                wins: followed.wins,
+                profit: followed.profit,
+                fees: followed.fees,
+                buy_and_hold: followed.last_close as f64 * (1.0 - fee) / bought - 1.0,
+            });
+            let Some(holding) = ledger.holding(key).filter(|holding| holding.position.lots != 0) else { continue };
+            positions.push(PositionReport {
+                series: key.clone(),
+                quantity: terms.quantity(holding.position.lots),
+                entry_price: terms.price(holding.position.entry_price),
+                entry_time: holding.position.entry_time,
+                price: terms.price(holding.price),
+                value: terms.value(holding.price, holding.position.lots)?,
+            });
+        }
+        let from = series.values().map(|followed| followed.first_time).min();
+        let to = series.iter().map(|(key, followed)| followed.last_time + key.interval().millis()).max();
+        Ok(DeskReport::new(&ledger.report(), fees, positions, each, from, to))
+    }
+}
+
+#[async_trait]
+impl Agent for PortfolioAgent {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("portfolio")
+            .handles::<Mark>()
+            .handles::<Fill>()
+            .handles::<Closed>()
+            .publishes::<Equity>()
+            .publishes::<PositionChanged>()
+            .publishes::<DailyEquity>()
+            .publishes::<DeskReport>()
+            .owns("portfolio.")
+            .on_poison(OnPoison::Stop)
+    }
+
+    async fn start(&mut self, state: &StateReader<'_>) -> Result<(), AgentError> {
+        if let Some(books) = state.get(STATE)? {
+            self.books = books;
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        self.is_changed = true;
+        if let Some(mark) = event.as_type::<Mark>()? {
+            return self.mark(mark, cx);
+        }
+        if let Some(fill) = event.as_type::<Fill>()? {
+            return self.fill(fill, cx);
+        }
+        if event.is::<Closed>() { self.closed(cx) } else { Ok(()) }
+    }
+
+    fn save(&mut self, state: &mut StateWriter<'_>) -> Result<(), AgentError> {
+        if std::mem::take(&mut self.is_changed) { state.put(STATE, &self.books) } else { Ok(()) }
+    }
+
+    fn query(&self, query: &Query) -> Result<Value, AgentError> {
+        match query.name.as_str() {
+            "report" | "status" => Ok(serde_json::to_value(self.report()?)?),
+            other => Err(AgentError::new(format!("portfolio does not answer {other:?}; ask for report"))),
+        }
+    }
+}

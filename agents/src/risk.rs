@@ -1,0 +1,202 @@
+//! The risk agent: no target is traded that it has not approved.
+//!
+//! It joins target and equity by the candle that both belong to, whichever comes first, and asks the pure rules
+//! ([`crate::market::risk`]). It fails closed: what it does not hear in time is not approved. When the drawdown stop
+//! halts the desk, it closes what is open without being asked. A person stops the desk with `risk.kill` and lets it go on
+//! with `risk.resume`. An event that keeps failing here stops the team.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use atra_bus::Event;
+use atra_runtime::{Agent, AgentError, AgentSpec, Context, OnPoison, Query, StateReader, StateWriter};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    events::{Approved, Denied, Equity, Kill, PositionChanged, Resume, Stalled, StateChanged, TargetChanged},
+    market::{
+        candle::SeriesKey,
+        money::Money,
+        risk::{EquityView, Risk as Rules, RiskDecision, RiskLimits, RiskState},
+    },
+};
+
+const STATE: &str = "risk";
+
+/// The last equity of a series' candle.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Heard {
+    time: i64,
+    held: Money,
+}
+
+/// A target that waits for the equity of its candle.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Pending {
+    time: i64,
+    target: f64,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Books {
+    rules: Rules,
+    equity: Option<Money>,
+    heard: BTreeMap<SeriesKey, Heard>,
+    pending: BTreeMap<SeriesKey, Pending>,
+    approved: u64,
+    denied: u64,
+}
+
+/// The agent.
+pub(crate) struct RiskAgent {
+    limits: RiskLimits,
+    books: Books,
+    is_changed: bool,
+}
+
+impl RiskAgent {
+    pub(crate) fn new(limits: RiskLimits) -> Self {
+        Self { limits, books: Books::default(), is_changed: false }
+    }
+
+    fn equity(&mut self, event: &Equity, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let Equity { series, time, close, equity, gross, held } = event;
+        let known_at = time.saturating_add(series.interval().millis());
+        let view = EquityView { time: known_at, equity: *equity, gross: *gross };
+        let books = &mut self.books;
+        books.equity = Some(*equity);
+        let heard = Heard { time: *time, held: *held };
+        match books.heard.get_mut(series) {
+            Some(slot) => *slot = heard,
+            None => drop(books.heard.insert(series.clone(), heard)),
+        }
+        let changed = books.rules.equity(view, &self.limits);
+        books.rules.close(series, *close, &self.limits);
+        if changed.is_some() {
+            self.say_state(cx)?;
+        }
+        if changed == Some(RiskState::Halted) {
+            self.close_all(known_at, cx)?;
+        }
+        self.join(series, cx)
+    }
+
+    /// Decides on a series' target if the equity of the same candle is known.
+    fn join(&mut self, series: &SeriesKey, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let Some(&Pending { time, target }) = self.books.pending.get(series) else { return Ok(()) };
+        let Some(&Heard { held, .. }) = self.books.heard.get(series).filter(|heard| heard.time == time) else {
+            return Ok(());
+        };
+        self.books.pending.remove(series);
+        let known_at = time.saturating_add(series.interval().millis());
+        match self.books.rules.decide(series, known_at, target, held, &self.limits) {
+            RiskDecision::Approved { target, notional_max } => {
+                self.approve(Approved { series: series.clone(), time, target, notional_max, forced: false }, cx)
+            }
+            RiskDecision::Denied { code } => {
+                self.books.denied += 1;
+                cx.publish(Denied { series: series.clone(), time, target, code })?;
+                // A reversal that may not open must still close: the old position is no longer wanted.
+                let is_reversal = (held.is_negative() && target > 0.0) || (held > Money::ZERO && target < 0.0);
+                if is_reversal
+                    && let RiskDecision::Approved { target, notional_max } =
+                        self.books.rules.decide(series, known_at, 0.0, held, &self.limits)
+                {
+                    let series = series.clone();
+                    return self.approve(Approved { series, time, target, notional_max, forced: true }, cx);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn approve(&mut self, approved: Approved, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        self.books.approved += 1;
+        cx.publish(approved)?;
+        Ok(())
+    }
+
+    /// Closes every open position at its series' next open.
+    fn close_all(&mut self, known_at: i64, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let open = self.books.heard.iter().filter(|(_, heard)| heard.held != Money::ZERO);
+        let open: Vec<SeriesKey> = open.map(|(series, _)| series.clone()).collect();
+        for series in open {
+            // What opens at `known_at` or later: the decision is known only now.
+            let time = known_at - 1;
+            self.approve(Approved { series, time, target: 0.0, notional_max: Money::ZERO, forced: true }, cx)?;
+        }
+        Ok(())
+    }
+
+    fn say_state(&self, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let rules = &self.books.rules;
+        let said = StateChanged { state: rules.state(), killed: rules.is_killed(), equity: self.books.equity };
+        cx.put("risk.state", said.clone())?;
+        cx.publish(said)?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Agent for RiskAgent {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("risk")
+            .handles::<Equity>()
+            .handles::<TargetChanged>()
+            .handles::<PositionChanged>()
+            .handles::<Stalled>()
+            .handles::<Kill>()
+            .handles::<Resume>()
+            .publishes::<Approved>()
+            .publishes::<Denied>()
+            .publishes::<StateChanged>()
+            .owns("risk.")
+            .on_poison(OnPoison::Stop)
+    }
+
+    async fn start(&mut self, state: &StateReader<'_>) -> Result<(), AgentError> {
+        self.books = state.get(STATE)?.unwrap_or_default();
+        Ok(())
+    }
+
+    async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        self.is_changed = true;
+        if let Some(equity) = event.as_type::<Equity>()? {
+            return self.equity(equity, cx);
+        }
+        if let Some(TargetChanged { series, time, target, .. }) = event.as_type()? {
+            self.books.pending.insert(series.clone(), Pending { time: *time, target: *target });
+            return self.join(series, cx);
+        }
+        if let Some(PositionChanged { series, time, trade, .. }) = event.as_type()? {
+            if let Some(trade) = trade {
+                self.books.rules.trade(series, *time, trade.profit, &self.limits);
+            }
+        } else if let Some(Stalled { series, .. }) = event.as_type()? {
+            self.books.rules.stalled(series);
+        } else if event.is::<Kill>() && !self.books.rules.is_killed() {
+            self.books.rules.kill();
+            self.say_state(cx)?;
+        } else if event.is::<Resume>() {
+            self.books.rules.resume();
+            self.say_state(cx)?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, state: &mut StateWriter<'_>) -> Result<(), AgentError> {
+        if std::mem::take(&mut self.is_changed) { state.put(STATE, &self.books) } else { Ok(()) }
+    }
+
+    fn query(&self, query: &Query) -> Result<Value, AgentError> {
+        let Books { rules, equity, approved, denied, pending, .. } = &self.books;
+        match query.name.as_str() {
+            "status" => Ok(json!({
+                "state": rules.state(), "killed": rules.is_killed(), "equity": equity, "limits": self.limits,
+                "approved": approved, "denied": denied, "waiting": pending.keys().collect::<Vec<_>>(),
+            })),
+            other => Err(AgentError::new(format!("risk does not answer {other:?}; ask for status"))),
+        }
+    }
+}
