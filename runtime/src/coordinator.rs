@@ -258,7 +258,10 @@ async fn watch_turns(watched: Vec<(Team, Arc<crate::team::TurnWatch>)>, every: D
         tokio::time::sleep(every).await;
         for (place, (team, watch)) in watched.iter().enumerate() {
             let now = watch.look();
-            if let (true, Some(member)) = (now == before[place], now.1) {
+            let stuck = now == before[place] && now.1.is_some();
+            if watch.set_stuck(stuck) != stuck
+                && let (true, Some(member)) = (stuck, now.1)
+            {
                 let agent = &team.specs[member].name;
                 tracing::warn!(team = %team.name, %agent, waited = ?every, "turn has not ended; it may never yield");
             }

@@ -162,6 +162,8 @@ pub struct TeamStatus {
     pub dead_letters: u64,
     /// Restarts in this process.
     pub restarts: u64,
+    /// The agent whose turn has been running for longer than the watchdog allows.
+    pub stuck: Option<Name>,
 }
 
 impl Runtime {
@@ -253,6 +255,7 @@ impl Runtime {
             events: read(&team.counters.events),
             dead_letters: read(&team.counters.dead_letters),
             restarts: read(&team.restarts),
+            stuck: team.watch.stuck().map(|place| team.plan.specs[place].name.clone()),
         };
         self.teams.iter().map(status).collect()
     }

@@ -2,7 +2,7 @@
 //!
 //! It takes whatever queued while the last commit ran, plans one batch, commits it, releases it, and then
 //! answers. Acknowledged means committed: no path answers `Ok` before the store did. What a failure does
-//! depends on its class; see [`StorageActor::commit`].
+//! depends on its class; see the table at `StorageActor::commit`.
 
 use std::{
     collections::BTreeMap,

@@ -2,16 +2,17 @@
 
 use std::{
     sync::Arc,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use atra_bus::{Draft, Event};
 use atra_runtime::{
-    Agent, AgentError, AgentSpec, Context, OnPoison, StateReader, StateWriter, Team, TeamState, sim::Swarm,
+    Agent, AgentError, AgentSpec, Context, Limits, OnPoison, RuntimeBuilder, StateReader, StateWriter, Team, TeamState,
+    sim::Swarm,
 };
-use atra_storage::FactKind;
+use atra_storage::{FactKind, MemoryStore};
 
 use crate::support::{Script, topic};
 
@@ -117,4 +118,106 @@ fn a_ledgers_poison_stops_its_team_visibly_until_it_is_restarted() {
     assert!(matches!(report.output, TeamState::Poisoned { .. }), "{:?}", report.output);
     let lines = futures::executor::block_on(crate::support::lines(&*report.reader));
     assert_eq!(lines.iter().filter(|line| line.starts_with("out.")).count(), 1, "{lines:?}");
+}
+
+#[test]
+fn a_turn_that_never_yields_is_named_and_storage_and_other_teams_go_on() {
+    let released = Arc::new(AtomicBool::new(false));
+    let spin = released.clone();
+    let stuck = move || {
+        let spin = spin.clone();
+        let spec = AgentSpec::new("stuck").subscribes("in.stuck");
+        Script::new(spec, 0_u64, move |_: &mut u64, _: &Event, _: &mut Context<'_>| {
+            while !spin.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+            Ok(())
+        })
+    };
+    let other = || {
+        let spec = AgentSpec::new("other").subscribes("in.n");
+        Script::new(spec, 0_u64, |_: &mut u64, _: &Event, _: &mut Context<'_>| Ok(()))
+    };
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    tokio.block_on(async {
+        let limits = Limits { watchdog_ms: 20, ..Limits::default() };
+        let builder = RuntimeBuilder::new(MemoryStore::new());
+        let builder = builder.team(Team::of(stuck).limits(limits)).team(Team::of(other));
+        let runtime = builder.start().await.unwrap();
+        runtime.publish(Draft::new(topic("in.stuck"), 1)).await.unwrap();
+        // Ends when the watchdog has spoken; the harness's own limit is the bound.
+        while runtime.status()[0].stuck.is_none() {
+            tokio::task::yield_now().await;
+        }
+        let published = runtime.publish(Draft::new(topic("in.n"), 1)).await.unwrap();
+        runtime.settled(published.seq).await.unwrap();
+        released.store(true, Ordering::Relaxed);
+        runtime.stop(Duration::from_secs(10)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_team_that_fails_without_progress_gives_up_visibly_and_can_be_restarted() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let shared = broken.clone();
+    let team = Team::of(move || SlowStart { broken: shared.clone() });
+    let swarm = Swarm::new(1).team(team);
+    let report = swarm
+        .run(|runtime| async move {
+            let failed = runtime.until_state("starter", TeamState::is_ended).await.unwrap();
+            let refused = runtime.pause("starter").await;
+            broken.store(false, Ordering::Relaxed);
+            runtime.restart("starter").await.unwrap();
+            let mended = runtime.until_state("starter", |state| *state == TeamState::Running).await.unwrap();
+            (failed, refused.is_err(), mended, runtime.status()[0].restarts)
+        })
+        .unwrap();
+    let (failed, refused, mended, restarts) = report.output;
+    assert!(matches!(&failed, TeamState::Failed { reason } if reason.contains("not today")), "{failed:?}");
+    assert!(refused);
+    assert_eq!((mended, restarts), (TeamState::Running, u64::from(Limits::default().restarts_max) + 1));
+}
+
+/// Cannot start while it is broken.
+struct SlowStart {
+    broken: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Agent for SlowStart {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("starter")
+    }
+    async fn start(&mut self, _state: &StateReader<'_>) -> Result<(), AgentError> {
+        if self.broken.load(Ordering::Relaxed) { Err(AgentError::new("not today")) } else { Ok(()) }
+    }
+    async fn handle(&mut self, _event: &Event, _cx: &mut Context<'_>) -> Result<(), AgentError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_cascade_without_end_is_a_failed_turn_and_becomes_a_dead_letter() {
+    let echo = |name: &'static str, wants: &'static str, says: &'static str| {
+        let spec = AgentSpec::new(name).subscribes(wants).subscribes("in.n").publishes_on(says, true);
+        move || {
+            Script::new(spec.clone(), 0_u64, move |_: &mut u64, _: &Event, cx: &mut Context<'_>| {
+                cx.publish(Draft::new(topic(says), 1))?;
+                Ok(())
+            })
+        }
+    };
+    let limits = Limits { cascade_events_max: 40, ..Limits::default() };
+    let team =
+        Team::new("t").agent(echo("ping", "pong.x", "ping.x")).agent(echo("pong", "ping.x", "pong.x")).limits(limits);
+    let report = Swarm::new(1)
+        .team(team)
+        .run(|runtime| async move {
+            let published = runtime.publish(Draft::new(topic("in.n"), 1)).await.unwrap();
+            runtime.settled(published.seq).await.unwrap();
+        })
+        .unwrap();
+    let letters = futures::executor::block_on(report.reader.facts(FactKind::DeadLetter, None)).unwrap();
+    assert_eq!(letters.len(), 2, "neither member handles the input");
+    assert!(letters[0].value.as_ref().unwrap().contains("cascade_events_max"));
 }

@@ -1,8 +1,10 @@
 //! Topology, publishing with keys, `settled`, pause, stop and resume.
 
-use atra_bus::{Draft, Event};
-use atra_runtime::{AgentSpec, Clock, Context, Team, sim::Swarm};
-use atra_storage::MemoryDisk;
+use std::time::Duration;
+
+use atra_bus::{Draft, Event, Filter};
+use atra_runtime::{AgentSpec, Clock, Context, RuntimeBuilder, Team, sim::Swarm};
+use atra_storage::{MemoryDisk, MemoryStore};
 
 use crate::support::{Numbers, Script, lines, topic};
 
@@ -66,4 +68,84 @@ fn a_runtime_that_is_stopped_goes_on_where_it_was() {
         futures::executor::block_on(async { (lines(&*whole.reader).await, lines(&*parts.reader).await) });
     assert_eq!(whole.len(), 50);
     assert_eq!(parts, whole);
+}
+
+#[test]
+fn nothing_is_seen_before_it_is_committed() {
+    let store = MemoryStore::new();
+    let disk = store.disk();
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    tokio.block_on(async {
+        let keeper = || {
+            let spec = AgentSpec::new("a").subscribes("in.n").publishes_on("out.n", true).owns("kept.");
+            Script::new(spec, 0_u64, |_: &mut u64, _: &Event, cx: &mut Context<'_>| {
+                cx.put("kept.n", 1_u64)?;
+                cx.publish(Draft::new(topic("out.n"), 1))?;
+                Ok(())
+            })
+        };
+        let runtime = RuntimeBuilder::new(store).own_thread(false).team(Team::of(keeper)).start().await.unwrap();
+        let mut out = runtime.subscribe(vec![Filter::new("out.*").unwrap()], runtime.released());
+        disk.delay_commits(Some(Duration::from_secs(10)));
+        let published = runtime.publish(Draft::new(topic("in.n"), 1)).await.unwrap();
+        // Virtual time: the turn is long over, the commit is not.
+        let early = tokio::time::timeout(Duration::from_secs(5), out.next()).await;
+        assert!(early.is_err() && runtime.memory().get("kept.n").is_none(), "seen before the commit");
+        disk.delay_commits(None);
+        let seen = out.next().await.unwrap().unwrap();
+        assert!(seen.seq > published.seq);
+        // Memory is applied before the bus hands the batch out.
+        assert!(runtime.memory().get("kept.n").is_some());
+        runtime.stop(Duration::from_secs(100)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_team_that_is_paused_loses_nothing_and_goes_on_in_order() {
+    let swarm = Swarm::new(1).team(Team::of(|| counter("a", "in.n")));
+    let report = swarm
+        .run(|runtime| async move {
+            runtime.pause("a").await.unwrap();
+            let mut last = None;
+            for n in 0..5_000 {
+                last = Some(runtime.publish(Draft::new(topic("in.n"), n)).await.unwrap().seq);
+            }
+            assert_eq!(runtime.status()[0].inputs, 0);
+            runtime.resume("a").await.unwrap();
+            runtime.settled(last.unwrap()).await.unwrap();
+            runtime.status()[0].inputs
+        })
+        .unwrap();
+    assert_eq!(report.output, 5_000);
+}
+
+#[test]
+fn teams_that_do_not_fit_together_are_refused_before_anything_runs() {
+    let refused = |teams: Vec<Team>| atra_runtime::topology::check(&teams).unwrap_err().to_string();
+    let owner = |name: &str, prefix: &str| {
+        let spec = AgentSpec::new(name).owns(prefix);
+        Team::of(move || Script::new(spec.clone(), 0_u64, |_: &mut u64, _: &Event, _: &mut Context<'_>| Ok(())))
+    };
+    assert!(refused(vec![owner("a", "x."), owner("b", "x.y.")]).contains("each key has one owner"));
+    assert!(refused(vec![owner("a", "x."), owner("a", "y.")]).contains("names are unique"));
+    assert!(refused(vec![Team::new("empty")]).contains("no agents"));
+    let spec = |name: &str| AgentSpec::new(name);
+    let team = |name: &str, specs: Vec<AgentSpec>| {
+        specs.into_iter().fold(Team::new(name), |team, spec| {
+            team.agent(move || Script::new(spec.clone(), 0_u64, |_: &mut u64, _: &Event, _: &mut Context<'_>| Ok(())))
+        })
+    };
+    assert!(refused(vec![team("t", vec![spec("a").acting(), spec("b")])]).contains("alone in its team"));
+    let passing = team("p", vec![spec("a").publishes_on("x.y", false)]);
+    assert!(refused(vec![passing, team("q", vec![spec("b").subscribes("x.y")])]).contains("make it durable"));
+    let warnings = atra_runtime::topology::check(&[
+        team("p", vec![spec("a").publishes_on("x.y", true).subscribes("y.x")]),
+        team("q", vec![spec("b").publishes_on("y.x", true).subscribes("x.y").subscribes("z.z")]),
+    ])
+    .unwrap();
+    let text: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        text.iter().any(|w| w.contains("agent b wants z.z")) && text.iter().any(|w| w.contains("feed each other")),
+        "{text:?}"
+    );
 }

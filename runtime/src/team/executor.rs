@@ -229,7 +229,7 @@ impl Executor {
                 None => { self.stopping = Some(TeamExit::Stopped); Ok(()) }
             },
             done = oldest(&mut self.in_flight), if !self.in_flight.is_empty() => self.committed(done),
-            () = self.parts.inputs.wait(), if !*paused => Ok(()),
+            outcome = self.parts.inputs.wait(), if !*paused => outcome.map_err(TeamExit::Failed),
             () = tokio::time::sleep_until(cursor_due), if behind && self.in_flight.is_empty() => self.send_cursor().await,
         }
     }

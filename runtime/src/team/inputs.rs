@@ -83,10 +83,10 @@ impl Inputs {
         self.sources.iter().all(|source| source.ended)
     }
 
-    /// Waits until something may be ready.
+    /// Waits until something may be ready. An error is the journal's: this incarnation cannot go on.
     ///
     /// Cancel safe: whatever arrives stays in the queues.
-    pub(crate) async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) -> Result<(), String> {
         let timer = match (self.clock, self.timers.next_due()) {
             (Clock::Wall, Some(due)) => {
                 let wait = u64::try_from(due.0.saturating_sub(self.env.now().0)).unwrap_or(0);
@@ -94,12 +94,21 @@ impl Inputs {
             }
             _ => None,
         };
-        let Self { subscription, sources, .. } = self;
+        let Self { subscription, sources, foreign: queue, foreign_events_max, .. } = self;
         let foreign = async {
-            // A closed bus has nothing more; the command to stop is on its way.
             if !subscription.ready().await {
+                // A closed bus has nothing more; the command to stop is on its way.
                 std::future::pending::<()>().await;
             }
+            if subscription.take_ready(queue, *foreign_events_max) == 0 {
+                // Ready with nothing to take: the journal could not be read, and `next` says why.
+                match subscription.next().await {
+                    Some(Ok(committed)) => queue.push_back(committed),
+                    Some(Err(error)) => return Err(error.to_string()),
+                    None => {}
+                }
+            }
+            Ok(())
         };
         let produced = poll_fn(|cx| {
             let mut ready = false;
@@ -118,9 +127,9 @@ impl Inputs {
         // Biased: the order is the one in which inputs are taken.
         tokio::select! {
             biased;
-            () = foreign => {}
-            () = due => {}
-            () = produced => {}
+            outcome = foreign => outcome,
+            () = due => Ok(()),
+            () = produced => Ok(()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
     time::Duration,
@@ -60,9 +60,21 @@ pub(crate) struct TurnWatch {
     turns: AtomicU64,
     /// The member's place + 1 while its handler runs, else 0.
     running: AtomicU64,
+    /// Whether the watchdog found one turn running for too long.
+    stuck: AtomicBool,
 }
 
 impl TurnWatch {
+    /// Notes what the watchdog found; answers what it had found before.
+    pub(crate) fn set_stuck(&self, stuck: bool) -> bool {
+        self.stuck.swap(stuck, Ordering::Relaxed)
+    }
+
+    /// The place of the member whose turn the watchdog found running for too long.
+    pub(crate) fn stuck(&self) -> Option<usize> {
+        self.look().1.filter(|_| self.stuck.load(Ordering::Relaxed))
+    }
+
     /// (turns begun, place of the member that is in a turn).
     pub(crate) fn look(&self) -> (u64, Option<usize>) {
         // Relaxed: the watchdog samples seconds apart.

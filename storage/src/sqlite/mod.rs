@@ -167,8 +167,8 @@ impl Store for SqliteStore {
         let Some(db) = &mut self.db else { return Err(fatal(&self.path, "it was closed")) };
         self.is_in_transaction = true;
         let written = write(db, batch, BatchNames::new(&self.names)).await;
-        let new_names = match written {
-            Ok(new_names) => new_names,
+        let (new_names, is_committed) = match written {
+            Ok(written) => written,
             Err(error) => {
                 let error = match error {
                     WriteError::Refused(error) => error,
@@ -179,8 +179,7 @@ impl Store for SqliteStore {
                 return Err(error);
             }
         };
-        let committed = db.execute(COMMIT).await;
-        if let Err(error) = committed {
+        if !is_committed && let Err(error) = db.execute(COMMIT).await {
             let error = self.class(&error);
             self.roll_back().await;
             self.reopen_if_unknown(&error).await;

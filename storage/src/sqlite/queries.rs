@@ -51,30 +51,43 @@ pub(super) const UPDATE_TEAM: &str = "UPDATE teams SET epoch = ?, number = ?, cu
 
 // === read ===
 
+/// The columns of an event, in three values: every value of a row costs an allocation and a copy on its way
+/// through the driver, which made twelve of them most of the price of a bulk read. The ids are one blob (id,
+/// root, and the cause if there is one), the numbers one text; `seen` is −1 for none, `cause_seq` 0.
+macro_rules! events {
+    () => {
+        "SELECT concat_ws(' ', seq, topic, version, source, time, hops, coalesce(cause_seq, 0), \
+         coalesce(seen, -1)), CAST(id || root || coalesce(cause, x'') AS BLOB), payload FROM journal"
+    };
+}
+
 pub(super) const LAST_SEQ: &str = "SELECT coalesce(max(seq), 0) FROM journal";
 /// Names that came after the known ones: ids grow away from zero in both directions.
 pub(super) const NAMES_AFTER: &str =
     "SELECT id, text FROM names WHERE id > ?1 UNION ALL SELECT id, text FROM names WHERE id < ?2";
 
-pub(super) const JOURNAL: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, cause_seq, \
-     seen, payload FROM journal WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
+pub(super) const JOURNAL: &str = concat!(events!(), " WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3");
 /// As `JOURNAL`, for topics in a list or unknown to the reader, and sources that are not in a list.
-pub(super) const JOURNAL_WANTED: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, \
-     cause_seq, seen, payload FROM journal WHERE seq > ?1 AND seq <= ?2 \
+pub(super) const JOURNAL_WANTED: &str = concat!(
+    events!(),
+    " WHERE seq > ?1 AND seq <= ?2 \
      AND (topic IN (SELECT value FROM json_each(?4)) OR topic > ?5 OR topic < ?6) \
-     AND source NOT IN (SELECT value FROM json_each(?7)) ORDER BY seq LIMIT ?3";
-pub(super) const TAIL: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, cause_seq, \
-     seen, payload FROM journal ORDER BY seq DESC LIMIT ?1";
-pub(super) const TAIL_WANTED: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, \
-     cause_seq, seen, payload FROM journal \
+     AND source NOT IN (SELECT value FROM json_each(?7)) ORDER BY seq LIMIT ?3"
+);
+pub(super) const TAIL: &str = concat!(events!(), " ORDER BY seq DESC LIMIT ?1");
+pub(super) const TAIL_WANTED: &str = concat!(
+    events!(),
+    " \
      WHERE (topic IN (SELECT value FROM json_each(?2)) OR topic > ?3 OR topic < ?4) \
-     AND source NOT IN (SELECT value FROM json_each(?5)) ORDER BY seq DESC LIMIT ?1";
-pub(super) const EFFECTS_OF: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, cause_seq, \
-     seen, payload FROM journal WHERE cause_seq = ?1 ORDER BY seq LIMIT ?2";
+     AND source NOT IN (SELECT value FROM json_each(?5)) ORDER BY seq DESC LIMIT ?1"
+);
+pub(super) const EFFECTS_OF: &str = concat!(events!(), " WHERE cause_seq = ?1 ORDER BY seq LIMIT ?2");
 /// `topic < 0` is what lets the planner use the partial index: memory topics have negative ids.
-pub(super) const MEMORY_AS_OF: &str = "SELECT seq, id, topic, version, source, time, cause, root, hops, \
-     cause_seq, seen, payload FROM journal WHERE topic = (SELECT id FROM names WHERE text = ?1) AND topic < 0 \
-     AND seq <= ?2 ORDER BY seq DESC LIMIT 1";
+pub(super) const MEMORY_AS_OF: &str = concat!(
+    events!(),
+    " WHERE topic = (SELECT id FROM names WHERE text = ?1) AND topic < 0 \
+     AND seq <= ?2 ORDER BY seq DESC LIMIT 1"
+);
 pub(super) const TOPIC_COUNTS: &str = "SELECT topic, count(*) FROM journal GROUP BY topic";
 
 pub(super) const FACT: &str = "SELECT owner, writer, key, version, event, value FROM facts \

@@ -179,10 +179,9 @@ impl SqliteReader {
         filter: Option<(&Interest, &Wanted)>,
     ) -> Result<(Vec<Committed>, Rows), StoreError> {
         let decode = |row: &SqliteRow, names: &NameTable| -> Result<(Committed, bool), RowError> {
-            let committed = event(row, names)?;
+            let EventRow { committed, topic, source } = event(row, names)?;
             let is_wanted = match filter {
                 Some((interest, wanted)) => {
-                    let (topic, source): (i64, i64) = (row.try_get(2)?, row.try_get(4)?);
                     let is_new = topic > wanted.greatest || topic < wanted.least || source > wanted.greatest;
                     !is_new || interest.wants(committed.event.topic.as_str(), &committed.event.source)
                 }
@@ -369,32 +368,46 @@ impl Read for SqliteReader {
 
 // === rows ===
 
-/// Columns: seq, id, topic, version, source, time, cause, root, hops, cause_seq, seen, payload.
-fn event(row: &SqliteRow, names: &NameTable) -> Result<Committed, RowError> {
-    // Unchecked: the tables are STRICT, so the types are what the schema says; this is the hot path.
-    let int = |column: usize| row.try_get_unchecked::<i64, _>(column);
-    let seq = |column: usize| row.try_get_unchecked::<Option<i64>, _>(column).map(|n| n.map(|n| Seq(n as u64)));
-    let id = |column: usize| -> Result<EventId, RowError> {
-        EventId::from_slice(row.try_get_unchecked::<&[u8], _>(column)?)
-            .ok_or(RowError::Damaged("an id of the wrong length"))
-    };
-    let topic = names.topic(int(2)?).ok_or(RowError::UnknownName)?;
-    let source = names.name(int(4)?).ok_or(RowError::UnknownName)?;
-    let cause = row.try_get_unchecked::<Option<&[u8]>, _>(6)?;
-    let cause = cause.map(|bytes| EventId::from_slice(bytes).ok_or(RowError::Damaged("a cause of the wrong length")));
+/// An event and the numbers of its topic and source.
+struct EventRow {
+    committed: Committed,
+    topic: i64,
+    source: i64,
+}
+
+/// Columns: numbers (seq, topic, version, source, time, hops, cause_seq, seen), ids (id, root, cause), payload.
+fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowError> {
+    // Unchecked: the query makes these types; this is the hot path.
+    let numbers = row.try_get_unchecked::<&str, _>(0)?;
+    let mut numbers = numbers.split(' ').map(str::parse::<i64>);
+    let mut next = || numbers.next().and_then(Result::ok).ok_or(RowError::Damaged("a number that is none"));
+    let (seq, topic, version, source) = (next()?, next()?, next()?, next()?);
+    let (time, hops, cause_seq, seen) = (next()?, next()?, next()?, next()?);
+    let ids = row.try_get_unchecked::<&[u8], _>(1)?;
+    let id = |place: usize| ids.get(place * 16..place * 16 + 16).and_then(EventId::from_slice);
+    let needed = |place: usize| id(place).ok_or(RowError::Damaged("an id of the wrong length"));
+    if !matches!(ids.len(), 32 | 48) {
+        return Err(RowError::Damaged("ids of the wrong length"));
+    }
     let event = Event {
-        id: id(1)?,
-        topic,
-        version: int(3)? as u16,
+        id: needed(0)?,
+        topic: names.topic(topic).ok_or(RowError::UnknownName)?,
+        version: version as u16,
         durable: true,
-        source,
-        time: Timestamp(int(5)?),
-        cause: cause.transpose()?,
-        root: id(7)?,
-        hops: int(8)? as u16,
-        payload: Payload::from_json(row.try_get_unchecked::<&str, _>(11)?.into()),
+        source: names.name(source).ok_or(RowError::UnknownName)?,
+        time: Timestamp(time),
+        cause: id(2),
+        root: needed(1)?,
+        hops: hops as u16,
+        payload: Payload::from_json(row.try_get_unchecked::<&str, _>(2)?.into()),
     };
-    Ok(Committed { seq: Seq(int(0)? as u64), event: Arc::new(event), cause_seq: seq(9)?, seen: seq(10)? })
+    let committed = Committed {
+        seq: Seq(seq as u64),
+        event: Arc::new(event),
+        cause_seq: (cause_seq > 0).then_some(Seq(cause_seq as u64)),
+        seen: (seen >= 0).then_some(Seq(seen as u64)),
+    };
+    Ok(EventRow { committed, topic, source })
 }
 
 /// Columns: owner, writer, key, version, event, value.

@@ -14,8 +14,8 @@ use sqlx::{
 use super::{
     names::BatchNames,
     queries::{
-        BEGIN, BySize, DELETE_FACT, INSERT_EVENTS, INSERT_NAMES, INSERT_TEAM, SIZES, UPDATE_TEAM, UPSERT_BLOCKS,
-        UPSERT_FACTS,
+        BEGIN, BySize, COMMIT, DELETE_FACT, INSERT_EVENTS, INSERT_NAMES, INSERT_TEAM, SIZES, UPDATE_TEAM,
+        UPSERT_BLOCKS, UPSERT_FACTS,
     },
 };
 use crate::{FactKind, StoreError, TeamMove, WriteBatch};
@@ -115,14 +115,15 @@ struct EventRow<'a> {
     payload: &'a str,
 }
 
-/// Sends everything between BEGIN (included) and COMMIT (not included); gives the new names.
+/// Sends everything from BEGIN on; gives the new names, and whether the transaction is committed. It is in one
+/// text with the rest when nothing has to be looked at before: a team's move is checked first.
 ///
 /// On an error the transaction may still be open: the caller rolls back.
 pub(super) async fn write(
     db: &mut SqliteConnection,
     batch: &WriteBatch,
     mut names: BatchNames<'_>,
-) -> Result<Vec<(Arc<str>, i64)>, WriteError> {
+) -> Result<(Vec<(Arc<str>, i64)>, bool), WriteError> {
     let mut script = Script::new();
     script.add(BEGIN, 0, None, |_| Ok(()))?;
     let events = event_rows(batch, &mut names)?;
@@ -141,10 +142,14 @@ pub(super) async fn write(
         values.add(*id)?;
         values.add(&**text)
     })?;
+    let is_committed = batch.teams.is_empty();
+    if is_committed {
+        script.add(COMMIT, 0, None, |_| Ok(()))?;
+    }
     for call in script.calls {
         send(db, call).await?;
     }
-    Ok(new)
+    Ok((new, is_committed))
 }
 
 fn event_rows<'a>(batch: &'a WriteBatch, names: &mut BatchNames<'_>) -> Result<Vec<EventRow<'a>>, WriteError> {

@@ -38,13 +38,18 @@ async fn a_full_queue_refuses_or_waits_and_loses_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn the_queue_is_bounded_by_bytes_too() {
-    let Running { storage, disk, actor: _actor, .. } = running_with(small(), &MemoryDisk::new()).await;
+    // Room for many commands, so that only bytes can be what is short.
+    let options = StorageOptions { queue_commands_max: 100, ..small() };
+    let Running { storage, disk, actor: _actor, .. } = running_with(options, &MemoryDisk::new()).await;
     disk.delay_commits(Some(Duration::from_secs(1)));
     let large = || publish(vec![new("x", &format!("\"{}\"", "x".repeat(4_000)), 1)]);
     let first = storage.try_publish(large()).expect("room");
     let second = storage.try_publish(large()).expect("room");
     assert!(matches!(storage.try_publish(large()), Err(Rejected::Overloaded { .. })));
     assert!(storage.metrics().queued_bytes > 8_000);
+    let mut waiting = Box::pin(storage.submit(step("nobody", 1, 1, large().events)));
+    assert!((&mut waiting).now_or_never().is_none(), "a submit waits for bytes");
+    drop(waiting);
     let (first, second) = (first.await, second.await);
     assert!(first.is_ok() && second.is_ok());
     assert_eq!(storage.metrics().queued_bytes, 0);
