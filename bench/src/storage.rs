@@ -61,7 +61,7 @@ fn many_producers(
             failed.set(share);
             value
         }),
-        Contender::new("rusqlite 0.39, one transaction", || raw(files.fresh().path(), events)),
+        Contender::new("rusqlite 0.39, one transaction", || raw(&files.fresh().path(), events)),
         Contender::new("the same actor over rusqlite 0.39", || {
             let file = files.fresh();
             runtime.block_on(on_worker(actor_over_rusqlite(file.path(), events.clone(), PRODUCERS)))
@@ -95,7 +95,7 @@ fn one_producer(
             let file = files.fresh();
             runtime.block_on(on_worker(atra(file.path(), events.clone(), 1))).0
         }),
-        Contender::new("rusqlite 0.39, a transaction each", || autocommit(files.fresh().path(), events)),
+        Contender::new("rusqlite 0.39, a transaction each", || autocommit(&files.fresh().path(), events)),
         Contender::new("the same actor over rusqlite 0.39", || {
             let file = files.fresh();
             runtime.block_on(on_worker(actor_over_rusqlite(file.path(), events.clone(), 1)))
@@ -165,8 +165,8 @@ impl Release for Nobody {
 }
 
 /// Prepared single-row inserts in one transaction.
-fn raw(path: PathBuf, events: &Events) -> f64 {
-    let db = open(&path).expect("a fresh file");
+fn raw(path: &Path, events: &Events) -> f64 {
+    let db = open(path).expect("a fresh file");
     let start = Instant::now();
     db.execute_batch("BEGIN IMMEDIATE").expect("begun");
     insert_each(&db, events);
@@ -175,8 +175,8 @@ fn raw(path: PathBuf, events: &Events) -> f64 {
 }
 
 /// Prepared single-row inserts, each committed before the next.
-fn autocommit(path: PathBuf, events: &Events) -> f64 {
-    let db = open(&path).expect("a fresh file");
+fn autocommit(path: &Path, events: &Events) -> f64 {
+    let db = open(path).expect("a fresh file");
     let start = Instant::now();
     insert_each(&db, events);
     per_second(events.len(), start)
