@@ -32,7 +32,7 @@ const PAGE_BLOCKS: usize = 4;
 /// Simulated candles made at once.
 const PAGE_CANDLES: usize = 1_024;
 /// Where simulated time begins unless the configuration says otherwise: 2022-01-01T00:00:00 UTC.
-const SIMULATED_FROM: i64 = 1_640_995_200_000;
+pub const SIMULATED_FROM: i64 = 1_640_995_200_000;
 /// The partition of the end's offset; no series has this name, since it has no dot.
 const END_PARTITION: &str = "end";
 
@@ -101,6 +101,8 @@ pub(crate) struct Wanted {
     pub(crate) from: Option<i64>,
     pub(crate) to: Option<i64>,
     pub(crate) speed: Option<u32>,
+    /// The open time from which on `speed` holds.
+    pub(crate) speed_from: Option<i64>,
 }
 
 /// The stream of candles from the offsets on.
@@ -289,7 +291,10 @@ impl Merge {
             }
         }
         let Some(Reverse((_, place))) = self.heads.pop() else { return Ok(None) };
-        self.pace().await;
+        let Some(next) = self.lanes[place].ready.front() else { return Ok(None) };
+        if self.wanted.speed_from.is_none_or(|from| next.time >= from) {
+            self.pace().await;
+        }
         let lane = &mut self.lanes[place];
         let Some(candle) = lane.ready.pop_front() else { return Ok(None) };
         let (partition, scale) = (lane.partition.clone(), lane.scale);

@@ -66,6 +66,9 @@ pub struct DeskConfig {
     pub to: Option<i64>,
     /// Candles a second over all series. Default: none, which is as fast as it goes.
     pub speed: Option<u32>,
+    /// Open time from which on `speed` holds, in milliseconds UTC: what is before it goes as fast as it can. Default:
+    /// from the beginning.
+    pub speed_from: Option<i64>,
     /// Cash at the start, in the quote currency. Default: 10,000.
     pub cash: Money,
     /// Fee of a fill, in parts per million of its notional. Default: 1,000, which is 0.1 %.
@@ -91,6 +94,7 @@ impl Default for DeskConfig {
             from: None,
             to: None,
             speed: None,
+            speed_from: None,
             cash: Money::whole(10_000),
             fee_ppm: 1_000,
             lot_decimals: 3,
@@ -205,7 +209,7 @@ pub async fn desk(config: DeskConfig, candles: CandleSource) -> Result<Team, Des
     if config.cash <= Money::ZERO {
         return Err(DeskError::Cash(config.cash));
     }
-    let DeskConfig { from, to, speed, cash, fee_ppm, lot_decimals, close_at_end, .. } = config;
+    let DeskConfig { from, to, speed, speed_from, cash, fee_ppm, lot_decimals, close_at_end, .. } = config;
     let account = Account { cash, close_at_end, lot_decimals, fee_ppm };
     account.terms(Scale::default())?;
     let (signal, optimizer) = deciders(&config, &series)?;
@@ -213,7 +217,7 @@ pub async fn desk(config: DeskConfig, candles: CandleSource) -> Result<Team, Des
     let position_max_ppm =
         if series.len() > 1 { config.risk.position_max_ppm.min(share) } else { config.risk.position_max_ppm };
     let limits = RiskLimits { position_max_ppm, ..config.risk };
-    let wanted = Wanted { series, from, to, speed };
+    let wanted = Wanted { series, from, to, speed, speed_from };
     let team = Team::new(TEAM)
         .clock(Clock::Events)
         .agent(move || Feed::new(candles.clone(), wanted.clone()))

@@ -17,6 +17,6 @@ mod risk;
 mod series;
 mod signal;
 
-pub use candles::CandleSource;
+pub use candles::{CandleSource, SIMULATED_FROM};
 pub use desk::{DeskConfig, DeskError, OptimizerConfig, desk};
 pub use report::DeskReport;

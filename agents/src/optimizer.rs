@@ -256,7 +256,7 @@ impl Agent for Optimizer {
         AgentSpec::new("optimizer")
             .handles::<SeriesCandle>()
             .handles::<PositionChanged>()
-            .handles::<Freeze>()
+            .commanded_by::<Freeze>()
             .publishes::<Proposed>()
             .publishes::<Promoted>()
             .publishes::<ProposalRejected>()
@@ -314,7 +314,7 @@ impl Agent for Optimizer {
             state.remove("frozen");
         }
         for (key, walk) in self.walks.changed() {
-            let series = key.trim_start_matches("series.");
+            let series = key.strip_prefix("series.").unwrap_or(&key);
             let mut written = Ok(());
             walk.save(&mut |part: String, value: Value| {
                 if written.is_ok() {

@@ -208,9 +208,9 @@ impl DeskReport {
         } else if self.return_share <= 0.0 {
             "It lost money."
         } else if self.return_share < held {
-            "It made money, less than doing nothing would have."
+            "It made money, less than holding would have."
         } else {
-            "It did better than doing nothing, on this data."
+            "It made more than holding, on this one path of prices."
         };
         format!(
             "{beside} {judged} Paper fills at the open, without slippage: real ones are worse. The past promises nothing."

@@ -138,6 +138,8 @@ pub struct AgentSpec {
     pub name: Name,
     /// What it handles.
     pub subscribes: Vec<Filter>,
+    /// Those of them that callers publish, not agents: what a person or a program outside commands.
+    pub commands: Vec<Filter>,
     /// What it may publish; anything else is refused at the call.
     pub publishes: Vec<Publishes>,
     /// Memory keys with these prefixes are its own: only it writes them.
@@ -164,6 +166,7 @@ impl AgentSpec {
         Self {
             name: Name::new(name).unwrap_or_else(|error| panic!("{error}")),
             subscribes: Vec::new(),
+            commands: Vec::new(),
             publishes: Vec::new(),
             owns: Vec::new(),
             schedules: Vec::new(),
@@ -187,6 +190,13 @@ impl AgentSpec {
     pub fn handles<T: EventType>(mut self) -> Self {
         self.subscribes.push(Filter::exactly(&T::TOPIC));
         self
+    }
+
+    /// Handles events of type `T`, which callers publish: the topology check expects no agent to.
+    #[must_use]
+    pub fn commanded_by<T: EventType>(mut self) -> Self {
+        self.commands.push(Filter::exactly(&T::TOPIC));
+        self.handles::<T>()
     }
 
     /// May publish events of type `T`.

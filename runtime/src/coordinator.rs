@@ -154,7 +154,7 @@ impl RuntimeBuilder {
         let mut inner = Inner::new(kernel.clone());
         inner.storage_task = Some(spawn_storage(&kernel, actor, self.own_thread)?);
         if unclean {
-            tracing::warn!("the last run did not stop cleanly; inputs that were under way are tried one by one");
+            tracing::info!("the last run did not stop cleanly; inputs that were under way are tried one by one");
         }
         let running = json!({ "process": std::process::id(), "since": kernel.env.now() });
         kernel.note(&kernel.name, RUNNING_KEY, Some(running)).await?;

@@ -7,6 +7,7 @@
 //! What is not: nothing here knows SQL or a market. Only the team executor commits turns.
 
 pub mod agent;
+pub mod config;
 pub mod context;
 mod coordinator;
 mod kernel;

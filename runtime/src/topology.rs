@@ -164,10 +164,10 @@ fn orphans(teams: &[Team]) -> Vec<TopologyWarning> {
     let reserved = ["sys", "memory", "to"];
     members(teams)
         .flat_map(|(_, spec)| spec.subscribes.iter().map(move |filter| (spec, filter)))
-        .filter(|(_, filter)| {
+        .filter(|(spec, filter)| {
             let root = filter.as_str().split('.').next().unwrap_or_default();
             let published = members(teams).any(|(_, from)| from.publishes.iter().any(|p| p.filter.overlaps(filter)));
-            !published && !reserved.contains(&root)
+            !published && !reserved.contains(&root) && !spec.commands.contains(filter)
         })
         .map(|(spec, filter)| TopologyWarning::Orphan { agent: spec.name.clone(), filter: filter.clone() })
         .collect()

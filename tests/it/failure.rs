@@ -100,7 +100,7 @@ fn an_event_that_keeps_failing_becomes_a_dead_letter_and_no_other_team_notices()
         assert_eq!(letters.len(), 1, "{way:?}");
         assert!(letters[0].value.as_ref().unwrap().contains("\"attempts\":3"), "{way:?}");
         // 1 + 2 + … + 20 without 13: nothing was counted twice, and only the poison is missing.
-        assert_eq!(sums.iter().filter(|line| line.starts_with("out.sum")).last().unwrap(), "out.sum 197", "{way:?}");
+        assert_eq!(sums.iter().rfind(|line| line.starts_with("out.sum")).unwrap(), "out.sum 197", "{way:?}");
     }
 }
 

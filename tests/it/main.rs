@@ -8,6 +8,7 @@
 //! | `failure` | failed, panicking and hanging turns, dead letters, poison, restarts, the watchdog |
 //! | `timers` | timers and schedules on both clocks, across restarts |
 //! | `acting` | calls to the outside: intent, result, `Unknown` |
+//! | `kill` | the real binary on real candles: killed, stopped, placed apart |
 //! | `lifecycle` | topology, publish with keys, `settled`, pause, stop |
 //! | `process_death` | an event that takes the whole process down |
 //! | `swarm` | simulated swarms under virtual time |
@@ -18,6 +19,7 @@ mod support;
 
 mod acting;
 mod failure;
+mod kill;
 mod lifecycle;
 mod memory;
 mod order;

@@ -1,7 +1,7 @@
 //! Shared memory: owners, as-of reads, revisions, callers' keys.
 
 use async_trait::async_trait;
-use atra_bus::{Draft, Event};
+use atra_bus::{Committed, Draft, Event};
 use atra_runtime::{Agent, AgentError, AgentSpec, Context, Placement, RuntimeError, Team, sim::Swarm};
 
 use crate::support::{Script, journal, topic};
@@ -85,8 +85,8 @@ fn a_foreign_key_is_read_as_of_the_inputs_position_however_late_the_reader_is() 
         let mut reads = 0;
         for read in journal.iter().filter(|committed| committed.event.topic.as_str() == "out.read") {
             let position = read.cause_seq.unwrap();
-            let written = journal.iter().filter(|c| c.event.topic.as_str() == "memory.kept.last" && c.seq <= position);
-            let expected = written.last().map(|c| *c.event.get::<u64>().unwrap());
+            let written = |c: &&Committed| c.event.topic.as_str() == "memory.kept.last" && c.seq <= position;
+            let expected = journal.iter().rfind(written).map(|c| *c.event.get::<u64>().unwrap());
             assert_eq!(read.event.get::<(u64, Option<u64>)>().unwrap().1, expected, "at {position}, paused: {pause}");
             reads += 1;
         }

@@ -1,7 +1,13 @@
 //! Order: rounds, own and foreign inputs, placement, steps of any size.
 
-use atra_bus::{Draft, Event};
-use atra_runtime::{AgentSpec, Clock, Context, Limits, Placement, Team, sim::Swarm};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atra_bus::{Draft, Event, Timestamp};
+use atra_runtime::{
+    Agent, AgentError, AgentSpec, Clock, Context, Limits, Offsets, Placement, Source, SourceItem, Team, sim::Swarm,
+};
+use futures::stream;
 
 use crate::support::{Numbers, Script, lines, topic};
 
@@ -62,5 +68,39 @@ fn placement_and_step_size_change_nothing_in_the_journal() {
     for inputs_max in [1, 2, 256] {
         assert_eq!(run(Placement::Together, inputs_max), together, "together, {inputs_max} inputs a step");
         assert_eq!(run(Placement::Apart, inputs_max), together, "apart, {inputs_max} inputs a step");
+    }
+}
+
+/// A source that gives one number a second of tokio's time.
+struct Paced;
+
+#[async_trait]
+impl Agent for Paced {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("paced").source().publishes_on("numbers.*", true)
+    }
+    async fn handle(&mut self, _event: &Event, _cx: &mut Context<'_>) -> Result<(), AgentError> {
+        Ok(())
+    }
+    fn source(&self, _offsets: &Offsets) -> Option<Source> {
+        let paced = stream::unfold(0_u64, |n| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let event = Draft::new(topic("numbers.paced"), n).at(Timestamp(n as i64));
+            let input = SourceItem::Input { event, partition: "n".into(), offset: n.to_string() };
+            (n <= 20).then(|| (Ok(if n < 20 { input } else { SourceItem::End }), n + 1))
+        });
+        Some(Box::pin(paced))
+    }
+}
+
+/// A chunk that arrived between looking and waiting was once taken without waking anybody: the team slept
+/// for good beside a full buffer.
+#[test]
+fn a_product_that_arrives_while_the_team_goes_to_sleep_wakes_it() {
+    for clock in [Clock::Events, Clock::Wall] {
+        let report =
+            Swarm::new(1).team(Team::of(|| Paced).clock(clock)).run(|runtime| async move { runtime.idle().await });
+        let lines = futures::executor::block_on(lines(&*report.unwrap().reader));
+        assert_eq!(lines.len(), 20, "{clock:?}");
     }
 }

@@ -114,7 +114,7 @@ impl Inputs {
             let mut ready = false;
             for source in sources.iter_mut() {
                 // Sources that have a head already are not news: the merge is waiting for another one.
-                ready |= source.head().is_none() && source.poll_fill(cx).is_ready();
+                ready |= source.wants() && source.poll_fill(cx).is_ready();
             }
             if ready { Poll::Ready(()) } else { Poll::Pending }
         });

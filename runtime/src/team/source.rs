@@ -77,16 +77,17 @@ impl SourceReader {
         self.buffer.pop_front()
     }
 
-    /// Polls for a chunk if none is here; ready when there is something to take.
+    /// Whether nothing is here but something may come. Does not look into the queue: what it took from
+    /// there would be news that nobody hears of.
+    pub(crate) fn wants(&self) -> bool {
+        self.buffer.is_empty() && !self.ended
+    }
+
+    /// Polls for a chunk; ready when there is something to take.
     pub(crate) fn poll_fill(&mut self, cx: &mut task::Context<'_>) -> task::Poll<()> {
-        if self.ended {
-            return task::Poll::Pending;
-        }
-        if self.buffer.is_empty() {
-            match task::ready!(self.queue.poll_recv(cx)) {
-                Some(chunk) => self.buffer.extend(chunk),
-                None => self.buffer.push_back(stopped_early()),
-            }
+        match task::ready!(self.queue.poll_recv(cx)) {
+            Some(chunk) => self.buffer.extend(chunk),
+            None => self.buffer.push_back(stopped_early()),
         }
         task::Poll::Ready(())
     }

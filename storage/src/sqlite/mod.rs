@@ -29,7 +29,7 @@ use self::{
     connection::{FileLock, ReadMode, close, open_writer, set_level},
     error::{classify, fatal},
     names::{BatchNames, Interner},
-    queries::{COMMIT, LAST_SEQ, NAMES_AFTER, ROLLBACK, TEAMS},
+    queries::{COMMIT, FORGET_RUNS, LAST_SEQ, NAMES_AFTER, ROLLBACK, TEAMS},
     write::{WriteError, write},
 };
 use crate::{Level, Loaded, Read, Store, StoreError, TeamRow, WriteBatch};
@@ -106,6 +106,27 @@ impl SqliteStore {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Deletes what runs have written (journal, facts, teams) in one transaction, and keeps the blocks: the next
+    /// run begins at seq 1. For use before a runtime is started on the store.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, everything is deleted or nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`], [`StoreError::Full`] or [`StoreError::Fatal`]; nothing is deleted then.
+    pub async fn forget_runs(&mut self) -> Result<(), StoreError> {
+        self.begin_at(Level::Power).await?;
+        let path = self.path.clone();
+        let db = self.db()?;
+        let forgotten = sqlx::raw_sql(FORGET_RUNS).execute(db).await.map_err(|error| classify(&path, &error));
+        if let Err(error) = forgotten {
+            self.roll_back().await;
+            return Err(error);
+        }
+        self.reader.forget_last();
+        Ok(())
     }
 
     fn db(&mut self) -> Result<&mut SqliteConnection, StoreError> {

@@ -49,6 +49,10 @@ pub(super) const INSERT_TEAM: &str =
 pub(super) const UPDATE_TEAM: &str = "UPDATE teams SET epoch = ?, number = ?, cursor = ? \
      WHERE team = ? AND epoch = ? AND number = ? AND cursor = ?;";
 
+/// Everything that runs have written; blocks are not of a run, and names are never deleted.
+pub(super) const FORGET_RUNS: &str =
+    "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; COMMIT;";
+
 // === read ===
 
 /// The columns of an event, in three values: every value of a row costs an allocation and a copy on its way

@@ -100,6 +100,11 @@ impl SqliteReader {
         }
     }
 
+    /// The journal begins anew: no seq is known to be committed any more.
+    pub(super) fn forget_last(&self) {
+        self.last_known.store(0, Ordering::Relaxed);
+    }
+
     pub(super) fn pool(&self) -> &SqlitePool {
         &self.pool
     }

@@ -290,3 +290,23 @@ async fn many_writers_through_the_actor_leave_a_sound_file() {
     assert_eq!(fact.event, Some(EventId::of(&name("a"), "7009")));
     assert!(reader.teams().await.expect("teams").iter().all(|row| row.number == 10));
 }
+
+#[tokio::test]
+async fn forgetting_runs_keeps_the_blocks_and_begins_at_one() {
+    let folder = Folder::new();
+    let mut store = folder.store().await;
+    let block = crate::Block { series: name("s"), start: 0, rows: 1, data: Arc::from([1_u8].as_slice()) };
+    store.commit(&WriteBatch { blocks: vec![block], ..sound() }).await.expect("committed");
+    assert_eq!(store.reader().last_seq().await.expect("read"), Seq(4));
+
+    store.forget_runs().await.expect("forgotten");
+
+    let loaded = store.load().await.expect("loaded");
+    assert_eq!((loaded.last_seq, loaded.teams), (Seq::ZERO, Vec::new()));
+    let reader = store.reader();
+    assert_eq!(reader.facts(FactKind::Memory, None).await.expect("read"), Vec::new());
+    assert_eq!(reader.blocks(&name("s"), 0, 9, 9).await.expect("read").len(), 1);
+    store.commit(&sound()).await.expect("a run begins at seq 1");
+    store.close().await.expect("closed");
+    assert!(check(folder.db()).await.expect("checked").is_sound());
+}

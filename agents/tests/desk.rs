@@ -1,0 +1,385 @@
+//! The whole desk in the simulation harness, on the model store: agreement with the back-test, determinism over
+//! placement and step size, resumption, conservation, and no order without an approval.
+
+#![allow(clippy::unwrap_used, reason = "fixtures are tests too")]
+
+mod support;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use atra_agents::{
+    CandleSource, DeskConfig, DeskError, DeskReport, OptimizerConfig,
+    candles::blocks_of,
+    desk,
+    events::{Approved, Kill, OrderRejected, PositionChanged, Promoted, Quality, RolledBack, TargetChanged},
+    market::{
+        backtest::{BacktestOptions, backtest},
+        broker::Fill,
+        candle::{Candle, Scale, SeriesKey},
+        fill::Trade,
+        money::{Money, Terms},
+        risk::RiskLimits,
+        simulator::Simulator,
+        strategy::{Side, StrategySpec},
+        walkforward::{GateLimits, Pair},
+    },
+};
+use atra_bus::{EventType, Filter, Interest, Seq, SimEnv};
+use atra_runtime::{
+    Limits, Placement, Query, Runtime, RuntimeBuilder, Team, TeamState,
+    sim::{SIM_START, Swarm},
+};
+use atra_storage::{Block, Digest, MemoryDisk, MemoryStore, Read, Store, WriteBatch};
+use serde_json::Value;
+
+// === fixtures ===
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+fn key(name: &str) -> SeriesKey {
+    name.parse().unwrap()
+}
+
+fn simulator(candles: u64) -> CandleSource {
+    CandleSource::Simulator { seed: 11, series: vec![key("AAA.15m")], candles: Some(candles) }
+}
+
+fn fixed(side: Side) -> DeskConfig {
+    DeskConfig { strategy: Some(StrategySpec::SmaCross { fast: 10, slow: 20, side }), ..DeskConfig::default() }
+}
+
+/// An optimizer that is quick to promote: a small grid, ten days of training, no shadow mode.
+fn optimized() -> DeskConfig {
+    let pairs = [(4, 16), (8, 16), (4, 32), (8, 32), (16, 32)].map(|(fast, slow)| Pair { fast, slow }).to_vec();
+    let gates =
+        GateLimits { plateau_min: 0.0, shadow_ms: 0, trades_min: 5, drawdown_max: 0.05, ..GateLimits::default() };
+    DeskConfig {
+        optimizer: OptimizerConfig { pairs, train: 960, gates, ..OptimizerConfig::default() },
+        ..DeskConfig::default()
+    }
+}
+
+fn team(config: &DeskConfig, source: &CandleSource) -> Team {
+    block_on(desk(config.clone(), source.clone())).unwrap()
+}
+
+fn stored(series: &[(SeriesKey, &[Candle], Scale)]) -> CandleSource {
+    let blocks = series.iter().flat_map(|(key, candles, scale)| blocks_of(key, candles, *scale).unwrap()).collect();
+    with_blocks(blocks)
+}
+
+fn with_blocks(blocks: Vec<Block>) -> CandleSource {
+    let mut store = MemoryStore::new();
+    block_on(async {
+        store.load().await.unwrap();
+        store.commit(&WriteBatch { blocks, ..WriteBatch::default() }).await.unwrap();
+    });
+    CandleSource::Store(store.reader())
+}
+
+fn run(disk: &MemoryDisk, team: Team) -> Digest {
+    let done = Swarm::new(1).on(disk).team(team).run(|runtime| async move {
+        runtime.idle().await;
+        assert_eq!(runtime.status()[0].state, TeamState::Running);
+        assert_eq!((runtime.status()[0].dead_letters, runtime.status()[0].restarts), (0, 0));
+    });
+    done.unwrap().digest
+}
+
+async fn report_of(runtime: Runtime) -> DeskReport {
+    let query = Query { name: "report".into(), arguments: Value::Null };
+    serde_json::from_value(runtime.query("portfolio", query).await.unwrap()).unwrap()
+}
+
+fn report(disk: &MemoryDisk, team: Team) -> DeskReport {
+    let done = Swarm::new(1).on(disk).team(team).run(|runtime| async move {
+        runtime.idle().await;
+        report_of(runtime).await
+    });
+    done.unwrap().output
+}
+
+fn events<T: EventType + Clone>(disk: &MemoryDisk) -> Vec<T> {
+    let interest = Interest::in_topics(vec![Filter::exactly(&T::TOPIC)]);
+    let found = block_on(async {
+        let last = disk.last_seq().await.unwrap();
+        disk.journal(Seq::ZERO, last, &interest, usize::MAX).await.unwrap().0
+    });
+    found.iter().map(|committed| committed.event.get::<T>().unwrap().clone()).collect()
+}
+
+fn rows(disk: &MemoryDisk) -> u64 {
+    block_on(disk.last_seq()).unwrap().get()
+}
+
+fn trades(disk: &MemoryDisk) -> Vec<Trade> {
+    events::<PositionChanged>(disk).into_iter().filter_map(|changed| changed.trade).collect()
+}
+
+fn walk(seed: u64, n: usize) -> Vec<Candle> {
+    Simulator::new(seed, "15m".parse().unwrap(), 1_640_995_200_000).take(n).collect()
+}
+
+fn dot(n: usize) -> Option<(Vec<Candle>, Scale)> {
+    let import = support::dot()?;
+    Some((import.candles[..n].to_vec(), import.scale))
+}
+
+// === the back-test ===
+
+fn agrees_with_the_back_test(candles: &[Candle], scale: Scale, side: Side) {
+    let limits = RiskLimits { position_max_ppm: 2_000_000, gross_max_ppm: 2_000_000, ..RiskLimits::default() };
+    let config = DeskConfig { close_at_end: true, risk: limits, ..fixed(side) };
+    let terms = Terms::new(scale, config.lot_decimals, config.fee_ppm).unwrap();
+    let strategy = config.strategy.unwrap().build().unwrap();
+    let expected = backtest(candles, strategy, &BacktestOptions { cash: config.cash, terms }).unwrap();
+
+    let disk = MemoryDisk::new();
+    let report = report(&disk, team(&config, &stored(&[(key("TEST.15m"), candles, scale)])));
+
+    assert!(expected.trades.len() > 20);
+    assert_eq!(trades(&disk), expected.trades);
+    assert_eq!(report.equity, expected.final_equity);
+    assert_eq!(report.buy_and_hold, Some(expected.buy_and_hold));
+    assert_eq!((report.sharpe, report.max_drawdown), (expected.metrics.sharpe, expected.metrics.drawdown_max));
+    assert_eq!((report.candles, report.trades), (candles.len() as u64, expected.metrics.trades));
+    assert!(report.text().contains("net of fees"));
+}
+
+#[test]
+fn the_desk_trades_as_the_back_test_on_a_simulated_market() {
+    for side in [Side::LongOnly, Side::LongShort] {
+        agrees_with_the_back_test(&walk(11, 3_000), Simulator::scale(), side);
+    }
+}
+
+#[test]
+fn the_desk_trades_as_the_back_test_on_real_candles() {
+    let Some((candles, scale)) = dot(20_000) else { return };
+    agrees_with_the_back_test(&candles, scale, Side::LongOnly);
+}
+
+#[test]
+fn a_candle_costs_at_most_one_and_a_half_rows() {
+    let Some((candles, scale)) = dot(20_000) else { return };
+    let source = stored(&[(key("DOTUSDT.15m"), &candles, scale)]);
+    for config in [fixed(Side::LongOnly), DeskConfig::default()] {
+        let disk = MemoryDisk::new();
+        run(&disk, team(&config, &source));
+        let rows = rows(&disk) as f64 / candles.len() as f64;
+        assert!((1.0..1.5).contains(&rows), "{rows} rows a candle");
+    }
+}
+
+// === determinism ===
+
+#[test]
+fn placement_and_step_size_change_nothing() {
+    for (config, source) in [(optimized(), simulator(3_000)), (fixed(Side::LongShort), simulator(600))] {
+        let plain = MemoryDisk::new();
+        let expected = run(&plain, team(&config, &source));
+        assert!(!events::<Fill>(&plain).is_empty(), "a run without fills shows nothing");
+        if config.strategy.is_none() {
+            let versions = events::<Promoted>(&plain).last().map_or(0, |promoted| promoted.version);
+            assert!(versions > 3 && !events::<RolledBack>(&plain).is_empty(), "{versions} versions show too little");
+        }
+        assert_eq!(run(&MemoryDisk::new(), team(&config, &source)), expected, "a second run");
+        let apart = team(&config, &source).placement(Placement::Apart);
+        assert_eq!(run(&MemoryDisk::new(), apart), expected, "apart");
+        for inputs_max in [1, 7] {
+            let limits = Limits { inputs_max, ..Limits::default() };
+            let disk = MemoryDisk::new();
+            assert_eq!(run(&disk, team(&config, &source).limits(limits)), expected, "{inputs_max} inputs a step");
+            assert_eq!(rows(&disk), rows(&plain));
+        }
+    }
+}
+
+/// Runs for `candles` candles, then stops cleanly or ends as a kill does.
+fn run_for(disk: &MemoryDisk, team: Team, candles: u64, is_clean: bool) {
+    let limits = Limits { inputs_max: 16, ..Limits::default() };
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    tokio.block_on(async {
+        let env = Arc::new(SimEnv::new(1, SIM_START));
+        let builder = RuntimeBuilder::new(MemoryStore::on(disk)).env(env).own_thread(false).team(team.limits(limits));
+        let runtime = builder.start().await.unwrap();
+        let mut seen = runtime.subscribe(vec![Filter::new("market.candle").unwrap()], runtime.released());
+        for _ in 0..candles {
+            seen.next().await.unwrap().unwrap();
+        }
+        if is_clean {
+            runtime.stop(Duration::from_secs(60)).await.unwrap();
+        }
+    });
+    // Dropping the executor drops every task where it stands.
+}
+
+#[test]
+fn stopped_and_killed_runs_resume_to_the_digest_of_a_whole_one() {
+    let several = CandleSource::Simulator {
+        seed: 5,
+        series: vec![key("BBB.15m"), key("AAA.1h"), key("CCC.15m")],
+        candles: Some(1_200),
+    };
+    for (config, source) in [(optimized(), simulator(3_000)), (fixed(Side::LongShort), several)] {
+        let expected = run(&MemoryDisk::new(), team(&config, &source));
+        for is_clean in [true, false] {
+            let disk = MemoryDisk::new();
+            for candles in [1, 17, 300, 5, 900] {
+                run_for(&disk, team(&config, &source), candles, is_clean);
+            }
+            let done = run_careful(&disk, team(&config, &source));
+            assert_eq!(done, expected, "clean: {is_clean}");
+        }
+    }
+}
+
+/// As `run`, after an unclean stop.
+fn run_careful(disk: &MemoryDisk, team: Team) -> Digest {
+    Swarm::new(1).on(disk).team(team).run(|runtime| async move { runtime.idle().await }).unwrap().digest
+}
+
+#[test]
+fn a_desk_that_has_ended_goes_on_when_candles_are_added_and_rests_when_none_are() {
+    let (config, candles) = (fixed(Side::LongOnly), walk(3, 400));
+    let source = |n: usize| stored(&[(key("AAA.15m"), &candles[..n], Simulator::scale())]);
+    let disk = MemoryDisk::new();
+    run(&disk, team(&config, &source(300)));
+    let rows_before = rows(&disk);
+    run(&disk, team(&config, &source(300)));
+    // A start is a row of the runtime's own; the desk has added none.
+    assert!(rows(&disk) <= rows_before + 2, "{} after {rows_before}", rows(&disk));
+    let report = report(&disk, team(&config, &source(400)));
+    assert_eq!(report.candles, 400);
+    let whole = MemoryDisk::new();
+    run(&whole, team(&config, &source(400)));
+    assert_eq!(trades(&disk), trades(&whole));
+}
+
+// === safety ===
+
+#[test]
+fn nothing_is_traded_without_an_approval() {
+    let config =
+        DeskConfig { risk: RiskLimits { orders_per_hour_max: 0, ..RiskLimits::default() }, ..fixed(Side::LongOnly) };
+    let disk = MemoryDisk::new();
+    let report = report(&disk, team(&config, &simulator(2_000)));
+    assert!(!events::<TargetChanged>(&disk).is_empty());
+    assert!(events::<Fill>(&disk).is_empty());
+    assert_eq!((report.equity, report.trades), (config.cash, 0));
+}
+
+#[test]
+fn every_fill_has_its_approval_and_conserves_money() {
+    let disk = MemoryDisk::new();
+    let config = optimized();
+    let report = report(&disk, team(&config, &simulator(4_000)));
+    let (approved, fills) = (events::<Approved>(&disk), events::<Fill>(&disk));
+    assert!(!fills.is_empty());
+    assert!(events::<OrderRejected>(&disk).is_empty());
+    let terms = Terms::new(Simulator::scale(), config.lot_decimals, config.fee_ppm).unwrap();
+    let (mut cash, mut lots) = (config.cash, 0);
+    for fill in &fills {
+        let approval = approved.iter().find(|a| fill.id.starts_with(&format!("{}.{}", a.series, a.time)));
+        assert!(approval.is_some_and(|a| a.time < fill.time), "{} was not approved before it", fill.id);
+        let worth = terms.value(fill.execution.price, fill.execution.lots).unwrap();
+        cash = cash.minus(worth).unwrap().minus(terms.fee(worth)).unwrap();
+        lots += fill.execution.lots;
+        assert_eq!((fill.execution.cash_after, fill.execution.lots_after), (cash, lots));
+    }
+    let held = report.positions.iter().fold(Money::ZERO, |sum, p| sum.plus(p.value).unwrap());
+    assert_eq!((report.cash, report.equity), (cash, cash.plus(held).unwrap()));
+}
+
+#[test]
+fn a_person_stops_all_trading() {
+    let disk = MemoryDisk::new();
+    let config = DeskConfig { speed: Some(1), ..fixed(Side::LongShort) };
+    let swarm = Swarm::new(1).on(&disk).team(team(&config, &simulator(2_000)));
+    let done = swarm.run(|runtime| async move {
+        let mut fills = runtime.subscribe(vec![Filter::new("order.fill").unwrap()], Seq::ZERO);
+        fills.next().await.unwrap().unwrap();
+        let killed = runtime.publish(Kill { reason: "test".into() }).await.unwrap();
+        runtime.settled(killed.seq).await.unwrap();
+        runtime.idle().await;
+        killed.seq
+    });
+    let killed = done.unwrap().output;
+    let late = block_on(async {
+        let interest = Interest::in_topics(vec![Filter::new("risk.approved").unwrap()]);
+        disk.journal(killed, disk.last_seq().await.unwrap(), &interest, 10).await.unwrap().0
+    });
+    assert!(late.is_empty(), "{late:?}");
+    assert!(events::<Fill>(&disk).len() < 10);
+}
+
+#[test]
+fn a_drawdown_stop_closes_what_is_open() {
+    let risk = RiskLimits { drawdown_max_ppm: 20_000, ..RiskLimits::default() };
+    let config = DeskConfig { risk, ..fixed(Side::LongOnly) };
+    let disk = MemoryDisk::new();
+    let report = report(&disk, team(&config, &simulator(3_000)));
+    assert!(events::<Approved>(&disk).iter().any(|approved| approved.forced));
+    assert!(report.positions.is_empty() && report.max_drawdown < 0.06, "{}", report.max_drawdown);
+}
+
+// === the feed ===
+
+#[test]
+fn gaps_and_candles_out_of_order_are_told_and_refused() {
+    let mut candles = walk(3, 2_600);
+    candles.remove(100);
+    let series = key("AAA.15m");
+    let mut blocks = blocks_of(&series, &candles, Simulator::scale()).unwrap();
+    // The second block comes again under a later start: all its candles are out of order.
+    let again = Block { start: blocks.last().unwrap().start + 1, ..blocks[1].clone() };
+    let refused = u64::from(again.rows);
+    blocks.push(again);
+    let disk = MemoryDisk::new();
+    let report = report(&disk, team(&fixed(Side::LongOnly), &with_blocks(blocks)));
+    assert_eq!(report.candles, 2_599);
+    assert_eq!(events::<Quality>(&disk).len() as u64, refused);
+    let gaps = events::<atra_agents::events::Gap>(&disk);
+    assert_eq!((gaps.len(), gaps[0].missing, gaps[0].from), (1, 1, candles[99].time + 900_000));
+}
+
+#[test]
+fn only_the_span_and_the_series_that_are_wanted_are_read() {
+    let candles = walk(3, 3_000);
+    let source =
+        stored(&[(key("AAA.15m"), &candles, Simulator::scale()), (key("BBB-X.15m"), &candles, Simulator::scale())]);
+    let (from, to) = (Some(candles[1_100].time), Some(candles[2_500].time));
+    let config = DeskConfig { series: vec!["BBB-X".into()], from, to, ..fixed(Side::LongOnly) };
+    let report = report(&MemoryDisk::new(), team(&config, &source));
+    assert_eq!((report.candles, report.from), (1_400, from));
+    assert_eq!(report.to, to);
+    let unknown = DeskConfig { series: vec!["CCC".into()], ..DeskConfig::default() };
+    let error = block_on(desk(unknown, source)).unwrap_err();
+    assert!(matches!(&error, DeskError::UnknownSeries { known, .. } if known == &["AAA.15m", "BBB-X.15m"]), "{error}");
+    let none = block_on(desk(DeskConfig::default(), with_blocks(Vec::new())));
+    assert!(matches!(none, Err(DeskError::NoSeries)));
+}
+
+#[test]
+fn a_speed_limit_takes_the_time_that_it_says() {
+    let config = DeskConfig { speed: Some(10), ..fixed(Side::LongOnly) };
+    let done = Swarm::new(1).team(team(&config, &simulator(101))).run(|runtime| async move { runtime.idle().await });
+    let seconds = done.unwrap().virtual_time.as_secs_f64();
+    assert!((10.0..10.5).contains(&seconds), "{seconds}");
+}
+
+#[test]
+fn each_agent_says_how_it_is() {
+    let swarm = Swarm::new(1).team(team(&optimized(), &simulator(2_000)));
+    let done = swarm.run(|runtime| async move {
+        runtime.idle().await;
+        for agent in ["feed", "indicator", "signal", "risk", "execution", "portfolio", "optimizer"] {
+            let query = Query { name: "status".into(), arguments: Value::Null };
+            let status = runtime.query(agent, query).await.unwrap();
+            assert!(status.as_object().is_some_and(|status| !status.is_empty()), "{agent}");
+        }
+    });
+    done.unwrap();
+}

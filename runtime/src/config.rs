@@ -1,0 +1,353 @@
+//! Configuration: the kernel's own sections, and how any configuration is read.
+//!
+//! [`load`] lays a TOML file over the defaults, and the environment over both; flags are the caller's business and come
+//! last. A key that nobody knows is an error that says where it stands and which known key is nearest: a typo must not
+//! leave a limit at its default. What the environment may set follows from the default value itself: the key
+//! `limits.inputs_max` is `ATRA_LIMITS_INPUTS_MAX`.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use atra_storage::{Level, StorageOptions};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+/// Section `[runtime]`: the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessConfig {
+    /// Worker threads of the agents; 0, the default, is one per core. The storage has a thread of its own.
+    pub threads: usize,
+    /// How long a stop may take before everything is ended, in milliseconds. 30,000: far above what the default limits
+    /// leave under way, and what service managers grant.
+    pub stop_deadline_ms: u64,
+}
+
+impl Default for ProcessConfig {
+    fn default() -> Self {
+        Self { threads: 0, stop_deadline_ms: 30_000 }
+    }
+}
+
+impl ProcessConfig {
+    /// How long a stop may take.
+    #[must_use]
+    pub fn stop_deadline(&self) -> Duration {
+        Duration::from_millis(self.stop_deadline_ms)
+    }
+}
+
+/// Section `[storage]`: what acknowledgements promise, and the bounds of the storage actor as in [`StorageOptions`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageConfig {
+    /// `process` survives the process being killed, `power` also power loss. `process`: ten times the throughput.
+    pub level: Level,
+    /// Reading connections. 4.
+    pub readers: u32,
+    /// Commands that one lane holds. 4,096.
+    pub queue_commands_max: usize,
+    /// Bytes that one lane holds. 64 MiB.
+    pub queue_bytes_max: usize,
+    /// Commands in one transaction. 1,024.
+    pub batch_commands_max: usize,
+    /// Bytes in one transaction. 8 MiB.
+    pub batch_bytes_max: usize,
+    /// Retries of a busy store before giving up. 20.
+    pub retries_max: u32,
+    /// Idle time after which the log is moved into the database, in milliseconds. 1,000.
+    pub checkpoint_after_idle_ms: u64,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        let options = StorageOptions::default();
+        Self {
+            level: Level::default(),
+            readers: 4,
+            queue_commands_max: options.queue_commands_max,
+            queue_bytes_max: options.queue_bytes_max,
+            batch_commands_max: options.batch_commands_max,
+            batch_bytes_max: options.batch_bytes_max,
+            retries_max: options.retries_max,
+            checkpoint_after_idle_ms: u64::try_from(options.checkpoint_after_idle.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl StorageConfig {
+    /// The bounds as the storage actor takes them.
+    #[must_use]
+    pub fn options(&self) -> StorageOptions {
+        let mut options = StorageOptions::default();
+        options.queue_commands_max = self.queue_commands_max;
+        options.queue_bytes_max = self.queue_bytes_max;
+        options.batch_commands_max = self.batch_commands_max;
+        options.batch_bytes_max = self.batch_bytes_max;
+        options.retries_max = self.retries_max;
+        options.checkpoint_after_idle = Duration::from_millis(self.checkpoint_after_idle_ms);
+        options
+    }
+}
+
+/// Why a configuration cannot be used. Nothing was started or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration {} could not be read", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nobody knows the key.
+    #[error("{place}: there is no key {key:?}; did you mean {nearest:?}?")]
+    Unknown {
+        /// File and line, or the environment variable.
+        place: String,
+        /// The key.
+        key: String,
+        /// The known key that is most like it.
+        nearest: String,
+    },
+    /// The value does not suit its key, or the text is not TOML.
+    #[error("{place}: {cause}")]
+    Invalid {
+        /// File and line, or the environment variable.
+        place: String,
+        /// What is wrong.
+        cause: String,
+    },
+}
+
+/// Reads a configuration: defaults, then `file`, then the variables of `environment` that begin with `prefix`.
+/// Variables in `ignored` are somebody else's.
+///
+/// # Errors
+/// [`ConfigError`], with the place of what is wrong.
+///
+/// # Examples
+/// ```
+/// # use atra_runtime::{Limits, config::load};
+/// let environment = [("APP_INPUTS_MAX".to_owned(), "64".to_owned())];
+/// let limits: Limits = load(None, environment, "APP_", &[])?;
+/// assert_eq!(limits.inputs_max, 64);
+/// # Ok::<(), atra_runtime::config::ConfigError>(())
+/// ```
+pub fn load<T: Default + Serialize + DeserializeOwned>(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    prefix: &str,
+    ignored: &[&str],
+) -> Result<T, ConfigError> {
+    let known = known_keys(&T::default());
+    let mut table = toml::Table::new();
+    let mut config = T::default();
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        config = parse(path, &text, &known)?;
+        // It was parsed as a T, so it is a table.
+        table = text.parse().unwrap_or_default();
+    }
+    let mut variables: Vec<_> = environment.into_iter().filter(|(name, _)| name.starts_with(prefix)).collect();
+    variables.sort();
+    for (name, value) in variables {
+        if ignored.contains(&name.as_str()) {
+            continue;
+        }
+        let place = format!("environment variable {name}");
+        let Some((path, kind)) = known.iter().find(|(path, _)| variable(prefix, path) == name) else {
+            let names: Vec<String> = known.iter().map(|(path, _)| variable(prefix, path)).collect();
+            let nearest = nearest(&name, names.iter().map(String::as_str));
+            return Err(ConfigError::Unknown { place: "environment".into(), key: name, nearest });
+        };
+        set(&mut table, path, to_toml(&value, kind));
+        config = toml::Value::Table(table.clone())
+            .try_into()
+            .map_err(|error: toml::de::Error| ConfigError::Invalid { place, cause: error.message().into() })?;
+    }
+    Ok(config)
+}
+
+/// `limits.inputs_max` as `ATRA_LIMITS_INPUTS_MAX`.
+fn variable(prefix: &str, path: &str) -> String {
+    format!("{prefix}{}", path.replace('.', "_").to_ascii_uppercase())
+}
+
+/// Every key that has a value of its own, with its default.
+fn known_keys<T: Serialize>(config: &T) -> Vec<(String, Value)> {
+    fn walk(path: &str, value: Value, known: &mut Vec<(String, Value)>) {
+        match value {
+            Value::Object(fields) if !fields.is_empty() => {
+                for (name, value) in fields {
+                    walk(&if path.is_empty() { name } else { format!("{path}.{name}") }, value, known);
+                }
+            }
+            leaf => known.push((path.to_owned(), leaf)),
+        }
+    }
+    let mut known = Vec::new();
+    // A configuration that cannot be written as JSON has no keys to name; its own errors still tell.
+    walk("", serde_json::to_value(config).unwrap_or_default(), &mut known);
+    known
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, text: &str, known: &[(String, Value)]) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start).min(text.len());
+        let number = text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
+        let place = format!("{}, line {number}", path.display());
+        let message = error.message().trim();
+        let line = text.lines().nth(number - 1).unwrap_or_default().trim();
+        let section = section_of(text, number);
+        if let Some(key) = unknown_key(message) {
+            let key = if line.starts_with('[') || section.is_empty() { key.into() } else { format!("{section}.{key}") };
+            let nearest = nearest_path(&key, known);
+            return ConfigError::Unknown { place, key, nearest };
+        }
+        let key = line.split_once('=').map_or("", |(key, _)| key.trim());
+        let cause = if key.is_empty() { message.into() } else { format!("key {key:?}: {message}") };
+        ConfigError::Invalid { place, cause: cause.replace('\n', "; ") }
+    })
+}
+
+/// The key in serde's `unknown field ‘key’, expected …`.
+fn unknown_key(message: &str) -> Option<&str> {
+    message.strip_prefix("unknown field `")?.split('`').next()
+}
+
+/// The `[section]` that a line (from 1) belongs to; empty at the top.
+fn section_of(text: &str, number: usize) -> String {
+    let heads = text.lines().take(number).filter_map(|line| line.trim().strip_prefix('[')?.split(']').next());
+    heads.last().unwrap_or_default().trim_matches(['[', ' ']).to_owned()
+}
+
+/// The known key or section most like `key`: its last part decides, then the whole.
+fn nearest_path(key: &str, known: &[(String, Value)]) -> String {
+    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+    let mut paths: Vec<&str> = Vec::new();
+    for (path, _) in known {
+        // Sections are keys too: `[limit]` is meant to be `[limits]`.
+        paths.extend(path.match_indices('.').map(|(at, _)| &path[..at]).chain([path.as_str()]));
+    }
+    let score = |path: &str| strsim::jaro_winkler(&last(path), &last(key)) + 0.1 * strsim::jaro_winkler(path, key);
+    let best = paths.into_iter().max_by(|a, b| score(a).total_cmp(&score(b)));
+    best.unwrap_or_default().to_owned()
+}
+
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let score = |candidate: &&str| strsim::normalized_damerau_levenshtein(candidate, name);
+    known.max_by(|a, b| score(a).total_cmp(&score(b))).unwrap_or_default().to_owned()
+}
+
+/// A variable's text as the type that its key has by default; `a,b` is a list.
+fn to_toml(text: &str, kind: &Value) -> toml::Value {
+    let string = || toml::Value::String(text.to_owned());
+    let value = |text: &str| format!("v = {text}").parse::<toml::Table>().ok()?.remove("v");
+    match kind {
+        Value::String(_) => string(),
+        Value::Array(_) if !text.trim_start().starts_with('[') => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            toml::Value::Array(parts.map(|part| value(part).unwrap_or_else(|| part.into())).collect())
+        }
+        _ => value(text).unwrap_or_else(string),
+    }
+}
+
+fn set(table: &mut toml::Table, path: &str, value: toml::Value) {
+    match path.split_once('.') {
+        None => drop(table.insert(path.to_owned(), value)),
+        Some((section, rest)) => {
+            let inner = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            // Anything else was refused when the file was read.
+            if let toml::Value::Table(inner) = inner {
+                set(inner, rest, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Limits;
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Whole {
+        names: Vec<String>,
+        until: Option<i64>,
+        storage: StorageConfig,
+        limits: Limits,
+    }
+
+    fn read(text: &str) -> Result<Whole, ConfigError> {
+        parse(Path::new("atra.toml"), text, &known_keys(&Whole::default()))
+    }
+
+    fn with(variables: &[(&str, &str)]) -> Result<Whole, ConfigError> {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        load(None, variables, "ATRA_", &["ATRA_LOG"])
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+        for (text, expected) in [
+            ("[storage]\nlevl = \"power\"", ("atra.toml, line 2", "storage.levl", "storage.level")),
+            ("\n[limit]\ninputs_max = 1", ("atra.toml, line 2", "limit", "limits")),
+            ("[storage]\ninput_max = 1", ("atra.toml, line 2", "storage.input_max", "limits.inputs_max")),
+            ("nmaes = []", ("atra.toml, line 1", "nmaes", "names")),
+        ] {
+            let Err(ConfigError::Unknown { place, key, nearest }) = read(text) else { panic!("{text}") };
+            assert_eq!((place.as_str(), key.as_str(), nearest.as_str()), expected);
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_line_and_key() {
+        for (text, place, part) in [
+            ("[limits]\n\ninputs_max = \"many\"", "atra.toml, line 3", "inputs_max"),
+            ("[storage]\nlevel = \"paper\"", "atra.toml, line 2", "process"),
+            ("[storage\n", "atra.toml, line 1", ""),
+            ("names = 3", "atra.toml, line 1", "names"),
+        ] {
+            let text = read(text).unwrap_err().to_string();
+            assert!(text.starts_with(place) && text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_environment_sets_what_the_file_may() {
+        let whole = with(&[
+            ("ATRA_LIMITS_INPUTS_MAX", "8"),
+            ("ATRA_STORAGE_LEVEL", "power"),
+            ("ATRA_NAMES", "a, b"),
+            ("ATRA_UNTIL", "7"),
+            ("ATRA_LOG", "debug"),
+            ("PATH", "/"),
+        ]);
+        let whole = whole.unwrap();
+        assert_eq!((whole.limits.inputs_max, whole.storage.level, whole.until), (8, Level::Power, Some(7)));
+        assert_eq!(whole.names, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_wrong_variable_is_named() {
+        let error = with(&[("ATRA_LIMIT_INPUTS_MAX", "8")]).unwrap_err().to_string();
+        assert!(error.contains("\"ATRA_LIMIT_INPUTS_MAX\"") && error.contains("\"ATRA_LIMITS_INPUTS_MAX\""), "{error}");
+        let error = with(&[("ATRA_LIMITS_INPUTS_MAX", "lots")]).unwrap_err().to_string();
+        assert!(error.starts_with("environment variable ATRA_LIMITS_INPUTS_MAX: "), "{error}");
+    }
+
+    #[test]
+    fn storage_defaults_are_those_of_the_storage_actor() {
+        let (ours, theirs) = (StorageConfig::default().options(), StorageOptions::default());
+        assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    }
+}

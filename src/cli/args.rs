@@ -1,0 +1,343 @@
+//! The command line as clap reads it.
+
+use std::path::PathBuf;
+
+use atra::{
+    Seq,
+    agents::market::{
+        candle::Interval,
+        import::{FlatPolicy, GapPolicy},
+    },
+    runtime::Placement,
+};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::time::Moment;
+
+/// A runtime for teams of agents: one journal, one process, one file.
+#[derive(Debug, Parser)]
+#[command(name = "atra", version, about, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Environment: ATRA_<SECTION>_<KEY> sets a key of the configuration, ATRA_LOG or RUST_LOG what \
+is logged (default warn), NO_COLOR turns colours off.\nExit codes: 0 ok, 1 failure, 2 usage or configuration.")]
+pub(crate) struct Cli {
+    /// Answers as JSON, one value a line.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the market desk: on the candles of the database, or else on a built-in simulated market.
+    Run(RunArgs),
+    /// Brings data into a database.
+    #[command(subcommand)]
+    Import(ImportCommand),
+    /// Says whether a runtime runs, and how far its teams are.
+    Status(DbArgs),
+    /// Looks at events in the journal.
+    #[command(subcommand)]
+    Journal(JournalCommand),
+    /// Tells why an event is there, and what it led to.
+    Why(WhyArgs),
+    /// Looks at shared memory.
+    #[command(subcommand)]
+    Memory(MemoryCommand),
+    /// Looks at events that an agent gave up on.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
+    /// Asks about a whole database.
+    #[command(subcommand)]
+    Db(DbCommand),
+    /// Shows the configuration in force.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Which database.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct DbArgs {
+    /// The database file [default: ./atra-data/atra.db].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) db: Option<PathBuf>,
+    /// A configuration file in TOML.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Candles a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speed {
+    /// As fast as it goes.
+    Max,
+    /// At most so many.
+    PerSecond(u32),
+}
+
+impl std::str::FromStr for Speed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<u32>() {
+            _ if text == "max" => Ok(Self::Max),
+            Ok(n) if n > 0 => Ok(Self::PerSecond(n)),
+            _ => Err("a speed is 'max' or candles a second, such as 20".into()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlacementArg {
+    /// One task for the whole team.
+    Together,
+    /// One task for each agent.
+    Apart,
+}
+
+impl From<PlacementArg> for Placement {
+    fn from(arg: PlacementArg) -> Self {
+        match arg {
+            PlacementArg::Together => Self::Together,
+            PlacementArg::Apart => Self::Apart,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+    /// Starts the journal anew; the candles stay.
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Only this ticker; may be given again. All in the database if not said.
+    #[arg(long, value_name = "TICKER")]
+    pub(crate) ticker: Vec<String>,
+    /// Only candles of this length, such as 15m.
+    #[arg(long)]
+    pub(crate) interval: Option<Interval>,
+    /// Only candles that open at this time or later.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) from: Option<Moment>,
+    /// Only candles that open before this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<Moment>,
+    /// Where the agents run; the result is the same.
+    #[arg(long)]
+    pub(crate) placement: Option<PlacementArg>,
+    /// Candles a second, or max [default: max; 1000 in the simulated market].
+    #[arg(long, value_name = "max|N")]
+    pub(crate) speed: Option<Speed>,
+    /// Ends when the candles are used up and everything is settled.
+    #[arg(long)]
+    pub(crate) until_idle: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportCommand {
+    /// Imports CSV files of candles, packed with gzip or not. Importing again changes nothing.
+    Candles(ImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The files; - is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Whose candles they are.
+    #[arg(long)]
+    pub(crate) ticker: String,
+    /// The length of the candles, such as 15m; found from the rows if not said.
+    #[arg(long)]
+    pub(crate) interval: Option<Interval>,
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+    /// Only says what would be imported.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// What to do where candles are missing: keep the gap, fill it, refuse the file.
+    #[arg(long, value_enum, default_value = "keep")]
+    pub(crate) gaps: GapsArg,
+    /// What to do with candles without trades: keep or refuse the row.
+    #[arg(long, value_enum, default_value = "keep")]
+    pub(crate) flat: FlatArg,
+    /// Rows that may be refused before the whole file is.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) refused_max: usize,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum GapsArg {
+    Keep,
+    Fill,
+    Refuse,
+}
+
+impl From<GapsArg> for GapPolicy {
+    fn from(arg: GapsArg) -> Self {
+        match arg {
+            GapsArg::Keep => Self::Keep,
+            GapsArg::Fill => Self::Fill,
+            GapsArg::Refuse => Self::Refuse,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum FlatArg {
+    Keep,
+    Refuse,
+}
+
+impl From<FlatArg> for FlatPolicy {
+    fn from(arg: FlatArg) -> Self {
+        match arg {
+            FlatArg::Keep => Self::Keep,
+            FlatArg::Refuse => Self::Refuse,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JournalCommand {
+    /// Shows the newest events.
+    Tail(TailArgs),
+    /// Shows one event whole.
+    Show(ShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TailArgs {
+    /// How many.
+    #[arg(short = 'n', long = "lines", default_value_t = 20)]
+    pub(crate) lines: usize,
+    /// Only topics that suit this filter, such as order.> ; may be given again.
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) topic: Vec<String>,
+    /// Only events after this seq, oldest first.
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) after: Option<u64>,
+    /// Goes on with what is journalled from now on, until Ctrl-C.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+}
+
+fn seq(text: &str) -> Result<Seq, String> {
+    match text.trim_start_matches('#').parse() {
+        Ok(0) | Err(_) => Err("a seq is a whole number from 1 on".into()),
+        Ok(seq) => Ok(Seq(seq)),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Its place in the journal.
+    #[arg(value_parser = seq)]
+    pub(crate) seq: Seq,
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// The event's place in the journal.
+    #[arg(value_parser = seq)]
+    pub(crate) seq: Seq,
+    /// How many generations of effects are shown.
+    #[arg(long, default_value_t = 6)]
+    pub(crate) depth: usize,
+    /// How many effects of one event are shown.
+    #[arg(long, default_value_t = 12)]
+    pub(crate) width: usize,
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemoryCommand {
+    /// Lists keys and their newest values.
+    Ls {
+        /// Only keys that begin so.
+        #[arg(default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        db: DbArgs,
+    },
+    /// Shows one key.
+    Get {
+        /// The key.
+        key: String,
+        /// As it was at this seq.
+        #[arg(long, value_name = "SEQ", value_parser = seq)]
+        at: Option<Seq>,
+        #[command(flatten)]
+        db: DbArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// Lists them.
+    Ls {
+        /// Only of this agent.
+        #[arg(long)]
+        agent: Option<String>,
+        #[command(flatten)]
+        db: DbArgs,
+    },
+    /// Shows one whole.
+    Show {
+        /// The event's id, or its first characters.
+        event: String,
+        #[command(flatten)]
+        db: DbArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DbCommand {
+    /// Hashes what agents decided: equal digests are equal runs.
+    Digest {
+        /// Only the events of this agent or caller.
+        #[arg(long)]
+        publisher: Option<String>,
+        #[command(flatten)]
+        db: DbArgs,
+    },
+    /// Reads every page and checks the journal, causes and memory.
+    Check(DbArgs),
+    /// Says what is in the file.
+    Info(DbArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Prints it as TOML: defaults, file, environment and flags taken together.
+    Show(DbArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn speeds_and_seqs_are_checked() {
+        assert_eq!("max".parse(), Ok(Speed::Max));
+        assert_eq!("25".parse(), Ok(Speed::PerSecond(25)));
+        for bad in ["0", "-1", "2.5", "inf", "nan", "fast", ""] {
+            assert!(bad.parse::<Speed>().is_err(), "{bad}");
+        }
+        assert_eq!((seq("#7"), seq("7")), (Ok(Seq(7)), Ok(Seq(7))));
+        assert!(seq("0").is_err() && seq("-1").is_err() && seq("x").is_err());
+    }
+}

@@ -1,0 +1,107 @@
+//! Series of candles as they lie in a database: their names, and how new candles join old ones.
+
+use std::collections::BTreeMap;
+
+use atra::{
+    Name, Read,
+    agents::{
+        candles::{block_series, series_of},
+        market::{
+            block::{self, MergeReport, merge},
+            candle::{Candle, Scale, SeriesKey},
+        },
+    },
+    storage::Block,
+};
+
+use super::error::CliError;
+
+/// Blocks read at once: a year of quarter hours in 35, so one read for most series.
+const PAGE_BLOCKS: usize = 512;
+
+/// A series in a database, with how many candles it has.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) key: SeriesKey,
+    pub(crate) candles: u64,
+}
+
+/// Every series of candles, sorted by name.
+pub(crate) async fn series(db: &dyn Read) -> Result<Vec<Stored>, CliError> {
+    let rows = db.series().await?;
+    let stored = |row: &atra::storage::SeriesRow| Some(Stored { key: series_of(&row.series)?, candles: row.rows });
+    Ok(rows.iter().filter_map(stored).collect())
+}
+
+/// What joining candles to a series would write, and what it found.
+pub(crate) struct Joined {
+    /// Blocks that differ from what is stored.
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) report: MergeReport,
+}
+
+/// Joins sorted candles to what the database has of the series. Writes nothing. What is stored wins over what is new;
+/// a finer scale rewrites the whole series, so that all its ticks are counted alike.
+pub(crate) async fn join(db: &dyn Read, series: &SeriesKey, new: &[Candle], scale: Scale) -> Result<Joined, CliError> {
+    let name = block_series(series)?;
+    let (old, stored) = read(db, series, &name).await?;
+    let old_scale = old.as_ref().map(|(_, scale)| *scale);
+    let common = old_scale.map_or(scale, |old| old.widest(scale));
+    let old = old.map_or_else(Vec::new, |(candles, _)| candles);
+    let rescaled = |candles: &[Candle], from: Scale| -> Result<Vec<Candle>, CliError> {
+        let all: Option<Vec<Candle>> = candles.iter().map(|candle| candle.rescale(from, common)).collect();
+        all.ok_or_else(|| CliError::NotFound {
+            what: format!("candles of {series} do not fit one scale of {common:?}"),
+            next: "import the file under another ticker".into(),
+        })
+    };
+    let (old, new) = (rescaled(&old, old_scale.unwrap_or(common))?, rescaled(new, scale)?);
+    let (merged, report) = merge(&old, &new);
+    let mut blocks = Vec::new();
+    for (start, candles) in block::blocks(&merged, series.interval()) {
+        let bad = |source| CliError::Block { series: series.to_string(), start, source };
+        let data: std::sync::Arc<[u8]> = block::encode(candles, common).map_err(bad)?.into();
+        if stored.get(&start) != Some(&data) {
+            blocks.push(Block { series: name.clone(), start, rows: candles.len() as u32, data });
+        }
+    }
+    Ok(Joined { blocks, report })
+}
+
+/// The stored bytes of a series by block.
+type StoredBlocks = BTreeMap<i64, std::sync::Arc<[u8]>>;
+
+/// All candles of a series with the widest scale of its blocks, and the blocks' bytes.
+async fn read(
+    db: &dyn Read,
+    series: &SeriesKey,
+    name: &Name,
+) -> Result<(Option<(Vec<Candle>, Scale)>, StoredBlocks), CliError> {
+    let mut stored = StoredBlocks::new();
+    let mut from = i64::MIN;
+    loop {
+        let page = db.blocks(name, from, i64::MAX, PAGE_BLOCKS).await?;
+        let n_blocks = page.len();
+        for block in page {
+            from = block.start.saturating_add(1);
+            stored.insert(block.start, block.data);
+        }
+        if n_blocks < PAGE_BLOCKS {
+            break;
+        }
+    }
+    let mut runs = Vec::with_capacity(stored.len());
+    for (&start, data) in &stored {
+        let bad = |source| CliError::Block { series: series.to_string(), start, source };
+        runs.push((start, block::decode(data).map_err(bad)?));
+    }
+    let widest = runs.iter().map(|(_, (_, scale))| *scale).reduce(Scale::widest);
+    let Some(widest) = widest else { return Ok((None, stored)) };
+    let mut all = Vec::new();
+    for (start, (candles, scale)) in runs {
+        let fits: Option<Vec<Candle>> = candles.iter().map(|candle| candle.rescale(scale, widest)).collect();
+        let source = || block::BlockError::TooMany { count: candles.len(), limit: block::ENCODE_CANDLES_MAX };
+        all.extend(fits.ok_or_else(|| CliError::Block { series: series.to_string(), start, source: source() })?);
+    }
+    Ok((Some((all, widest)), stored))
+}

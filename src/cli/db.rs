@@ -1,0 +1,100 @@
+//! `atra db`: questions about a whole database.
+
+use std::path::Path;
+
+use atra::{
+    Name,
+    storage::{check as check_file, digest as digest_of, digest_of_publisher, info as info_of},
+};
+use serde_json::json;
+
+use super::{
+    error::CliError,
+    open,
+    output::{Output, Style, bytes, grouped},
+};
+
+/// Hashes what was decided, by all or by one publisher.
+pub(crate) async fn digest(publisher: Option<&str>, path: &Path, out: &mut Output) -> Result<(), CliError> {
+    let db = open(path).await?;
+    if let Some(publisher) = publisher {
+        let name = Name::new(publisher).map_err(CliError::Name)?;
+        let (hash, n_events) = digest_of_publisher(&*db, &name).await?;
+        if n_events == 0 {
+            return Err(CliError::NotFound {
+                what: format!("{publisher} has published nothing"),
+                next: "see who has with 'atra db digest --json'".into(),
+            });
+        }
+        if out.is_json() {
+            return out.json(&json!({ "digest": hash, "publisher": name, "events": n_events }));
+        }
+        return out.line(&hash);
+    }
+    let digest = digest_of(&*db).await?;
+    if out.is_json() {
+        let of =
+            |(name, hash, n_events): &(Name, String, u64)| json!({ "name": name, "digest": hash, "events": n_events });
+        let publishers: Vec<_> = digest.publishers.iter().map(of).collect();
+        return out.json(&json!({ "digest": digest.whole, "publishers": publishers }));
+    }
+    out.line(&digest.whole)
+}
+
+/// Checks a file; what is wrong makes it a failure.
+pub(crate) async fn check(path: &Path, out: &mut Output) -> Result<(), CliError> {
+    if !path.exists() {
+        return Err(CliError::NoDatabase { path: path.to_owned() });
+    }
+    let report = check_file(path).await?;
+    if out.is_json() {
+        let (last, events) = (report.last_seq, report.events);
+        out.json(
+            &json!({ "sound": report.is_sound(), "last_seq": last, "events": events, "problems": report.problems }),
+        )?;
+    } else {
+        for problem in &report.problems {
+            let text = out.paint(Style::Red, problem);
+            out.line(&text)?;
+        }
+        if report.is_sound() {
+            let text = format!("sound: {} events, no gaps, causes and memory agree", grouped(report.events));
+            out.line(&out.paint(Style::Green, &text))?;
+        }
+    }
+    if report.is_sound() {
+        return Ok(());
+    }
+    out.finish()?;
+    Err(CliError::Damaged { path: path.to_owned(), n_problems: report.problems.len() })
+}
+
+/// Says what is in a file.
+pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> {
+    if !path.exists() {
+        return Err(CliError::NoDatabase { path: path.to_owned() });
+    }
+    let info = info_of(path).await?;
+    let series = super::candles::series(&*open(path).await?).await?;
+    if out.is_json() {
+        let series: Vec<_> = series.iter().map(|row| json!({ "series": row.key, "candles": row.candles })).collect();
+        let mut value = json!(info);
+        value["path"] = json!(path);
+        value["series"] = json!(series);
+        return out.json(&value);
+    }
+    let mut pairs = vec![
+        ("file", path.display().to_string()),
+        ("size", bytes(info.file_bytes)),
+        ("log", bytes(info.wal_bytes)),
+        ("schema", format!("{} (this build knows {})", info.schema_version, info.schema_version_known)),
+        ("sqlite", info.sqlite_version.clone()),
+        ("last seq", info.last_seq.to_string()),
+    ];
+    pairs.extend(info.rows.iter().map(|(table, n)| (table.as_str(), format!("{} rows", grouped(*n)))));
+    out.pairs(&pairs)?;
+    for row in &series {
+        out.line(&format!("{}  {} candles", row.key, grouped(row.candles)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! What a person sees when a command cannot do what it was asked: what is wrong, where, and what to do next.
+
+use std::{error::Error, fmt::Write as _, io, path::PathBuf, process::ExitCode};
+
+use atra::{
+    NameError,
+    agents::{
+        DeskError,
+        market::{block::BlockError, candle::KeyError, import::ImportError},
+    },
+    config::ConfigError,
+    runtime::{RuntimeError, StartError},
+    storage::StoreError,
+};
+
+/// The exit code of a failure.
+const FAILURE: u8 = 1;
+/// The exit code of a command line or configuration that says what cannot be meant; clap uses it too.
+const USAGE: u8 = 2;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// Flags that do not go together, or a value that is none.
+    #[error("{what}")]
+    Usage { what: String, next: &'static str },
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A ticker, an interval or a series.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The name of an agent or caller.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no database where a command wants to read one.
+    #[error("there is no database {}", path.display())]
+    NoDatabase { path: PathBuf },
+    /// The desk's settings do not fit its candles.
+    #[error("desk could not be set up")]
+    Desk(#[from] DeskError),
+    /// The runtime did not start.
+    #[error("runtime could not be started")]
+    Start(#[from] StartError),
+    /// The runtime refused or failed.
+    #[error("runtime failed")]
+    Runtime(#[from] RuntimeError),
+    /// A file cannot be read.
+    #[error("{} could not be read", path.display())]
+    File { path: PathBuf, source: io::Error },
+    /// A folder cannot be made.
+    #[error("folder {} could not be made", path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    /// A file is no candles.
+    #[error("{} could not be imported; nothing was changed", path.display())]
+    Import { path: PathBuf, source: ImportError },
+    /// Candles in the database cannot be read or written.
+    #[error("candles of {series}, block {start}")]
+    Block { series: String, start: i64, source: BlockError },
+    /// What was asked for is not there.
+    #[error("{what}")]
+    NotFound { what: String, next: String },
+    /// A team ended though nobody told it to.
+    #[error("team {team} ended: {reason}")]
+    TeamEnded { team: String, reason: String },
+    /// A file is not sound.
+    #[error("{} is damaged: {n_problems} problems", path.display())]
+    Damaged { path: PathBuf, n_problems: usize },
+    /// The process lacks what it needs to begin.
+    #[error("{what} could not be started")]
+    Process { what: &'static str, source: io::Error },
+    /// Standard output could not be written.
+    #[error("output could not be written")]
+    Output(#[source] io::Error),
+}
+
+impl CliError {
+    /// What the process ends with.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage { .. } | Self::Config(_) | Self::Key(_) | Self::Name(_) => USAGE.into(),
+            // The reader has what it wanted.
+            _ if self.is_broken_pipe() => ExitCode::SUCCESS,
+            _ => FAILURE.into(),
+        }
+    }
+
+    /// Whether the reader of our output went away.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// What to do about it, unless the text says it already.
+    fn next(&self) -> Option<String> {
+        let next = match self {
+            Self::Usage { next, .. } => (*next).into(),
+            Self::NoDatabase { .. } => {
+                "start one with 'atra run', import with 'atra import candles', or say where it is with --db FILE".into()
+            }
+            Self::NotFound { next, .. } => next.clone(),
+            Self::File { .. } => "check the name and your rights to it".into(),
+            Self::Folder { .. } => "check your rights to the folder above it, or use another --db FILE".into(),
+            Self::Import { source: ImportError::TooManyRefused { .. }, .. } => {
+                "mend the file, or raise --refused-max; each row that was refused is listed with --dry-run".into()
+            }
+            Self::Import { source: ImportError::Interval { .. }, .. } => {
+                "give the interval of the rows with --interval".into()
+            }
+            Self::Import { .. } => {
+                "look at the file's first lines: time, open, high, low, close, volume are needed".into()
+            }
+            Self::Block { .. } | Self::Damaged { .. } => {
+                "keep the file, go back to a backup, and import the candles into a new --db FILE".into()
+            }
+            Self::TeamEnded { .. } => {
+                "see 'atra status' and 'atra dead-letters ls'; a new 'atra run' goes on where it stopped".into()
+            }
+            Self::Runtime(RuntimeError::Deadline(_)) => "nothing acknowledged is lost: start it again".into(),
+            _ => return None,
+        };
+        Some(next)
+    }
+
+    /// The whole message: the error, its causes once each, and what to do next.
+    pub(crate) fn text(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            let said = cause.to_string();
+            // Some errors repeat their cause in their own text.
+            if !text.contains(&said) {
+                let _ = write!(text, ": {said}");
+            }
+            source = cause.source();
+        }
+        match self.next() {
+            Some(next) => format!("error: {text}\n next: {next}"),
+            None => format!("error: {text}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_its_causes_once_and_what_to_do() {
+        let source = io::Error::new(io::ErrorKind::NotFound, "no such file");
+        let text = CliError::File { path: "a.csv".into(), source }.text();
+        assert_eq!(text, "error: a.csv could not be read: no such file\n next: check the name and your rights to it");
+    }
+
+    #[test]
+    fn usage_is_two_and_a_reader_that_left_is_no_failure() {
+        let usage = CliError::Usage { what: "x".into(), next: "y" };
+        assert_eq!(format!("{:?}", usage.exit_code()), format!("{:?}", ExitCode::from(2)));
+        let pipe = CliError::Output(io::ErrorKind::BrokenPipe.into());
+        assert_eq!(format!("{:?}", pipe.exit_code()), format!("{:?}", ExitCode::SUCCESS));
+        let full = CliError::Output(io::ErrorKind::StorageFull.into());
+        assert_eq!(format!("{:?}", full.exit_code()), format!("{:?}", ExitCode::from(1)));
+    }
+}

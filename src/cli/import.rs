@@ -1,0 +1,230 @@
+//! `atra import candles`: files into the block table of a database.
+//!
+//! All files are read and checked before anything is written, so a bad one changes nothing. What a file adds is written
+//! in one transaction. Candles that are there already stay as they are, so importing again changes nothing.
+
+use std::{
+    io::{IsTerminal, Read as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use atra::{
+    MemoryStore, Read, SqliteOptions, SqliteReader, SqliteStore,
+    agents::market::{
+        block::MergeReport,
+        candle::{Interval, SeriesKey},
+        import::{Import, ImportOptions, ImportReport, import_csv},
+    },
+    config::Config,
+    storage::{Level, Store, WriteBatch},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{
+    args::ImportArgs,
+    candles, config_of,
+    error::CliError,
+    output::{Output, Style, grouped},
+    time::Moment,
+};
+
+/// A file that was read and can be joined.
+struct Parsed {
+    file: PathBuf,
+    series: SeriesKey,
+    import: Import,
+    wall: Duration,
+}
+
+/// What a file did to the database.
+struct Done<'a> {
+    parsed: &'a Parsed,
+    found: MergeReport,
+    dry_run: bool,
+    wall: Duration,
+}
+
+/// Imports the files, or says what importing them would do.
+pub(crate) async fn candles(args: ImportArgs, out: &mut Output) -> Result<(), CliError> {
+    let config = config_of(&args.db)?;
+    // A bad ticker is told before any file is read.
+    let second = Interval::from_millis(1_000);
+    second.map_or(Ok(()), |interval| SeriesKey::new(&args.ticker, interval).map(drop))?;
+    let parsed: Vec<Parsed> = args.files.iter().map(|file| parse(file, &args)).collect::<Result<_, _>>()?;
+    if args.dry_run {
+        let db: Arc<dyn Read> = if config.db.exists() {
+            SqliteReader::open_read_only(&config.db).await?
+        } else {
+            MemoryStore::new().reader()
+        };
+        for parsed in &parsed {
+            let joined = candles::join(&*db, &parsed.series, &parsed.import.candles, parsed.import.scale).await?;
+            tell(&Done { parsed, found: joined.report, dry_run: true, wall: parsed.wall }, out)?;
+        }
+        return Ok(());
+    }
+    let mut store = open(&config).await?;
+    let written = write(&mut store, &parsed, out).await;
+    // Closed in any case: it moves the log into the file. The first error is the one to tell.
+    let closed = store.close().await;
+    written?;
+    Ok(closed?)
+}
+
+/// Opens the database for writing; makes it, and the default folder, if they are not there.
+async fn open(config: &Config) -> Result<SqliteStore, CliError> {
+    prepare_folder(config)?;
+    let mut options = SqliteOptions::new(&config.db);
+    options.readers = 1;
+    let mut store = SqliteStore::open(options).await?;
+    store.load().await?;
+    Ok(store)
+}
+
+/// Makes the default folder. A folder that somebody named is not made: its name may be a slip.
+pub(crate) fn prepare_folder(config: &Config) -> Result<(), CliError> {
+    if config.db != Config::default().db {
+        return Ok(());
+    }
+    let Some(folder) = config.db.parent() else { return Ok(()) };
+    std::fs::create_dir_all(folder).map_err(|source| CliError::Folder { path: folder.to_owned(), source })
+}
+
+async fn write(store: &mut SqliteStore, parsed: &[Parsed], out: &mut Output) -> Result<(), CliError> {
+    let db = store.reader();
+    for parsed in parsed {
+        let began = Instant::now();
+        let joined = candles::join(&*db, &parsed.series, &parsed.import.candles, parsed.import.scale).await?;
+        if !joined.blocks.is_empty() {
+            let batch = WriteBatch { blocks: joined.blocks, level: Level::Power, ..WriteBatch::default() };
+            store.commit(&batch).await?;
+        }
+        let wall = parsed.wall + began.elapsed();
+        tell(&Done { parsed, found: joined.report, dry_run: false, wall }, out)?;
+    }
+    Ok(())
+}
+
+fn parse(file: &Path, args: &ImportArgs) -> Result<Parsed, CliError> {
+    let began = Instant::now();
+    let bytes = read(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
+    let options = ImportOptions {
+        interval: args.interval,
+        refused_max: args.refused_max,
+        gaps: args.gaps.into(),
+        flat: args.flat.into(),
+        ..ImportOptions::default()
+    };
+    let bar = bar(file);
+    let import = import_csv(&bytes, &options, |progress| {
+        bar.set_length(progress.bytes_total as u64);
+        bar.set_position(progress.bytes as u64);
+    });
+    bar.finish_and_clear();
+    let import = import.map_err(|source| CliError::Import { path: file.to_owned(), source })?;
+    let Some(interval) = args.interval.or(import.interval) else {
+        let what = format!("{} has a single candle, which does not tell its interval", file.display());
+        return Err(CliError::Usage { what, next: "give it with --interval, such as --interval 15m" });
+    };
+    Ok(Parsed { file: file.to_owned(), series: SeriesKey::new(&args.ticker, interval)?, import, wall: began.elapsed() })
+}
+
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    if file != Path::new("-") {
+        return std::fs::read(file);
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A progress bar on standard error, if a person looks at it.
+fn bar(file: &Path) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
+    // The template is a literal; without it the bar is plain.
+    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(file.display().to_string());
+    bar
+}
+
+fn tell(done: &Done<'_>, out: &mut Output) -> Result<(), CliError> {
+    let Done { parsed, found, dry_run, wall } = done;
+    let report = &parsed.import.report;
+    if out.is_json() {
+        return out.json(&json!({
+            "file": parsed.file,
+            "series": parsed.series,
+            "dry_run": dry_run,
+            "candles": report.candles,
+            "added": found.added,
+            "equal": found.equal,
+            "conflicting": found.conflicting.len(),
+            "refused": report.refused,
+            "report": report,
+            "wall_ms": wall.as_millis() as u64,
+        }));
+    }
+    let verb = if *dry_run { "would add" } else { "added" };
+    let heading = format!(
+        "{}: {verb} {} candles to {} in {:.2} s",
+        parsed.file.display(),
+        grouped(found.added as u64),
+        parsed.series,
+        wall.as_secs_f64()
+    );
+    out.line(&out.paint(Style::Bold, &heading))?;
+    for line in details(report, found) {
+        out.line(&format!("  {line}"))?;
+    }
+    for row in &report.first_refused {
+        let place = format!("{}, line {}", parsed.file.display(), row.line);
+        out.line(&format!("  refused {}: {}", out.paint(Style::Red, &place), row.reason))?;
+    }
+    let unlisted = report.refused - report.first_refused.len();
+    if unlisted > 0 {
+        out.line(&format!("  refused {unlisted} more"))?;
+    }
+    Ok(())
+}
+
+/// What a person wants to know about a file, and nothing that is as usual.
+fn details(report: &ImportReport, found: &MergeReport) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some((first, last)) = report.span {
+        let (first, last) = (Moment(first), Moment(last));
+        lines.push(format!(
+            "{} rows from {first} to {last}, times in {}",
+            grouped(report.rows as u64),
+            report.units.join(", ")
+        ));
+    }
+    let mut say = |n: u64, what: &str| {
+        if n > 0 {
+            lines.push(format!("{} {what}", grouped(n)));
+        }
+    };
+    say(found.equal as u64, "were there already");
+    say(found.conflicting.len() as u64, "were there with other numbers: the stored ones stay");
+    say(report.duplicates as u64, "rows twice in the file");
+    say(report.conflicts as u64, "rows with a time of another but other numbers: the first one counts");
+    say(report.rounded as u64, "numbers with digits of binary noise, rounded");
+    say(report.zero_volume as u64, "candles without volume");
+    say(report.missing, &format!("candles missing in {} gaps", report.gaps));
+    say(report.filled as u64, "candles filled in");
+    say(report.unsorted as u64, "rows out of order, sorted");
+    say(report.refused as u64, "rows refused");
+    if report.newest_first {
+        lines.push("newest first, turned round".into());
+    }
+    if report.no_volume {
+        lines.push("no volume column".into());
+    }
+    lines
+}

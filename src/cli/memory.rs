@@ -1,0 +1,63 @@
+//! `atra memory`: what agents and callers share, newest or as it was.
+
+use std::path::Path;
+
+use atra::{Name, Seq, storage::FactKind};
+use serde_json::{Value, json};
+
+use super::{
+    error::CliError,
+    open,
+    output::{Output, SHORT_CHARS, short},
+};
+
+/// Lists the keys that begin with `prefix`.
+pub(crate) async fn ls(prefix: &str, db: &Path, out: &mut Output) -> Result<(), CliError> {
+    let db = open(db).await?;
+    let mut facts = db.facts(FactKind::Memory, None).await?;
+    facts.retain(|fact| fact.key.starts_with(prefix));
+    facts.sort_by(|a, b| a.key.cmp(&b.key));
+    if out.is_json() {
+        for fact in &facts {
+            let value = value_of(fact.value.as_deref());
+            out.json(&json!({ "key": fact.key, "value": value, "owner": fact.owner, "seq": fact.version }))?;
+        }
+        return Ok(());
+    }
+    let row = |fact: &atra::storage::FactRow| {
+        let value = short(fact.value.as_deref().unwrap_or("null"), SHORT_CHARS);
+        vec![fact.key.clone(), format!("#{}", fact.version), fact.owner.to_string(), value]
+    };
+    let rows: Vec<Vec<String>> = facts.iter().map(row).collect();
+    out.table(&["key", "seq", "written by", "value"], &rows)
+}
+
+/// Shows one key, newest or as of a seq.
+pub(crate) async fn get(key: &str, at: Option<Seq>, db: &Path, out: &mut Output) -> Result<(), CliError> {
+    let db = open(db).await?;
+    let missing = |when: &str| CliError::NotFound {
+        what: format!("memory has no key {key:?}{when}"),
+        next: "list the keys with 'atra memory ls'".into(),
+    };
+    let (value, owner, seq) = match at {
+        Some(at) => {
+            let found = db.memory_as_of(key, at).await?.ok_or_else(|| missing(&format!(" as of #{at}")))?;
+            (value_of(found.event.payload.json().ok()), found.event.source.clone(), found.seq)
+        }
+        None => {
+            // Memory is unique by key alone: the owner that is asked for does not matter.
+            let anybody = Name::new("atra").map_err(CliError::Name)?;
+            let found = db.fact(FactKind::Memory, &anybody, key).await?.ok_or_else(|| missing(""))?;
+            (value_of(found.value.as_deref()), found.owner, found.version)
+        }
+    };
+    if out.is_json() {
+        return out.json(&json!({ "key": key, "value": value, "owner": owner, "seq": seq }));
+    }
+    out.pairs(&[("key", key.to_owned()), ("seq", format!("#{seq}")), ("written by", owner.to_string())])?;
+    out.line(&serde_json::to_string_pretty(&value).unwrap_or_default())
+}
+
+fn value_of(json: Option<&str>) -> Value {
+    json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or(Value::Null)
+}

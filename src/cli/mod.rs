@@ -1,0 +1,113 @@
+//! The command line: one module per group of commands, and what they share.
+//!
+//! | module | what |
+//! |---|---|
+//! | `args` | what clap reads |
+//! | `error`, `output`, `time` | what a person sees |
+//! | `run` | a runtime with the desk, live view, signals |
+//! | `import` | files into candles in a database |
+//! | `status`, `journal`, `why`, `memory`, `dead_letters`, `db` | reads of a file, whether a runtime has it or not |
+
+pub(crate) mod args;
+mod candles;
+mod db;
+mod dead_letters;
+mod error;
+mod events;
+mod import;
+mod journal;
+mod memory;
+mod output;
+mod run;
+mod status;
+mod time;
+mod why;
+
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use atra::{Read, SqliteReader, config::Config};
+
+use self::{
+    args::{
+        Cli, Command, ConfigCommand, DbArgs, DbCommand, DeadLettersCommand, ImportCommand, JournalCommand,
+        MemoryCommand,
+    },
+    error::CliError,
+    output::Output,
+};
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
+    let json = cli.json;
+    let mut out = Output::new(json);
+    match cli.command {
+        Command::Run(args) => {
+            // Its live view comes from other tasks: standard output is taken again at the end.
+            drop(out);
+            return run::run(&args, json);
+        }
+        Command::Import(ImportCommand::Candles(args)) => block_on(import::candles(args, &mut out))?,
+        Command::Status(args) => block_on(status::status(&db_of(&args)?, &mut out))?,
+        Command::Journal(JournalCommand::Tail(args)) => block_on(journal::tail(&args, &mut out))?,
+        Command::Journal(JournalCommand::Show(args)) => block_on(journal::show(&args, &mut out))?,
+        Command::Why(args) => block_on(why::why(&args, &mut out))?,
+        Command::Memory(MemoryCommand::Ls { prefix, db }) => block_on(memory::ls(&prefix, &db_of(&db)?, &mut out))?,
+        Command::Memory(MemoryCommand::Get { key, at, db }) => {
+            block_on(memory::get(&key, at, &db_of(&db)?, &mut out))?;
+        }
+        Command::DeadLetters(DeadLettersCommand::Ls { agent, db }) => {
+            block_on(dead_letters::ls(agent.as_deref(), &db_of(&db)?, &mut out))?;
+        }
+        Command::DeadLetters(DeadLettersCommand::Show { event, db }) => {
+            block_on(dead_letters::show(&event, &db_of(&db)?, &mut out))?;
+        }
+        Command::Db(DbCommand::Digest { publisher, db }) => {
+            block_on(db::digest(publisher.as_deref(), &db_of(&db)?, &mut out))?;
+        }
+        Command::Db(DbCommand::Check(db)) => block_on(db::check(&db_of(&db)?, &mut out))?,
+        Command::Db(DbCommand::Info(db)) => block_on(db::info(&db_of(&db)?, &mut out))?,
+        Command::Config(ConfigCommand::Show(db)) => show_config(&db, &mut out)?,
+    }
+    out.finish()
+}
+
+/// Runs a short command on this thread; reads of the database have threads of their own.
+fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    tokio.map_err(|source| CliError::Process { what: "tokio", source })?.block_on(command)
+}
+
+/// The configuration in force, flags included.
+fn config_of(args: &DbArgs) -> Result<Config, CliError> {
+    let mut config = Config::load(args.config.as_deref())?;
+    if let Some(db) = &args.db {
+        config.db.clone_from(db);
+    }
+    Ok(config)
+}
+
+/// The database that is meant.
+fn db_of(args: &DbArgs) -> Result<PathBuf, CliError> {
+    Ok(config_of(args)?.db)
+}
+
+/// Opens a database for reading, whether a runtime has it or not. Changes nothing.
+async fn open(db: &Path) -> Result<Arc<dyn Read>, CliError> {
+    if !db.exists() {
+        return Err(CliError::NoDatabase { path: db.to_owned() });
+    }
+    Ok(SqliteReader::open_read_only(db).await?)
+}
+
+fn show_config(args: &DbArgs, out: &mut Output) -> Result<(), CliError> {
+    let config = config_of(args)?;
+    if out.is_json() {
+        return out.json(&config);
+    }
+    let text = toml::to_string(&config).map_err(|error| CliError::Output(std::io::Error::other(error)))?;
+    out.line(text.trim_end())
+}

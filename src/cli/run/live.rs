@@ -1,0 +1,210 @@
+//! What a person sees while a desk runs: a line of figures, and above it what was decided.
+//!
+//! Everything comes from outside the team, through subscriptions: watching changes nothing and can be slow. On standard
+//! error only; a terminal gets one line that renews itself, anything else a plain line now and then.
+
+use std::{io::IsTerminal, sync::Arc, time::Duration};
+
+use atra::{Env, Event, Filter, Runtime, Seq, SystemEnv, Topic, bus::Task, config::Config};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::cli::{
+    output::{grouped, short},
+    time::Moment,
+};
+
+/// How often the figures are renewed. A second: a person reads no faster.
+const EVERY: Duration = Duration::from_secs(1);
+/// What is worth a line of its own.
+const NOTABLE: [&str; 8] = [
+    "order.fill",
+    "risk.state",
+    "optimizer.promoted",
+    "optimizer.rolled_back",
+    "market.gap",
+    "market.stalled",
+    "market.end",
+    "portfolio.report",
+];
+/// Lines of events a second; what comes faster is counted. 8: as many as can be read.
+const LINES_PER_TICK: u32 = 8;
+/// Passing equity events that wait to be looked at; only the newest counts, so few.
+const OBSERVED_MAX: usize = 64;
+
+/// The view; nothing is shown for programs or when nobody looks.
+pub(super) struct Live(Option<(oneshot::Sender<()>, Task)>);
+
+impl Live {
+    /// Begins to show.
+    pub(super) fn start(
+        runtime: &Runtime,
+        what: &str,
+        config: &Config,
+        before: Seq,
+        json: bool,
+        is_killed: bool,
+    ) -> Self {
+        if is_killed {
+            eprintln!("atra: the last run did not stop cleanly; nothing acknowledged is lost");
+        }
+        if json {
+            return Self(None);
+        }
+        let resumed =
+            if before > Seq::ZERO { format!(", goes on after event {}", grouped(before.get())) } else { String::new() };
+        eprintln!("atra: seven agents on {what} into {}{resumed}; Ctrl-C drains and reports", config.db.display());
+        let (stop, stopped) = oneshot::channel();
+        let view = View::new(runtime.clone(), before);
+        let task = SystemEnv::new().spawn("live view", Box::pin(view.run(stopped)));
+        Self(Some((stop, task)))
+    }
+
+    /// Stops showing; the last line stays.
+    pub(super) async fn stop(self) {
+        if let Some((stop, task)) = self.0 {
+            // It may have ended by itself with the runtime.
+            let _ = stop.send(());
+            task.join().await;
+        }
+    }
+}
+
+struct View {
+    runtime: Runtime,
+    bar: ProgressBar,
+    after: Seq,
+    candles: u64,
+    fills: u64,
+    equity: Option<Value>,
+    position: Option<Value>,
+    lines_left: u32,
+    n_unshown: u64,
+}
+
+impl View {
+    fn new(runtime: Runtime, after: Seq) -> Self {
+        let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            bar.set_style(style);
+        }
+        Self {
+            runtime,
+            bar,
+            after,
+            candles: 0,
+            fills: 0,
+            equity: None,
+            position: None,
+            lines_left: LINES_PER_TICK,
+            n_unshown: 0,
+        }
+    }
+
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        let filters = NOTABLE.iter().chain(&["market.candle", "portfolio.position"]);
+        let filters: Vec<Filter> = filters.filter_map(|text| Filter::new(text).ok()).collect();
+        let mut committed = self.runtime.subscribe(filters, self.after);
+        let equity = Topic::literal("portfolio.equity");
+        let mut passing = self.runtime.observe(vec![Filter::exactly(&equity)], OBSERVED_MAX);
+        let mut ticks = tokio::time::interval_at(Instant::now() + EVERY, EVERY);
+        let mut last = (Instant::now(), 0);
+        loop {
+            tokio::select! {
+                // Biased: the end first, then the tick, or a fast run would never show figures.
+                biased;
+                _ = &mut stopped => break,
+                now = ticks.tick() => {
+                    let rate = (self.candles - last.1) as f64 / (now - last.0).as_secs_f64().max(0.001);
+                    last = (now, self.candles);
+                    self.show(rate);
+                }
+                event = committed.next() => match event {
+                    Some(Ok(event)) => {
+                        self.after = event.seq;
+                        self.take(&event.event);
+                    }
+                    // The runtime has ended, or its journal cannot be read, which it reports itself.
+                    _ => break,
+                },
+                Some(event) = passing.next() => self.equity = event.payload.to_value().ok(),
+            }
+        }
+        self.bar.finish_and_clear();
+    }
+
+    fn take(&mut self, event: &Arc<Event>) {
+        match event.topic.as_str() {
+            "market.candle" => {
+                self.candles += 1;
+                return;
+            }
+            "portfolio.position" => {
+                self.position = event.payload.to_value().ok();
+                return;
+            }
+            "order.fill" => self.fills += 1,
+            _ => {}
+        }
+        if self.lines_left == 0 {
+            self.n_unshown += 1;
+            return;
+        }
+        self.lines_left -= 1;
+        let time = Moment(event.time.millis()).to_string();
+        let text = format!("{time}  {:<22} {}", event.topic.as_str(), short(&told(event), 120));
+        self.say(&text);
+    }
+
+    fn show(&mut self, rate: f64) {
+        if self.n_unshown > 0 {
+            self.say(&format!("… and {} more decisions, see 'atra journal tail'", grouped(self.n_unshown)));
+        }
+        (self.lines_left, self.n_unshown) = (LINES_PER_TICK, 0);
+        let states: Vec<String> =
+            self.runtime.status().iter().map(|team| short(&format!("{} {}", team.team, team.state), 60)).collect();
+        let figure = |value: &Option<Value>, key: &str| {
+            value
+                .as_ref()
+                .and_then(|value| value.get(key))
+                .map_or_else(|| "-".into(), |value| value.to_string().replace('"', ""))
+        };
+        let text = format!(
+            "{} candles ({rate:.0}/s), {} events, {} fills, equity {}, position {}, {}",
+            grouped(self.candles),
+            grouped(self.after.get()),
+            grouped(self.fills),
+            figure(&self.equity, "equity"),
+            figure(&self.position, "lots"),
+            states.join(", ")
+        );
+        if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.set_message(text) }
+    }
+
+    /// A line that stays, above the one that renews itself.
+    fn say(&self, text: &str) {
+        if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.println(text) }
+    }
+}
+
+/// A payload as `key value` pairs, without what names the event itself.
+fn told(event: &Event) -> String {
+    fn walk(value: &Value, text: &mut String) {
+        match value {
+            Value::Object(fields) => {
+                for (key, value) in fields.iter().filter(|(key, value)| *key != "id" && !value.is_null()) {
+                    if !value.is_object() {
+                        text.push_str(&format!("{key} "));
+                    }
+                    walk(value, text);
+                }
+            }
+            Value::String(value) => text.push_str(&format!("{value}  ")),
+            other => text.push_str(&format!("{other}  ")),
+        }
+    }
+    let mut text = String::new();
+    walk(&event.payload.to_value().unwrap_or_default(), &mut text);
+    text
+}

@@ -1,0 +1,269 @@
+//! `atra run`: a runtime with the desk on one file, until the candles are used up or somebody stops it.
+//!
+//! A file with candles is replayed and gone on with; one without gets a simulated market. Standard error shows what
+//! happens, standard output gets the report. The first signal drains: sources stop, the team finishes what it began,
+//! storage flushes and checkpoints. The second ends the process at once; even that loses nothing acknowledged.
+
+mod live;
+mod report;
+mod signals;
+
+use std::{sync::Arc, time::Duration};
+
+use atra::{
+    Clock, Query, Read, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Team, TeamState,
+    agents::{
+        CandleSource, SIMULATED_FROM, desk,
+        market::candle::{Interval, SeriesKey},
+    },
+    config::Config,
+    storage::Store,
+};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use self::{live::Live, report::Finished, signals::Signals};
+use super::{
+    args::{RunArgs, Speed},
+    candles::{self, Stored},
+    config_of,
+    error::CliError,
+    import::prepare_folder,
+    status::{Running, running},
+};
+
+/// The name of the desk's team, and of the agent that knows what it amounts to.
+const TEAM: &str = "desk";
+const PORTFOLIO: &str = "portfolio";
+/// The ticker of the simulated market, so that nobody takes it for a real one.
+const SIMULATED_TICKER: &str = "SIM";
+const SIMULATED_INTERVAL_MS: i64 = 900_000;
+/// Two signals within this time are one: `timeout` and shells send to the process and to its group. 50 ms: no person
+/// asks twice so fast.
+const SAME_SIGNAL: Duration = Duration::from_millis(50);
+
+/// Runs the desk.
+pub(crate) fn run(args: &RunArgs, json: bool) -> Result<(), CliError> {
+    let mut config = config_of(&args.db)?;
+    merge(&mut config, args);
+    let mut tokio = tokio::runtime::Builder::new_multi_thread();
+    if config.runtime.threads > 0 {
+        tokio.worker_threads(config.runtime.threads);
+    }
+    let tokio = tokio.enable_all().build().map_err(|source| CliError::Process { what: "tokio", source })?;
+    tokio.block_on(desk_on_file(config, args, json))
+}
+
+/// Flags win over everything else.
+fn merge(config: &mut Config, args: &RunArgs) {
+    if !args.ticker.is_empty() {
+        config.desk.series.clone_from(&args.ticker);
+    }
+    config.desk.from = args.from.map(|moment| moment.0).or(config.desk.from);
+    config.desk.to = args.to.map(|moment| moment.0).or(config.desk.to);
+    if let Some(placement) = args.placement {
+        config.run.placement = placement.into();
+    }
+    match args.speed {
+        Some(Speed::PerSecond(n)) => config.desk.speed = Some(n),
+        Some(Speed::Max) => config.desk.speed = None,
+        None => {}
+    }
+}
+
+/// What the desk runs on.
+struct Market {
+    source: CandleSource,
+    /// For a person.
+    what: String,
+}
+
+async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<(), CliError> {
+    let began = Instant::now();
+    // Listened to from here on, so that a signal during the start is not lost.
+    let mut signals = Signals::listen()?;
+    prepare_folder(&config)?;
+    let mut options = SqliteOptions::new(&config.db);
+    options.readers = config.storage.readers;
+    let mut store = SqliteStore::open(options).await?;
+    let reader = store.reader();
+    let market = market(&mut config, args, &reader).await?;
+    // The team is built before anything is changed: a wrong setting leaves the journal as it was.
+    let team = team(&config, market.source).await?;
+    if args.fresh {
+        store.forget_runs().await?;
+    }
+    let before = reader.last_seq().await?;
+    // This process holds the lock by now: a mark that is still there was left by one that died.
+    let is_killed = running(&*reader, &config.db).await? != Running::No;
+    let in_force = serde_json::to_value(&config).unwrap_or_default();
+    let builder = RuntimeBuilder::new(store).storage(config.storage.options()).level(config.storage.level);
+    let runtime = builder.config(in_force).team(team).start().await?;
+    let live = Live::start(&runtime, &market.what, &config, before, json, is_killed);
+    let ended = until_end(&runtime, args.until_idle, &mut signals).await;
+    let figures = portfolio(&runtime).await;
+    let turns = runtime.status().iter().map(|team| team.turns).sum();
+    live.stop().await;
+    stop(&runtime, &config, &mut signals).await?;
+    drop(runtime);
+    let finished = Finished { figures, turns, before, began, ended: &ended };
+    finished.tell(&config.db, json).await?;
+    ended.into_result()
+}
+
+/// Chooses between the candles of the file and a simulated market, and puts the chosen series into the configuration.
+async fn market(config: &mut Config, args: &RunArgs, reader: &Arc<dyn Read>) -> Result<Market, CliError> {
+    let stored = candles::series(&**reader).await?;
+    if stored.is_empty() {
+        return simulated(config, args);
+    }
+    let chosen = choose(&stored, &config.desk.series, args.interval)?;
+    config.desk.series = chosen.iter().map(|row| row.key.to_string()).collect();
+    let what = match chosen.as_slice() {
+        [one] => format!("{}, {} candles", one.key, super::output::grouped(one.candles)),
+        all => {
+            let n: u64 = all.iter().map(|row| row.candles).sum();
+            format!("{} series, {} candles", all.len(), super::output::grouped(n))
+        }
+    };
+    Ok(Market { source: CandleSource::Store(reader.clone()), what })
+}
+
+fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
+    if let Some(wanted) = config.desk.series.iter().find(|wanted| !wanted.starts_with(SIMULATED_TICKER)) {
+        return Err(CliError::NotFound {
+            what: format!("there is no series {wanted:?}: {} has no candles", config.db.display()),
+            next: "import some with 'atra import candles', or run without --ticker on the simulated market".into(),
+        });
+    }
+    let paced = args.speed.is_none() && config.desk.speed.is_none() && !args.until_idle;
+    if args.until_idle && config.run.simulated_candles.is_none() {
+        // Something that ends was asked for: four years, as the examples have.
+        config.run.simulated_candles = Some(140_256);
+    }
+    let quarter = Interval::from_millis(SIMULATED_INTERVAL_MS);
+    let interval = args.interval.or(quarter).ok_or_else(|| CliError::NotFound {
+        what: "the simulated market has no interval".into(),
+        next: "give one with --interval 15m".into(),
+    })?;
+    if paced {
+        let past = config.run.simulated_past.saturating_mul(interval.millis().unsigned_abs());
+        let first = config.desk.from.unwrap_or(SIMULATED_FROM);
+        config.desk.speed = Some(config.run.simulated_speed);
+        config.desk.speed_from = Some(first.saturating_add(i64::try_from(past).unwrap_or(i64::MAX)));
+    }
+    let series = vec![SeriesKey::new(SIMULATED_TICKER, interval)?];
+    config.desk.series = series.iter().map(ToString::to_string).collect();
+    let what = format!("a simulated market, seed {}", config.run.seed);
+    let source = CandleSource::Simulator { seed: config.run.seed, series, candles: config.run.simulated_candles };
+    Ok(Market { source, what })
+}
+
+/// The series of the file that are wanted; a name that is not there is an error that says which are.
+fn choose(stored: &[Stored], wanted: &[String], interval: Option<Interval>) -> Result<Vec<Stored>, CliError> {
+    let suits = |row: &&Stored| interval.is_none_or(|interval| row.key.interval() == interval);
+    let names = |rows: &[Stored]| rows.iter().take(20).map(|row| row.key.to_string()).collect::<Vec<_>>().join(", ");
+    for name in wanted {
+        if stored.iter().any(|row| row.key.as_str() == name || row.key.ticker() == name) {
+            continue;
+        }
+        let score = |row: &&Stored| strsim::jaro_winkler(row.key.ticker(), &name.to_ascii_uppercase());
+        let nearest = stored.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
+        let nearest = nearest.map_or_else(String::new, |row| format!("; did you mean {}?", row.key.ticker()));
+        return Err(CliError::NotFound {
+            what: format!("there is no ticker {name:?} in the database{nearest}"),
+            next: format!("it has {}; import others with 'atra import candles'", names(stored)),
+        });
+    }
+    let is_wanted = |row: &&Stored| {
+        wanted.is_empty() || wanted.iter().any(|name| row.key.as_str() == name || row.key.ticker() == name)
+    };
+    let chosen: Vec<Stored> = stored.iter().filter(is_wanted).filter(suits).cloned().collect();
+    if chosen.is_empty() {
+        let interval = interval.map_or_else(String::new, |interval| interval.to_string());
+        return Err(CliError::NotFound {
+            what: format!("there are no candles of {interval} for what is wanted"),
+            next: format!("the database has {}", names(stored)),
+        });
+    }
+    Ok(chosen)
+}
+
+async fn team(config: &Config, source: CandleSource) -> Result<Team, CliError> {
+    let team = desk(config.desk.clone(), source).await?;
+    Ok(team.clock(Clock::Events).placement(config.run.placement).limits(config.limits.clone()))
+}
+
+/// Why a run is over.
+enum Ended {
+    /// The candles are used up and everything is settled.
+    Idle,
+    /// Somebody said so.
+    Signal,
+    /// The team gave up.
+    Team(TeamState),
+}
+
+impl Ended {
+    fn into_result(self) -> Result<(), CliError> {
+        match self {
+            Self::Idle | Self::Signal => Ok(()),
+            Self::Team(state) => Err(CliError::TeamEnded { team: TEAM.into(), reason: state.to_string() }),
+        }
+    }
+}
+
+async fn until_end(runtime: &Runtime, until_idle: bool, signals: &mut Signals) -> Ended {
+    let idle = async { if until_idle { runtime.idle().await } else { std::future::pending().await } };
+    let ended = tokio::select! {
+        // Biased: a signal is obeyed even when the end has come too.
+        biased;
+        () = signals.next() => Ended::Signal,
+        // Before the end: `idle` passes over a team that has ended.
+        state = runtime.until_state(TEAM, TeamState::is_ended) => match state {
+            Ok(state) => Ended::Team(state),
+            Err(_) => Ended::Idle,
+        },
+        () = idle => Ended::Idle,
+    };
+    match ended {
+        Ended::Idle => runtime
+            .status()
+            .into_iter()
+            .find(|team| team.state.is_ended())
+            .map_or(Ended::Idle, |team| Ended::Team(team.state)),
+        ended => ended,
+    }
+}
+
+/// What the desk amounts to, from committed state; `None` if it cannot say.
+async fn portfolio(runtime: &Runtime) -> Option<Value> {
+    let query = Query { name: "report".into(), arguments: Value::Null };
+    match runtime.query(PORTFOLIO, query).await {
+        Ok(report) => Some(report),
+        Err(error) => {
+            tracing::debug!(error = %error, "desk gave no report");
+            None
+        }
+    }
+}
+
+/// Stops within the deadline; a second signal ends the process at once.
+async fn stop(runtime: &Runtime, config: &Config, signals: &mut Signals) -> Result<(), CliError> {
+    let asked = Instant::now();
+    let again = async {
+        signals.next().await;
+        while asked.elapsed() < SAME_SIGNAL {
+            signals.next().await;
+        }
+    };
+    tokio::select! {
+        // Biased: whoever asks twice means it.
+        biased;
+        () = again => {
+            eprintln!("atra: ended at once; nothing acknowledged is lost, the next run goes on from there");
+            std::process::exit(1)
+        }
+        stopped = runtime.stop(config.runtime.stop_deadline()) => Ok(stopped?),
+    }
+}

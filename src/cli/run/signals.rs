@@ -1,0 +1,50 @@
+//! Ctrl-C and SIGTERM as one stream.
+
+use crate::cli::error::CliError;
+
+/// The signals that ask for an end.
+pub(super) struct Signals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Listens from now on; call it inside a tokio runtime.
+    #[cfg(unix)]
+    pub(super) fn listen() -> Result<Self, CliError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let failed = |source| CliError::Process { what: "signal handling", source };
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+        })
+    }
+
+    /// Listens; where there are no Unix signals, Ctrl-C only.
+    #[cfg(not(unix))]
+    pub(super) fn listen() -> Result<Self, CliError> {
+        Ok(Self {})
+    }
+
+    /// The next one. Cancel safe.
+    #[cfg(unix)]
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            // Biased only because every select here is; both mean the same.
+            biased;
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// The next one. Cancel safe.
+    #[cfg(not(unix))]
+    pub(super) async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Nobody can ask: wait for the work's own end.
+            std::future::pending::<()>().await;
+        }
+    }
+}

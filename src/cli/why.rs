@@ -1,0 +1,100 @@
+//! `atra why`: the chain of causes above an event, and the tree of effects below it.
+
+use atra::{Committed, Read};
+use serde_json::{Value, json};
+
+use super::{
+    args::WhyArgs,
+    db_of,
+    error::CliError,
+    events::{EventJson, line, not_there},
+    open,
+    output::{Output, Style},
+};
+
+/// Causes that are followed upwards. A chain within a root is not longer than `hops_max`, 64 by default.
+const CAUSES_MAX: usize = 1_000;
+/// Effects that are shown in all, whatever depth and width say.
+const EFFECTS_MAX: usize = 2_000;
+/// Effects that are counted beyond those shown.
+const COUNTED_MAX: usize = 100_000;
+
+/// An event with what it led to.
+struct Node {
+    committed: Committed,
+    children: Vec<Node>,
+    /// Direct effects that are not among the children.
+    n_more: usize,
+}
+
+/// Tells why an event is there.
+pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError> {
+    let db = open(&db_of(&args.db)?).await?;
+    let Some(event) = db.event(args.seq).await? else { return Err(not_there(args.seq, db.last_seq().await?)) };
+    let causes = causes(&*db, &event).await?;
+    let mut left = EFFECTS_MAX;
+    let tree = effects(&*db, event, args.depth, args.width, &mut left).await?;
+    if out.is_json() {
+        let causes: Vec<EventJson<'_>> = causes.iter().map(EventJson::new).collect::<Result<_, _>>()?;
+        return out
+            .json(&json!({ "causes": causes, "event": EventJson::new(&tree.committed)?, "effects": to_json(&tree)? }));
+    }
+    for (depth, cause) in causes.iter().enumerate() {
+        let text = format!("{}{}", "  ".repeat(depth), line(cause, out));
+        out.line(&text)?;
+    }
+    print(&tree, causes.len(), true, out)
+}
+
+/// From the root down to the direct cause.
+async fn causes(db: &dyn Read, event: &Committed) -> Result<Vec<Committed>, CliError> {
+    let mut causes = Vec::new();
+    let mut above = event.cause_seq;
+    while let Some(seq) = above
+        && causes.len() < CAUSES_MAX
+    {
+        let Some(cause) = db.event(seq).await? else { break };
+        // A cause comes before its effect; anything else is a damaged file, and a check says so.
+        above = cause.cause_seq.filter(|next| *next < seq);
+        causes.push(cause);
+    }
+    causes.reverse();
+    Ok(causes)
+}
+
+async fn effects(
+    db: &dyn Read,
+    committed: Committed,
+    depth: usize,
+    width: usize,
+    left: &mut usize,
+) -> Result<Node, CliError> {
+    let direct = db.effects_of(committed.seq, COUNTED_MAX).await?;
+    let n_shown = if depth == 0 { 0 } else { direct.len().min(width).min(*left) };
+    *left -= n_shown;
+    let mut node = Node { committed, children: Vec::with_capacity(n_shown), n_more: direct.len() - n_shown };
+    for effect in direct.into_iter().take(n_shown) {
+        node.children.push(Box::pin(effects(db, effect, depth - 1, width, left)).await?);
+    }
+    Ok(node)
+}
+
+fn print(node: &Node, depth: usize, is_asked: bool, out: &mut Output) -> Result<(), CliError> {
+    let mark = if is_asked { out.paint(Style::Red, " ← this one") } else { String::new() };
+    let text = format!("{}{}{mark}", "  ".repeat(depth), line(&node.committed, out));
+    out.line(&text)?;
+    for child in &node.children {
+        print(child, depth + 1, false, out)?;
+    }
+    if node.n_more > 0 {
+        out.line(&format!("{}… {} more", "  ".repeat(depth + 1), node.n_more))?;
+    }
+    Ok(())
+}
+
+fn to_json(node: &Node) -> Result<Value, CliError> {
+    let child = |child: &Node| -> Result<Value, CliError> {
+        Ok(json!({ "event": EventJson::new(&child.committed)?, "effects": to_json(child)?, "more": child.n_more }))
+    };
+    node.children.iter().map(child).collect::<Result<Vec<Value>, _>>().map(Value::Array)
+}

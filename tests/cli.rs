@@ -1,0 +1,518 @@
+//! The real binary, as a person and as a script use it: what it prints, what it ends with, what it leaves behind.
+//!
+//! Index: imports · runs and resumes · reads · errors · signals and two runtimes · real data.
+
+use std::{
+    io::{BufRead, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, sync_channel},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// How long one command may take; far above what any does, so that a hang is a failure and not a stuck build.
+const PATIENCE: Duration = Duration::from_secs(120);
+const CANDLES: usize = 3_000;
+/// A strategy that trades on the fixture, where the optimizer would still be learning.
+const CONFIG: &str = "[desk]\nstrategy = { name = \"sma-cross\", fast = 5, slow = 20 }\n";
+
+// === fixtures ===
+
+struct Folder(tempfile::TempDir);
+
+struct Done {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Done {
+    fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+
+    /// Every line of the output as JSON.
+    fn json(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+    }
+
+    fn one(&self) -> Value {
+        let mut values = self.json();
+        assert_eq!(values.len(), 1, "{}", self.out);
+        values.remove(0)
+    }
+
+    /// Fails with `code`, and standard error says all of `parts` and nothing is on standard output.
+    fn fails(self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
+        for part in parts {
+            assert!(self.err.contains(part), "{part:?} is not in: {}", self.err);
+        }
+        assert_eq!(self.out, "");
+    }
+}
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().expect("a temporary folder"));
+        std::fs::write(folder.path("desk.toml"), CONFIG).expect("written");
+        folder
+    }
+
+    /// With the fixture imported into `a.db`.
+    fn with_candles() -> Self {
+        let folder = Self::new();
+        std::fs::write(folder.path("a.csv"), csv(CANDLES)).expect("written");
+        folder.atra(&["import", "candles", "a.csv", "--ticker", "DOT", "--interval", "15m", "--db", "a.db"]).ok();
+        folder
+    }
+
+    /// With the fixture run to its end in `a.db`.
+    fn finished() -> Self {
+        let folder = Self::with_candles();
+        folder.run(&[]).ok();
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atra"));
+        command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("ATRA_") || name == "RUST_LOG" {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    fn atra(&self, args: &[&str]) -> Done {
+        Running::spawn(&mut self.command(args)).end()
+    }
+
+    fn run(&self, more: &[&str]) -> Done {
+        let args = ["run", "--config", "desk.toml", "--db", "a.db", "--until-idle", "--json"];
+        self.atra(&[args.as_slice(), more].concat())
+    }
+
+    fn digest(&self, db: &str) -> String {
+        self.atra(&["db", "digest", "--json", "--db", db]).ok().one()["digest"].as_str().expect("a digest").to_owned()
+    }
+}
+
+/// A process whose output is read line by line, each with patience.
+struct Running {
+    child: Child,
+    out: Receiver<String>,
+    err: Receiver<String>,
+}
+
+fn lines(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = sync_channel(100_000);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+impl Running {
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the binary starts");
+        let out = lines(child.stdout.take().expect("a pipe"));
+        let err = lines(child.stderr.take().expect("a pipe"));
+        Self { child, out, err }
+    }
+
+    fn rest(child: &mut Child, lines: &Receiver<String>) -> String {
+        let mut text = String::new();
+        loop {
+            match lines.recv_timeout(PATIENCE) {
+                Ok(line) => text += &format!("{line}\n"),
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return text,
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                    let _ = child.kill();
+                    panic!("no end after {PATIENCE:?}; so far: {text}");
+                }
+            }
+        }
+    }
+
+    /// Waits for its end.
+    fn end(mut self) -> Done {
+        let out = Self::rest(&mut self.child, &self.out);
+        let err = Self::rest(&mut self.child, &self.err);
+        let code = self.child.wait().expect("ended").code().unwrap_or(-1);
+        Done { code, out, err }
+    }
+
+    /// Waits for a line on standard error.
+    fn until(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        loop {
+            match self.err.recv_timeout(PATIENCE) {
+                Ok(line) if wanted(&line) => return line,
+                Ok(_) => {}
+                Err(error) => {
+                    let _ = self.child.kill();
+                    panic!("the line did not come: {error}");
+                }
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().expect("kill runs").success());
+    }
+}
+
+/// Candles of a slow wave with a faster one on it: crosses of averages come by themselves.
+fn csv(n: usize) -> String {
+    let mut text = String::from("time,open,high,low,close,volume\n");
+    let price = |i: usize| 1_000 + 100 * wave(i, 200) / 100 + 20 * wave(i, 37) / 100;
+    for i in 0..n {
+        let (open, close) = (price(i), price(i + 1));
+        let (high, low) = (open.max(close) + 3, open.min(close) - 3);
+        let time = 1_640_995_200_000 + i as i64 * 900_000;
+        text += &format!("{time},{open},{high},{low},{close},{}\n", 100 + i % 7);
+    }
+    text
+}
+
+/// A triangle between −100 and 100.
+fn wave(i: usize, period: usize) -> i64 {
+    let place = (i % period) as i64 * 400 / period as i64;
+    if place < 200 { place - 100 } else { 300 - place }
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    std::fs::read(path).expect("a file")
+}
+
+// === imports ===
+
+#[test]
+fn importing_twice_changes_nothing() {
+    let folder = Folder::with_candles();
+    let before = bytes(&folder.path("a.db"));
+    let again = folder.atra(&["import", "candles", "a.csv", "--ticker", "DOT", "--db", "a.db", "--json"]).ok().one();
+    assert_eq!((again["added"].as_u64(), again["equal"].as_u64()), (Some(0), Some(CANDLES as u64)));
+    assert_eq!(bytes(&folder.path("a.db")), before);
+}
+
+#[test]
+fn a_packed_file_is_the_same_file() {
+    let folder = Folder::with_candles();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(csv(CANDLES).as_bytes()).expect("packed");
+    std::fs::write(folder.path("a.csv.gz"), packed.finish().expect("packed")).expect("written");
+    let again = folder.atra(&["import", "candles", "a.csv.gz", "--ticker", "DOT", "--db", "a.db", "--json"]).ok();
+    assert_eq!(again.one()["equal"].as_u64(), Some(CANDLES as u64));
+}
+
+#[test]
+fn rows_that_are_refused_are_named_with_their_line() {
+    let folder = Folder::new();
+    let text = csv(10).replacen("1003", "nan", 1) + "1650000000000,1,1\n";
+    std::fs::write(folder.path("bad.csv"), text).expect("written");
+    let done =
+        folder.atra(&["import", "candles", "bad.csv", "--ticker", "X", "--interval", "15m", "--db", "x.db"]).ok();
+    assert!(done.out.contains("bad.csv, line 12: 3 columns, 6 needed"), "{}", done.out);
+}
+
+#[test]
+fn a_file_of_garbage_changes_nothing() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("bad.csv"), "hello\nworld\n").expect("written");
+    let import = ["import", "candles", "bad.csv", "--ticker", "X", "--interval", "15m", "--db", "x.db"];
+    folder.atra(&import).fails(1, &["bad.csv", "no header", "next:"]);
+    assert!(!folder.path("x.db").exists());
+    folder.atra(&["import", "candles", "none.csv", "--ticker", "X", "--db", "x.db"]).fails(1, &["none.csv", "next:"]);
+    folder.atra(&["import", "candles", "bad.csv", "--ticker", "A/B", "--db", "x.db"]).fails(2, &["A/B"]);
+    folder.atra(&["import", "candles", "bad.csv", "--ticker", "X", "--interval", "soon"]).fails(2, &["soon"]);
+}
+
+// === runs and resumes ===
+
+#[test]
+fn a_run_ends_with_one_line_and_the_next_finds_nothing_new() {
+    let folder = Folder::with_candles();
+    let first = folder.run(&[]).ok().one();
+    assert_eq!((first["candles"].as_u64(), first["agents"].as_u64()), (Some(CANDLES as u64), Some(7)));
+    assert!(first["fills"].as_u64() > Some(10) && first["turns"].as_u64() > Some(0), "{first}");
+    assert!(first["equity"].as_f64().is_some() && first["wall_ms"].is_u64());
+    assert_eq!(first["digest"], Value::String(folder.digest("a.db")));
+
+    let second = folder.run(&[]).ok().one();
+    assert_eq!([&second["digest"], &second["fills"]], [&first["digest"], &first["fills"]]);
+    let third = folder.atra(&["run", "--config", "desk.toml", "--db", "a.db", "--until-idle"]).ok();
+    assert!(third.out.contains("nothing new") && third.out.contains("buy and hold"), "{}", third.out);
+}
+
+#[test]
+fn fresh_begins_anew_keeps_the_candles_and_decides_the_same() {
+    let folder = Folder::finished();
+    let before = folder.digest("a.db");
+    let other = folder.run(&["--fresh", "--placement", "apart"]).ok().one();
+    assert_eq!(other["digest"], Value::String(before));
+}
+
+#[test]
+fn dates_bound_a_run() {
+    let folder = Folder::with_candles();
+    let done = folder.run(&["--from", "2022-01-02", "--to", "2022-01-03 00:00"]).ok().one();
+    assert_eq!(done["candles"].as_u64(), Some(96));
+    folder.run(&["--from", "soon"]).fails(2, &["2022-01-01"]);
+}
+
+#[test]
+fn without_candles_there_is_a_simulated_market() {
+    let folder = Folder::new();
+    let mut command = folder.command(&["run", "--until-idle", "--json"]);
+    let done = Running::spawn(command.env("ATRA_RUN_SIMULATED_CANDLES", "2000")).end().ok().one();
+    assert_eq!(done["candles"].as_u64(), Some(2_000));
+    assert!(folder.path("atra-data/atra.db").exists());
+    let status = folder.atra(&["status", "--json"]).ok().one();
+    assert_eq!(status["topics"]["market.candle"].as_u64(), Some(2_000));
+}
+
+// === reads ===
+
+#[test]
+fn every_read_of_a_finished_file_answers_in_json() {
+    let folder = Folder::finished();
+    let db = ["--db", "a.db", "--json"];
+    let ask = |args: &[&str]| folder.atra(&[args, db.as_slice()].concat()).ok();
+
+    let status = ask(&["status"]).one();
+    assert_eq!((&status["running"], &status["clean"]), (&Value::Bool(false), &Value::Bool(true)));
+    assert_eq!((&status["teams"][0]["team"], &status["dead_letters"]), (&"desk".into(), &0.into()));
+
+    let fills = ask(&["journal", "tail", "-n", "3", "--topic", "order.fill"]).json();
+    assert_eq!(fills.len(), 3);
+    let first = ask(&["journal", "tail", "-n", "2", "--after", "0", "--topic", "order.fill"]).json();
+    assert!(first.len() == 2 && first[0]["seq"].as_u64() < fills[0]["seq"].as_u64(), "{first:?}");
+    let seq = fills[2]["seq"].to_string();
+    assert_eq!(ask(&["journal", "show", &seq]).one(), fills[2]);
+
+    let why = ask(&["why", &seq]).one();
+    assert_eq!(why["event"], fills[2]);
+    assert_eq!(why["causes"][0]["topic"], "market.candle");
+
+    let keys = ask(&["memory", "ls"]).json();
+    assert!(!keys.is_empty());
+    let key = keys[0]["key"].as_str().expect("a key");
+    assert_eq!(ask(&["memory", "get", key]).one()["value"], keys[0]["value"]);
+    let seq = keys[0]["seq"].to_string();
+    assert_eq!(ask(&["memory", "get", key, "--at", &seq]).one()["value"], keys[0]["value"]);
+
+    assert!(ask(&["dead-letters", "ls"]).json().is_empty());
+    assert_eq!(ask(&["db", "check"]).one()["sound"], true);
+    let info = ask(&["db", "info"]).one();
+    assert_eq!(info["series"][0]["candles"].as_u64(), Some(CANDLES as u64));
+    assert_eq!(ask(&["db", "digest", "--publisher", "feed"]).one()["digest"].as_str().map(str::len), Some(64));
+    assert_eq!(ask(&["config", "show"]).one()["limits"]["inputs_max"], 256);
+}
+
+#[test]
+fn every_read_of_a_finished_file_answers_a_person() {
+    let folder = Folder::finished();
+    for args in [
+        &["status"][..],
+        &["journal", "tail"],
+        &["journal", "show", "1"],
+        &["why", "#2"],
+        &["memory", "ls"],
+        &["dead-letters", "ls"],
+        &["db", "digest"],
+        &["db", "check"],
+        &["db", "info"],
+        &["config", "show"],
+    ] {
+        let done = folder.atra(&[args, ["--db", "a.db"].as_slice()].concat()).ok();
+        assert!(!done.out.is_empty() && !done.out.contains('\x1b'), "{args:?}: {}", done.out);
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_a_quiet_end() {
+    let folder = Folder::finished();
+    let mut child = folder.command(&["journal", "tail", "-n", "5000", "--db", "a.db"]).spawn().expect("started");
+    drop(child.stdout.take());
+    let done = child.wait_with_output().expect("ended");
+    assert_eq!((done.status.code(), String::from_utf8_lossy(&done.stderr).as_ref()), (Some(0), ""));
+}
+
+// === errors ===
+
+#[test]
+fn a_typo_in_the_configuration_is_named_with_file_line_and_key() {
+    let folder = Folder::with_candles();
+    std::fs::write(folder.path("bad.toml"), "[limits]\n\ninput_max = 3\n").expect("written");
+    let run = ["run", "--config", "bad.toml", "--db", "a.db", "--until-idle"];
+    folder.atra(&run).fails(2, &["bad.toml, line 3", "limits.input_max", "limits.inputs_max"]);
+    std::fs::write(folder.path("bad.toml"), "[desk]\nfee_ppn = 3\n").expect("written");
+    folder.atra(&run).fails(2, &["bad.toml, line 2", "desk.fee_ppm"]);
+    folder.atra(&["status", "--config", "none.toml"]).fails(2, &["none.toml"]);
+    let mut command = folder.command(&["status", "--db", "a.db"]);
+    Running::spawn(command.env("ATRA_STORAGE_LEVL", "power")).end().fails(2, &["ATRA_STORAGE_LEVEL"]);
+    let mut command = folder.command(&["config", "show", "--json"]);
+    let config = Running::spawn(command.env("ATRA_STORAGE_LEVEL", "power")).end().ok().one();
+    assert_eq!(config["storage"]["level"], "power");
+}
+
+#[test]
+fn a_missing_or_foreign_database_is_told_and_not_touched() {
+    let folder = Folder::with_candles();
+    for args in [&["status"][..], &["journal", "tail"], &["why", "1"], &["memory", "ls"], &["db", "check"]] {
+        let args = [args, ["--db", "none.db"].as_slice()].concat();
+        folder.atra(&args).fails(1, &["there is no database none.db", "next:"]);
+    }
+    assert!(!folder.path("none.db").exists());
+    folder.atra(&["run", "--db", "no/such/folder.db", "--until-idle"]).fails(1, &["no/such/folder.db"]);
+
+    std::fs::write(folder.path("text.db"), "this is no database at all, but long enough to look at".repeat(30))
+        .expect("written");
+    let before = bytes(&folder.path("text.db"));
+    folder.atra(&["status", "--db", "text.db"]).fails(1, &["not an atra database"]);
+    folder.atra(&["run", "--db", "text.db", "--until-idle"]).fails(1, &["not an atra database"]);
+    assert_eq!(bytes(&folder.path("text.db")), before);
+}
+
+#[test]
+fn a_database_of_a_newer_atra_is_left_alone() {
+    let folder = Folder::with_candles();
+    // The user version of a SQLite file is at byte 60, big-endian.
+    let mut file = bytes(&folder.path("a.db"));
+    file[60..64].copy_from_slice(&99_u32.to_be_bytes());
+    std::fs::write(folder.path("a.db"), &file).expect("written");
+    folder.run(&[]).fails(1, &["version 99", "use a newer atra"]);
+    folder.atra(&["status", "--db", "a.db"]).fails(1, &["version 99"]);
+    assert_eq!(bytes(&folder.path("a.db")), file);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_read_only_database_can_be_read_and_not_run() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = Folder::finished();
+    let set = |mode, name: &str| {
+        std::fs::set_permissions(folder.path(name), std::fs::Permissions::from_mode(mode)).expect("rights");
+    };
+    set(0o444, "a.db");
+    if std::fs::OpenOptions::new().write(true).open(folder.path("a.db")).is_ok() {
+        eprintln!("skipped: rights do not bind this user");
+        return;
+    }
+    folder.run(&[]).fails(1, &["a.db", "writable"]);
+    folder.atra(&["status", "--db", "a.db"]).ok();
+    set(0o644, "a.db");
+}
+
+#[test]
+fn an_unknown_ticker_or_event_names_what_there_is() {
+    let folder = Folder::finished();
+    let before = folder.digest("a.db");
+    folder.run(&["--fresh", "--ticker", "DOTT"]).fails(1, &["\"DOTT\"", "did you mean DOT?", "DOT.15m"]);
+    folder.run(&["--interval", "1h"]).fails(1, &["1h", "DOT.15m"]);
+    assert_eq!(folder.digest("a.db"), before);
+    folder.atra(&["why", "999999", "--db", "a.db"]).fails(1, &["no event 999999", "next:"]);
+    folder.atra(&["memory", "get", "nobody", "--db", "a.db"]).fails(1, &["\"nobody\"", "atra memory ls"]);
+    folder.atra(&["dead-letters", "show", "x", "--db", "a.db"]).fails(1, &["dead letter"]);
+    folder.atra(&["db", "digest", "--publisher", "nobody", "--db", "a.db"]).fails(1, &["nobody"]);
+    folder.atra(&["journal", "tail", "--topic", "a..b", "--db", "a.db"]).fails(2, &["a..b"]);
+    folder.atra(&["why", "x"]).fails(2, &["whole number"]);
+    folder.atra(&["rum"]).fails(2, &["rum"]);
+}
+
+// === signals and two runtimes ===
+
+#[cfg(unix)]
+#[test]
+fn a_second_runtime_is_refused_reads_work_and_a_signal_drains() {
+    let folder = Folder::with_candles();
+    let whole = {
+        let other = Folder::finished();
+        other.digest("a.db")
+    };
+    let slow = ["run", "--config", "desk.toml", "--db", "a.db", "--speed", "400"];
+    let mut first = Running::spawn(&mut folder.command(&slow));
+    // A line of figures: candles have been committed.
+    first.until(|line| line.contains("candles (") && !line.starts_with("0 candles"));
+
+    folder.run(&[]).fails(1, &["in use by another atra runtime", "process"]);
+    let import = ["import", "candles", "a.csv", "--ticker", "DOT", "--db", "a.db"];
+    folder.atra(&import).fails(1, &["in use by another atra runtime"]);
+    let status = folder.atra(&["status", "--db", "a.db", "--json"]).ok().one();
+    assert_eq!((&status["running"], status["process"].as_u64()), (&true.into(), Some(u64::from(first.child.id()))));
+    assert!(folder.atra(&["journal", "tail", "-n", "1", "--db", "a.db", "--json"]).ok().one()["seq"].is_u64());
+
+    first.signal("-TERM");
+    let done = first.end().ok();
+    assert!(done.out.contains("stopped cleanly") && done.out.contains("digest "), "{}", done.out);
+    let status = folder.atra(&["status", "--db", "a.db", "--json"]).ok().one();
+    assert_eq!((&status["running"], &status["clean"]), (&false.into(), &true.into()));
+    assert_eq!(folder.run(&[]).ok().one()["digest"], Value::String(whole));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_run_is_told_and_goes_on_to_the_same_end() {
+    let folder = Folder::with_candles();
+    let whole = {
+        let other = Folder::finished();
+        other.digest("a.db")
+    };
+    let slow = ["run", "--config", "desk.toml", "--db", "a.db", "--speed", "400"];
+    let mut first = Running::spawn(&mut folder.command(&slow));
+    first.until(|line| line.contains("candles (") && !line.starts_with("0 candles"));
+    first.signal("-KILL");
+    assert_eq!(first.end().code, -1);
+    let status = folder.atra(&["status", "--db", "a.db", "--json"]).ok().one();
+    assert_eq!((&status["running"], &status["clean"]), (&false.into(), &false.into()));
+    let second = folder.run(&[]).ok();
+    assert!(second.err.contains("did not stop cleanly"), "{}", second.err);
+    assert_eq!(second.one()["digest"], Value::String(whole));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_drained_run_ends_with_json_too() {
+    let folder = Folder::with_candles();
+    let slow = ["run", "--config", "desk.toml", "--db", "a.db", "--speed", "400", "--json"];
+    let first = Running::spawn(&mut folder.command(&slow));
+    // No live view for a program: wait until readers see that it runs.
+    while folder.atra(&["status", "--db", "a.db", "--json"]).ok().one()["running"] != true {}
+    first.signal("-INT");
+    assert!(first.end().ok().one()["digest"].is_string());
+}
+
+// === real data ===
+
+#[test]
+fn four_years_of_quarter_hours_import_and_run() {
+    let file =
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz"));
+    if !file.exists() {
+        eprintln!("skipped: {} is not there", file.display());
+        return;
+    }
+    let folder = Folder::new();
+    let text = file.display().to_string();
+    let import = ["import", "candles", &text, "--ticker", "DOTUSDT", "--interval", "15m", "--db", "a.db", "--json"];
+    assert_eq!(folder.atra(&import).ok().one()["added"].as_u64(), Some(145_920));
+    let done = folder.atra(&["run", "--db", "a.db", "--until-idle", "--json"]).ok().one();
+    assert_eq!(done["candles"].as_u64(), Some(145_920));
+    assert!(done["fills"].as_u64() > Some(0), "{done}");
+}

@@ -1,0 +1,149 @@
+//! The real binary on real candles: killed, stopped, placed apart, and always the same digest.
+//!
+//! The seed of the random moments is printed; `ATRA_KILL_SEED` repeats them and `ATRA_KILLS` sets how many.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// SIGKILLs in one run; fifty is what the guarantee is stated with.
+const KILLS: u64 = 50;
+
+fn data() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz");
+    if !path.exists() {
+        eprintln!("skipped: the real candles are not here ({})", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn atra() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_atra"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn done(output: Output) -> Value {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {error}", output.status);
+    let text = String::from_utf8(output.stdout).unwrap();
+    serde_json::from_str(text.lines().last().expect("a line")).unwrap()
+}
+
+fn import(data: &Path, db: &Path) {
+    let imported = atra()
+        .args(["import", "candles", "--ticker", "DOTUSDT", "--interval", "15m", "--json", "--db"])
+        .arg(db)
+        .arg(data)
+        .output()
+        .unwrap();
+    done(imported);
+}
+
+fn run(db: &Path) -> Command {
+    let mut command = atra();
+    command.args(["run", "--until-idle", "--json", "--db"]).arg(db);
+    command
+}
+
+/// A run that takes part of four years: enough for fifty kills on any machine, and quick enough for CI.
+fn short(db: &Path) -> Command {
+    let mut command = run(db);
+    command.args(["--to", "2022-07-01"]);
+    command
+}
+
+fn digest(db: &Path) -> Value {
+    done(atra().args(["db", "digest", "--json", "--db"]).arg(db).output().unwrap())["digest"].clone()
+}
+
+/// SplitMix64: the moments need to be repeatable, nothing more.
+fn next(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *seed;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a random moment of real time is the stimulus of this test")]
+fn after(moment: Duration) {
+    std::thread::sleep(moment);
+}
+
+fn end(child: &Child, signal: &str) {
+    let told = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(told.success());
+}
+
+#[test]
+fn a_run_that_is_killed_at_random_moments_has_the_digest_of_one_that_is_not() {
+    let Some(data) = data() else { return };
+    let seed = std::env::var("ATRA_KILL_SEED").ok().and_then(|text| text.parse().ok());
+    let mut state: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    let kills: u64 = std::env::var("ATRA_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
+    eprintln!("ATRA_KILL_SEED={state} ATRA_KILLS={kills}");
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, killed) = (folder.path().join("whole.db"), folder.path().join("killed.db"));
+    import(&data, &whole);
+    std::fs::copy(&whole, &killed).unwrap();
+    let expected = done(short(&whole).output().unwrap());
+    let (mut n_killed, mut n_progress, mut last) = (0, 0, 0);
+    for _ in 0..kills {
+        let mut child = short(&killed).spawn().unwrap();
+        after(Duration::from_millis(20 + next(&mut state) % 250));
+        if child.try_wait().unwrap().is_none() {
+            end(&child, "-KILL");
+            n_killed += 1;
+        }
+        child.wait().unwrap();
+        let info = done(atra().args(["db", "info", "--json", "--db"]).arg(&killed).output().unwrap());
+        let seq = info["last_seq"].as_u64().unwrap();
+        assert!(seq >= last, "the journal shrank from {last} to {seq}");
+        n_progress += u64::from(seq > last);
+        last = seq;
+    }
+    let found = done(short(&killed).output().unwrap());
+    eprintln!("{n_killed} of {kills} runs were killed, {n_progress} of them had committed something new");
+    assert!(
+        n_killed >= kills / 4 && n_progress >= 3,
+        "the moments did not hit: {n_killed} kills, {n_progress} progress"
+    );
+    for key in ["digest", "candles", "fills", "equity"] {
+        assert_eq!(found[key], expected[key], "{key}");
+    }
+    assert_eq!(digest(&killed), expected["digest"]);
+}
+
+#[test]
+fn two_runs_a_stopped_and_resumed_one_and_one_placed_apart_have_one_digest() {
+    let Some(data) = data() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    import(&data, &file("1.db"));
+    for name in ["2.db", "stopped.db", "apart.db"] {
+        std::fs::copy(file("1.db"), file(name)).unwrap();
+    }
+    let expected = done(run(&file("1.db")).output().unwrap());
+    assert_eq!(expected["candles"], 145_920);
+    assert_eq!(expected["agents"], 7);
+    assert!(expected["fills"].as_u64().unwrap() > 0, "a desk that never trades proves little");
+    assert!(expected["events"].as_u64().unwrap() <= 145_920 * 3 / 2, "at most 1.5 rows a candle: {expected}");
+    assert_eq!(done(run(&file("2.db")).output().unwrap())["digest"], expected["digest"]);
+    let apart = done(run(&file("apart.db")).args(["--placement", "apart"]).output().unwrap());
+    assert_eq!(apart["digest"], expected["digest"]);
+
+    let child = run(&file("stopped.db")).spawn().unwrap();
+    after(Duration::from_millis(700));
+    end(&child, "-TERM");
+    let stopped = done(child.wait_with_output().unwrap());
+    assert!(stopped["candles"].as_u64().unwrap() <= 145_920);
+    assert_eq!(done(run(&file("stopped.db")).output().unwrap())["digest"], expected["digest"]);
+    // Nothing new: said, and nothing is changed.
+    assert_eq!(done(run(&file("stopped.db")).output().unwrap())["digest"], expected["digest"]);
+}
