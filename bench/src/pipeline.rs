@@ -18,14 +18,14 @@ use async_trait::async_trait;
 use atra_agents::{
     CandleSource, DeskConfig,
     candles::blocks_of,
-    desk,
+    desk::{self, desk},
     market::{
         candle::SeriesKey,
         import::{ImportOptions, import_csv},
     },
 };
 use atra_bus::{Event, Filter, Seq, Timestamp};
-use atra_runtime::{Agent, AgentError, AgentSpec, Context, Placement, RuntimeBuilder, Team};
+use atra_runtime::{Agent, AgentError, AgentSpec, Context, Placement, RuntimeBuilder, Team, TeamState};
 use atra_storage::{Block, MemoryStore, Release, SqliteOptions, SqliteStore, Storage, StorageOptions, Store};
 use tempfile::TempDir;
 
@@ -282,7 +282,12 @@ async fn seven(store: impl Store + 'static, placement: Placement, eighth: Option
     let runtime = builder.start().await.expect("started");
     // The end is the last input: when it is seen, it is committed with everything before.
     let mut ends = runtime.subscribe(vec![Filter::new("market.end").expect("a filter")], Seq::ZERO);
-    ends.next().await.expect("not closed").expect("readable");
+    tokio::select! {
+        // Biased: the end counts even if the team has ended since.
+        biased;
+        end = ends.next() => drop(end.expect("not closed").expect("readable")),
+        state = runtime.until_state(desk::TEAM, TeamState::is_ended) => panic!("the desk has ended: {state:?}"),
+    }
     let seconds = start.elapsed().as_secs_f64();
     if let Some(eighth) = eighth {
         eighth.progress.hurry();
