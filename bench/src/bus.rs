@@ -12,21 +12,17 @@ use std::{
     time::Instant,
 };
 
+use crate::{
+    measure::{Contender, Scale, medians, on_worker, per_second, runtime},
+    report::{Case, Reporter, Unit},
+    rivals::{self, CAPACITY, Listener, Progress},
+};
 use async_trait::async_trait;
 use atra_bus::{
     Batch, Bus, BusOptions, Committed, Event, EventId, Filter, Interest, Journal, JournalError, Name, Page, Payload,
     Seq, Subscription, Timestamp, Topic,
 };
-use tokio::runtime::{Builder, Runtime};
 
-use crate::{
-    measure::{Contender, Scale, medians, per_second},
-    report::{Case, Reporter, Unit},
-    rivals::{self, CAPACITY, Listener, Progress},
-};
-
-/// Worker threads; two, so that figures from small and large machines can be compared.
-const THREADS: usize = 2;
 /// How many events are released before the queues are emptied when the index is measured.
 const BURST_EVENTS: usize = 2_000;
 
@@ -253,13 +249,4 @@ fn event(at: i64, topic: &Topic) -> Arc<Event> {
         hops: 0,
         payload: Payload::typed(at),
     })
-}
-
-fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(THREADS).enable_all().build().expect("threads can be started")
-}
-
-/// Runs `turn` on a worker: `block_on` alone would run it on a third thread.
-async fn on_worker(turn: impl Future<Output = f64> + Send + 'static) -> f64 {
-    tokio::spawn(turn).await.expect("a contender does not panic")
 }

@@ -1,6 +1,6 @@
 //! Side-by-side benchmarks: atra and what a user would pick instead, in one run on one machine.
 //!
-//! `cargo run --release -p atra-bench -- bus [--json] [--quick]` prints one line per case: atra's value,
+//! `cargo run --release -p atra-bench -- [pipeline|storage|bus|memory] [--json] [--quick]` prints one line per case: atra's value,
 //! the reference's, and the ratio. **A ratio above 1 means that atra is better**, for throughput (value /
 //! reference) as for costs (reference / value). With `--json` each line is one object:
 //! `{"bench":…,"case":…,"value":…,"unit":…,"reference":…,"reference_value":…,"ratio":…}`.
@@ -16,8 +16,15 @@
 
 mod bus;
 mod measure;
+mod memory;
+mod pipeline;
 mod report;
 mod rivals;
+mod rusqlite_store;
+mod storage;
+mod swarm;
+
+use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
@@ -35,23 +42,44 @@ struct Args {
     /// Fewer events and turns: shows that the benchmarks run, not how fast atra is.
     #[arg(long)]
     quick: bool,
+    /// Runs the desk once on this file and says how much memory it took: what a bench starts for itself.
+    #[arg(long, hide = true)]
+    peak_of: Option<PathBuf>,
+    /// With a slow eighth beside it, which waits so many nanoseconds for each candle.
+    #[arg(long, hide = true)]
+    wait: Option<u64>,
 }
 
 /// What can be measured.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {
+    /// Four years of real candles: import, the seven together, apart and beside a slow eighth; swarms.
+    Pipeline,
+    /// Acknowledged appends.
+    Storage,
     /// Fan-out of committed events, and what the interest index costs.
     Bus,
+    /// Reads of shared memory.
+    Memory,
 }
 
 fn main() {
     let args = Args::parse();
+    if let Some(file) = args.peak_of {
+        return pipeline::say_peak(file, args.wait);
+    }
     let benches = if args.benches.is_empty() { Bench::value_variants() } else { &args.benches };
     let scale = if args.quick { Scale::QUICK } else { Scale::FULL };
     let mut reporter = Reporter::new(args.json);
     for bench in benches {
         match bench {
+            Bench::Pipeline => {
+                pipeline::run(scale, &mut reporter);
+                swarm::run(scale, &mut reporter);
+            }
+            Bench::Storage => storage::run(scale, &mut reporter),
             Bench::Bus => bus::run(scale, &mut reporter),
+            Bench::Memory => memory::run(scale, &mut reporter),
         }
     }
 }

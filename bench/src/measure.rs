@@ -2,6 +2,11 @@
 
 use std::time::Instant;
 
+use tokio::runtime::{Builder, Runtime};
+
+/// Worker threads; two, so that figures from small and large machines can be compared.
+const THREADS: usize = 2;
+
 /// How much is run.
 #[derive(Clone, Copy)]
 pub(crate) struct Scale {
@@ -47,6 +52,21 @@ pub(crate) fn medians(turns: usize, contenders: &mut [Contender<'_>]) -> Vec<f64
 /// Events per second for `n` events since `start`.
 pub(crate) fn per_second(n: usize, start: Instant) -> f64 {
     n as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Milliseconds since `start`.
+pub(crate) fn millis(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+/// A runtime with two workers.
+pub(crate) fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(THREADS).enable_all().build().expect("threads can be started")
+}
+
+/// Runs `turn` on a worker: `block_on` alone would run it on a third thread.
+pub(crate) async fn on_worker<T: Send + 'static>(turn: impl Future<Output = T> + Send + 'static) -> T {
+    tokio::spawn(turn).await.expect("a contender does not panic")
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

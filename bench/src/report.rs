@@ -2,13 +2,50 @@
 
 use serde::Serialize;
 
-/// Which way is better.
+/// What a value counts, and which way is better.
 #[derive(Clone, Copy)]
 pub(crate) enum Unit {
     /// Higher is better.
     EventsPerSecond,
+    /// Higher is better.
+    CandlesPerSecond,
+    /// Higher is better.
+    ReadsPerSecond,
     /// Lower is better.
     NanosecondsPerEvent,
+    /// Lower is better.
+    Milliseconds,
+    /// Lower is better.
+    RowsPerCandle,
+    /// Lower is better.
+    MebibytesAtPeak,
+    /// 0 to 1, lower is better. Compared by what remains, so that a share of 0 has a ratio too.
+    ShareFailed,
+}
+
+impl Unit {
+    fn text(self) -> &'static str {
+        match self {
+            Self::EventsPerSecond => "events/s",
+            Self::CandlesPerSecond => "candles/s",
+            Self::ReadsPerSecond => "reads/s",
+            Self::NanosecondsPerEvent => "ns/event",
+            Self::Milliseconds => "ms",
+            Self::RowsPerCandle => "rows/candle",
+            Self::MebibytesAtPeak => "MiB at peak",
+            Self::ShareFailed => "share of transactions failed",
+        }
+    }
+
+    fn ratio(self, value: f64, reference: f64) -> f64 {
+        match self {
+            Self::EventsPerSecond | Self::CandlesPerSecond | Self::ReadsPerSecond => value / reference,
+            Self::NanosecondsPerEvent | Self::Milliseconds | Self::RowsPerCandle | Self::MebibytesAtPeak => {
+                reference / value
+            }
+            Self::ShareFailed => (1.0 - value) / (1.0 - reference),
+        }
+    }
 }
 
 /// The result of one case.
@@ -34,10 +71,7 @@ pub(crate) struct Case<'a> {
 impl<'a> Case<'a> {
     /// The case with atra's value and the reference's.
     pub(crate) fn report(&self, value: f64, reference: &'a str, reference_value: f64) -> Report<'a> {
-        let (unit, ratio) = match self.unit {
-            Unit::EventsPerSecond => ("events/s", value / reference_value),
-            Unit::NanosecondsPerEvent => ("ns/event", reference_value / value),
-        };
+        let (unit, ratio) = (self.unit.text(), self.unit.ratio(value, reference_value));
         Report { bench: self.bench, case: self.name, value, unit, reference, reference_value, ratio }
     }
 }
@@ -62,14 +96,20 @@ impl Reporter {
         }
         if !self.headed {
             println!(
-                "{:<8} {:<44} {:>12} {:<9} {:<30} {:>12} {:>6}",
+                "{:<8} {:<44} {:>12} {:<12} {:<36} {:>12} {:>6}",
                 "bench", "case", "atra", "unit", "reference", "its value", "ratio"
             );
             self.headed = true;
         }
         let Report { bench, case, value, unit, reference, reference_value, ratio } = report;
-        println!("{bench:<8} {case:<44} {value:>12.0} {unit:<9} {reference:<30} {reference_value:>12.0} {ratio:>6.2}");
+        let (value, reference_value) = (figure(*value), figure(*reference_value));
+        println!("{bench:<8} {case:<44} {value:>12} {unit:<12} {reference:<36} {reference_value:>12} {ratio:>6.2}");
     }
+}
+
+/// Whole for large figures, with decimals for small ones.
+fn figure(value: f64) -> String {
+    if value.abs() < 100.0 { format!("{value:.2}") } else { format!("{value:.0}") }
 }
 
 #[cfg(test)]
@@ -81,6 +121,7 @@ mod tests {
         let case = |unit| Case { bench: "b", name: "c", unit };
         assert_eq!(case(Unit::EventsPerSecond).report(3.0, "r", 2.0).ratio, 1.5);
         assert_eq!(case(Unit::NanosecondsPerEvent).report(2.0, "r", 3.0).ratio, 1.5);
+        assert_eq!(case(Unit::ShareFailed).report(0.0, "r", 0.75).ratio, 4.0);
         let json = serde_json::to_string(&case(Unit::EventsPerSecond).report(3.0, "r", 2.0)).expect("JSON");
         let expected = r#"{"bench":"b","case":"c","value":3.0,"unit":"events/s","reference":"r","reference_value":2.0,"ratio":1.5}"#;
         assert_eq!(json, expected);

@@ -239,6 +239,14 @@ impl Subscription {
         self.handed_out.max(upto)
     }
 
+    /// Whether it must read on from the journal before it hears of what is released now. It may be that
+    /// nothing in there is wanted; only reading on tells.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.catch_up.is_some_and(|upto| self.handed_out < upto)
+            || matches!(lock(&self.subscriber.queue).mode, Mode::Lagging { .. })
+    }
+
     /// How often its queue was full, so that it had to read on from the journal.
     #[must_use]
     pub fn lagged(&self) -> u64 {

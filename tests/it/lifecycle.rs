@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use atra_bus::{Draft, Event, Filter};
-use atra_runtime::{AgentSpec, Clock, Context, RuntimeBuilder, Team, sim::Swarm};
+use atra_bus::{BusOptions, Draft, Event, Filter};
+use atra_runtime::{AgentSpec, Clock, Context, Runtime, RuntimeBuilder, Team, sim::Swarm};
 use atra_storage::{MemoryDisk, MemoryStore};
 
 use crate::support::{Numbers, Script, lines, topic};
@@ -49,6 +49,37 @@ fn settled_waits_for_what_an_event_causes_across_teams() {
         })
         .unwrap();
     assert_eq!(report.output, ["in.n 1", "a.seen 1", "b.seen 1", "c.seen 1"]);
+}
+
+#[tokio::test]
+async fn idle_waits_for_what_a_lagging_team_still_has_to_read() {
+    let bus = BusOptions { queue_events_max: 4, page_events_max: 4, ..BusOptions::default() };
+    let disk = MemoryDisk::new();
+    let start = || {
+        let teams = [Team::of(|| counter("a", "in.n")), Team::of(|| counter("b", "in.nothing"))];
+        let builder = RuntimeBuilder::new(MemoryStore::on(&disk)).bus(bus.clone());
+        teams.into_iter().fold(builder, RuntimeBuilder::team).start()
+    };
+    let inputs = |runtime: &Runtime| runtime.status().iter().map(|team| team.inputs).sum::<u64>();
+
+    let runtime = start().await.unwrap();
+    runtime.pause("a").await.unwrap();
+    for n in 0..50 {
+        runtime.publish(Draft::new(topic("in.n"), n)).await.unwrap();
+    }
+    runtime.resume("a").await.unwrap();
+    runtime.idle().await;
+    assert_eq!(inputs(&runtime), 50);
+    runtime.pause("a").await.unwrap();
+    for n in 0..50 {
+        runtime.publish(Draft::new(topic("in.n"), n)).await.unwrap();
+    }
+    runtime.stop(Duration::from_secs(10)).await.unwrap();
+
+    let runtime = start().await.unwrap();
+    runtime.idle().await;
+    assert_eq!(inputs(&runtime), 50);
+    runtime.stop(Duration::from_secs(10)).await.unwrap();
 }
 
 #[test]

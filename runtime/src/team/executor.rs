@@ -562,7 +562,7 @@ impl Executor {
             return;
         }
         let cursor = self.parts.inputs.cursor();
-        let ended = running && self.parts.inputs.sources_ended();
+        let ended = running && self.parts.inputs.sources_ended() && !self.parts.inputs.is_behind();
         tell_those(&mut self.waiters, |waiter| waiter.upto.map_or(ended, |upto| upto <= cursor));
     }
 }

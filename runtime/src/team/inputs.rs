@@ -4,7 +4,7 @@
 //! sources produced, merged by (time, place in the list). On an `events` clock a merge waits until every
 //! source has said what its next time is, so it does not depend on who was quicker.
 
-use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use atra_bus::{Committed, Env, Event, Seq, Subscription, Timestamp};
 
@@ -94,7 +94,12 @@ impl Inputs {
         self.sources.iter().all(|source| source.ended)
     }
 
-    /// Waits until something may be ready. An error is the journal's: this incarnation cannot go on.
+    /// Whether foreign events may be left in the journal that have not been read yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.subscription.is_behind()
+    }
+
+    /// Waits until something may be ready, or nothing is left in the journal. An error is the journal's: this incarnation cannot go on.
     ///
     /// Cancel safe: whatever arrives stays in the queues.
     pub(crate) async fn wait(&mut self) -> Result<(), String> {
@@ -107,9 +112,21 @@ impl Inputs {
         };
         let Self { subscription, sources, foreign: queue, foreign_events_max, .. } = self;
         let foreign = async {
-            if !subscription.ready().await {
+            let was_behind = subscription.is_behind();
+            let ready = poll_fn(|cx| {
+                // In a statement of its own, so that the borrow ends.
+                let polled = pin!(subscription.ready()).poll(cx).map(Some);
+                match polled {
+                    // It has read on and found nothing wanted: news for who waits until the team is idle.
+                    Poll::Pending if was_behind && !subscription.is_behind() => Poll::Ready(None),
+                    polled => polled,
+                }
+            });
+            match ready.await {
+                Some(true) => {}
                 // A closed bus has nothing more; the command to stop is on its way.
-                std::future::pending::<()>().await;
+                Some(false) => std::future::pending().await,
+                None => return Ok(()),
             }
             if subscription.take_ready(queue, *foreign_events_max) == 0 {
                 // Ready with nothing to take: the journal could not be read, and `next` says why.
