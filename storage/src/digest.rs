@@ -171,7 +171,9 @@ fn put_facts(buffer: &mut Vec<u8>, kind: FactKind, facts: &[FactRow]) {
 
 #[cfg(test)]
 mod tests {
-    use atra_bus::Committed;
+    use std::sync::Arc;
+
+    use atra_bus::{Committed, EventId, Timestamp};
 
     use super::*;
     use crate::{
@@ -227,6 +229,30 @@ mod tests {
         }
         for fact in [(FactKind::Timer, "k", "1", 1), (FactKind::State, "l", "1", 1), (FactKind::State, "k", "2", 1)] {
             assert_ne!(digest_of(&[("a", "x", "1", 1)], &[fact]).await.whole, base.whole, "{fact:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_depends_on_id_time_cause_and_version_of_an_event() {
+        let of = async |change: fn(&mut Event)| {
+            let mut store = MemoryStore::new();
+            let mut changed = (*event("a", "x", "1", 1)).clone();
+            change(&mut changed);
+            let committed = Committed { seq: Seq(1), event: Arc::new(changed), cause_seq: None, seen: None };
+            let batch = WriteBatch { events: vec![committed], ..WriteBatch::default() };
+            store.commit(&batch).await.expect("committed");
+            digest(store.reader().as_ref()).await.expect("a digest").whole
+        };
+        let base = of(|_| {}).await;
+        assert_eq!(of(|_| {}).await, base);
+        let changes: [fn(&mut Event); 4] = [
+            |event| event.id = EventId::from_bits(7),
+            |event| event.time = Timestamp(7),
+            |event| event.cause = Some(EventId::from_bits(7)),
+            |event| event.version = 7,
+        ];
+        for (place, change) in changes.into_iter().enumerate() {
+            assert_ne!(of(change).await, base, "change {place}");
         }
     }
 
