@@ -210,6 +210,13 @@ impl Bus {
         self.shared.released()
     }
 
+    /// The greatest seq that is in every queue that wants it: at `released`, or a moment behind it while a
+    /// batch is being handed out.
+    #[must_use]
+    pub fn delivered(&self) -> Seq {
+        self.shared.delivered()
+    }
+
     /// Says what was released before this bus existed. At start only, before anything is released or
     /// subscribed.
     pub fn set_released(&self, seq: Seq) {

@@ -319,14 +319,16 @@ impl Runtime {
     /// Cancel safe: it only looks.
     pub async fn idle(&self) {
         loop {
-            let before = self.released();
+            let before = self.kernel.bus.delivered();
             for team in self.teams.iter() {
                 self.come_so_far(team, None).await;
             }
-            // Nothing was released while each was found idle in turn: so all were idle at once.
+            // Everything released was in their queues before the first was asked, and nothing was released
+            // while each was found idle in turn: so all were idle at once.
             if self.released() == before {
                 return;
             }
+            tokio::task::yield_now().await;
         }
     }
 
