@@ -9,12 +9,14 @@ use std::{
 use async_trait::async_trait;
 use atra_bus::{Draft, Event};
 use atra_runtime::{
-    Agent, AgentError, AgentSpec, Context, Limits, OnPoison, RuntimeBuilder, StateReader, StateWriter, Team, TeamState,
-    sim::Swarm,
+    Agent, AgentError, AgentSpec, Clock, Context, Limits, OnPoison, Query, RuntimeBuilder, StateReader, StateWriter,
+    Team, TeamState, sim::Swarm,
 };
 use atra_storage::{FactKind, MemoryStore};
 
-use crate::support::{Script, topic};
+use serde_json::{Value, json};
+
+use crate::support::{Numbers, Script, topic};
 
 /// How an [`Unlucky`] agent fails on the number 13.
 #[derive(Clone, Copy, Debug)]
@@ -220,6 +222,72 @@ fn a_cascade_without_end_is_a_failed_turn_and_becomes_a_dead_letter() {
     let letters = futures::executor::block_on(report.reader.facts(FactKind::DeadLetter, None)).unwrap();
     assert_eq!(letters.len(), 2, "neither member handles the input");
     assert!(letters[0].value.as_ref().unwrap().contains("cascade_events_max"));
+}
+
+/// Fails in one way on every thousandth number, in a team of its own.
+struct Thousandth {
+    way: Option<Way>,
+    seen: u64,
+}
+
+#[async_trait]
+impl Agent for Thousandth {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("thousandth").subscribes("numbers.feed").turn_timeout(Duration::from_millis(50))
+    }
+    async fn start(&mut self, state: &StateReader<'_>) -> Result<(), AgentError> {
+        self.seen = state.get("seen")?.unwrap_or(0);
+        Ok(())
+    }
+    async fn handle(&mut self, event: &Event, _cx: &mut Context<'_>) -> Result<(), AgentError> {
+        self.seen += 1;
+        match self.way.filter(|_| event.get::<u64>().is_ok_and(|n| n % 1_000 == 500)) {
+            None => Ok(()),
+            Some(Way::Error) => Err(AgentError::new("a thousandth")),
+            Some(Way::Panic) => panic!("a thousandth"),
+            Some(Way::Hang) => std::future::pending().await,
+        }
+    }
+    fn save(&mut self, state: &mut StateWriter<'_>) -> Result<(), AgentError> {
+        state.put("seen", &self.seen)
+    }
+    fn query(&self, _query: &Query) -> Result<Value, AgentError> {
+        Ok(json!(self.seen))
+    }
+}
+
+#[test]
+fn one_failure_in_a_thousand_leaves_the_other_publishers_digests_as_they_are() {
+    const N: u64 = 5_000;
+    let run = |way: Option<Way>| {
+        let feed = Team::of(|| Numbers { name: "feed", n: N }).clock(Clock::Events);
+        let other = || {
+            let spec = AgentSpec::new("other").subscribes("numbers.feed").publishes_on("other.out", true);
+            Script::new(spec, 0_u64, |_: &mut u64, event: &Event, cx: &mut Context<'_>| {
+                cx.publish(Draft::new(topic("other.out"), event.get::<u64>()? * 2))?;
+                Ok(())
+            })
+        };
+        let swarm = Swarm::new(1).team(feed).team(Team::of(other)).team(Team::of(move || Thousandth { way, seen: 0 }));
+        let report = swarm.run(|runtime| async move {
+            runtime.idle().await;
+            let asked = Query { name: "seen".into(), arguments: Value::Null };
+            (runtime.query("thousandth", asked).await.unwrap(), runtime.status())
+        });
+        report.unwrap()
+    };
+    let whole = run(None);
+    assert_eq!(whole.output.0, N);
+    for way in [Way::Error, Way::Panic, Way::Hang] {
+        let report = run(Some(way));
+        let letters = futures::executor::block_on(report.reader.facts(FactKind::DeadLetter, None)).unwrap();
+        assert_eq!(letters.len(), 5, "{way:?}");
+        // The five are given up, and none of the others is missed or counted twice.
+        assert_eq!(report.output.0, N - 5, "{way:?}");
+        assert_eq!(report.digest.publishers, whole.digest.publishers, "{way:?}");
+        let restarts: Vec<_> = report.output.1.iter().map(|team| team.restarts).collect();
+        assert_eq!(restarts, [0, 0, 15], "{way:?}");
+    }
 }
 
 /// Fails on 0; passes every other number on.
