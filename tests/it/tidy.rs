@@ -258,7 +258,9 @@ fn only_the_step_sender_commits_turns() {
 
 #[test]
 fn nothing_iterates_a_dash_map() {
-    let users: Vec<_> = sources().into_iter().filter(|source| source.code.contains("DashMap")).collect();
+    // bench drives a bare one as what it compares with.
+    let uses = |source: &Source| source.code.contains("DashMap") && !source.is_in("bench");
+    let users: Vec<_> = sources().into_iter().filter(uses).collect();
     let paths: Vec<_> = users.iter().map(|source| source.path.as_str()).collect();
     assert_eq!(paths, ["runtime/src/memory.rs"], "a new user of DashMap: hold its rules here too");
     // Its one map is the field `keys`.
