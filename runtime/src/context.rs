@@ -259,9 +259,12 @@ impl Context<'_> {
     /// team's clock. The answer cancels it. Timers are committed with the step and survive restarts.
     ///
     /// # Errors
-    /// [`PublishError::TooLarge`]; nothing was recorded.
+    /// [`PublishError::TooLarge`] or [`PublishError::Reserved`]; nothing was recorded.
     pub fn after(&mut self, delay: Duration, event: impl Into<Draft>) -> Result<String, PublishError> {
         let draft = event.into();
+        if draft.topic.is_reserved() {
+            return Err(PublishError::Reserved { agent: self.spec.name.clone(), topic: draft.topic });
+        }
         self.measure(&draft)?;
         let id = self.next_id().to_string();
         self.effects.timers.push(TimerChange::Set { id: id.clone(), due: self.input.now.after(delay), draft });

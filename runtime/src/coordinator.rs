@@ -13,7 +13,7 @@ use crate::{
     memory::{Entry, SharedMemory},
     runtime::{Inner, Runtime, TeamHandle},
     supervisor::{CONTROL_COMMANDS_MAX, Supervisor, TeamState},
-    team::Team,
+    team::{Team, TurnWatch},
     topology::{self, TopologyError},
 };
 
@@ -200,10 +200,10 @@ fn start_team(kernel: &Arc<Kernel>, plan: Team) -> TeamHandle {
     let (control, commands) = mpsc::channel(CONTROL_COMMANDS_MAX);
     let (state, states) = watch::channel(TeamState::Starting);
     let supervisor = Supervisor::new(plan.clone(), kernel.clone(), commands, state);
-    let (counters, watch) = (supervisor.counters.clone(), supervisor.watch.clone());
+    let (counters, watches) = (supervisor.counters.clone(), supervisor.watches.clone());
     let restarts = supervisor.restarts.clone();
     let task = kernel.env.spawn(&format!("team {}", plan.name), Box::pin(supervisor.run()));
-    TeamHandle { plan, control, states, counters, watch, restarts, task: Some(task) }
+    TeamHandle { plan, control, states, counters, watches, restarts, task: Some(task) }
 }
 
 /// Looks at every team now and then; ends when dropped.
@@ -230,7 +230,11 @@ impl Drop for Watchdog {
 
 /// A watchdog on a thread of its own: a turn that never yields may hold every worker.
 fn watchdog(teams: &[TeamHandle], own_thread: bool) -> Watchdog {
-    let watched: Vec<_> = teams.iter().map(|team| (team.plan.clone(), team.watch.clone())).collect();
+    let watched = teams.iter().flat_map(|team| {
+        let members = team.plan.specs.iter().zip(team.watches.iter());
+        members.map(|(spec, watch)| (team.plan.name.clone(), spec.name.clone(), watch.clone()))
+    });
+    let watched: Vec<_> = watched.collect();
     let every = teams.iter().map(|team| team.plan.limits.watchdog_ms).min().unwrap_or(5_000).max(10);
     let watch = watch_turns(watched, Duration::from_millis(every));
     if !own_thread {
@@ -252,18 +256,16 @@ fn watchdog(teams: &[TeamHandle], own_thread: bool) -> Watchdog {
     Watchdog::Thread { stop: Some(stop), thread }
 }
 
-async fn watch_turns(watched: Vec<(Team, Arc<crate::team::TurnWatch>)>, every: Duration) {
-    let mut before = vec![(0, None); watched.len()];
+/// `watched`: team, agent, and what to look at.
+async fn watch_turns(watched: Vec<(Name, Name, Arc<TurnWatch>)>, every: Duration) {
+    let mut before = vec![(0, false); watched.len()];
     loop {
         tokio::time::sleep(every).await;
-        for (place, (team, watch)) in watched.iter().enumerate() {
+        for (place, (team, agent, watch)) in watched.iter().enumerate() {
             let now = watch.look();
-            let stuck = now == before[place] && now.1.is_some();
-            if watch.set_stuck(stuck) != stuck
-                && let (true, Some(member)) = (stuck, now.1)
-            {
-                let agent = &team.specs[member].name;
-                tracing::warn!(team = %team.name, %agent, waited = ?every, "turn has not ended; it may never yield");
+            let stuck = now == before[place] && now.1;
+            if watch.set_stuck(stuck) != stuck && stuck {
+                tracing::warn!(%team, %agent, waited = ?every, "turn has not ended; it may never yield");
             }
             before[place] = now;
         }

@@ -20,6 +20,9 @@ use serde::de::DeserializeOwned;
 /// Versions kept per key whatever the teams' positions are: bounded memory; older reads use the journal.
 const VERSIONS_MAX: usize = 64;
 
+/// How often `list` tries to see all keys as of one `released`.
+const LIST_TRIES_MAX: usize = 8;
+
 /// A value of a key, with its revision.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -93,23 +96,32 @@ impl SharedMemory {
     /// The newest value of a key as of `released`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Entry> {
-        let released = self.released();
         let versions = self.0.keys.get(key)?;
+        // Read under the guard: what is pruned meanwhile is older than this.
+        let released = self.released();
         versions.list.iter().rev().find(|version| version.seq <= released)?.entry.clone()
     }
 
     /// Every key that begins with `prefix` with its value, sorted by key, as of one `released`.
     #[must_use]
     pub fn list(&self, prefix: &str) -> Vec<(Arc<str>, Entry)> {
-        let released = self.released();
-        self.keys_with(prefix)
-            .into_iter()
-            .filter_map(|key| match self.as_of(&key, released) {
-                AsOf::Known(Some(entry)) => Some((key, entry)),
-                // Older cannot be: `released` is not before the newest version kept of any key.
-                AsOf::Known(None) | AsOf::Older => None,
-            })
-            .collect()
+        // A hot key may lose the version as of `released` while others are looked up: then all are looked up
+        // anew, and at the latest a key that is hotter than that is taken as it is now.
+        for _ in 0..LIST_TRIES_MAX {
+            let released = self.released();
+            let keys = self.keys_with(prefix);
+            let found: Option<Vec<_>> = keys
+                .into_iter()
+                .map(|key| match self.as_of(&key, released) {
+                    AsOf::Known(entry) => Some((key, entry)),
+                    AsOf::Older => None,
+                })
+                .collect();
+            if let Some(found) = found {
+                return found.into_iter().filter_map(|(key, entry)| Some((key, entry?))).collect();
+            }
+        }
+        self.keys_with(prefix).into_iter().filter_map(|key| Some((key.clone(), self.get(&key)?))).collect()
     }
 
     /// The value of a key as of `at`.

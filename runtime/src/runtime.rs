@@ -95,7 +95,8 @@ pub(crate) struct TeamHandle {
     pub(crate) control: mpsc::Sender<TeamControl>,
     pub(crate) states: watch::Receiver<TeamState>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) watch: Arc<TurnWatch>,
+    /// One per member, by place.
+    pub(crate) watches: Arc<[Arc<TurnWatch>]>,
     pub(crate) restarts: Arc<AtomicU64>,
     pub(crate) task: Option<Task>,
 }
@@ -255,7 +256,11 @@ impl Runtime {
             events: read(&team.counters.events),
             dead_letters: read(&team.counters.dead_letters),
             restarts: read(&team.restarts),
-            stuck: team.watch.stuck().map(|place| team.plan.specs[place].name.clone()),
+            stuck: team
+                .watches
+                .iter()
+                .position(|watch| watch.is_stuck())
+                .map(|place| team.plan.specs[place].name.clone()),
         };
         self.teams.iter().map(status).collect()
     }
@@ -390,10 +395,9 @@ impl Runtime {
     pub async fn stop(&self, deadline: Duration) -> Result<(), RuntimeError> {
         let Some(Ending { tasks, storage, watchdog }) = self.ending.lock().await.take() else { return Ok(()) };
         let drained = tokio::time::timeout(deadline, async {
-            for team in self.teams.iter().rev() {
-                // A team whose loop is gone needs no telling.
-                let _ = team.control.send(TeamControl::Stop).await;
-            }
+            // All at once: one with a full queue must not keep the others from hearing. A team whose loop is
+            // gone needs no telling.
+            futures::future::join_all(self.teams.iter().map(|team| team.control.send(TeamControl::Stop))).await;
             for task in tasks.into_iter().rev() {
                 let name = task.name().to_owned();
                 if !task.join().await {

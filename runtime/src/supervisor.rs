@@ -98,13 +98,15 @@ pub(crate) struct Supervisor {
     pub(crate) control: mpsc::Receiver<TeamControl>,
     pub(crate) state: watch::Sender<TeamState>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) watch: Arc<TurnWatch>,
+    pub(crate) watches: Arc<[Arc<TurnWatch>]>,
     pub(crate) restarts: Arc<AtomicU64>,
     suspects: Suspects,
     careful_left: Arc<AtomicUsize>,
     position: Arc<AtomicU64>,
     /// Commands that came while nothing ran, for the next incarnation; as bounded as their queue.
     stash: VecDeque<TeamControl>,
+    /// A pause holds until it is taken back, over restarts too.
+    paused: bool,
 }
 
 /// Why a team could not be built.
@@ -127,13 +129,15 @@ impl Supervisor {
     ) -> Self {
         let careful = if kernel.unclean { under_way(&plan) } else { 0 };
         let position = kernel.memory.position_of(&plan.name);
+        let watches = plan.specs.iter().map(|_| Arc::default()).collect();
         Self {
             plan,
             kernel,
             control,
             state,
             counters: Arc::default(),
-            watch: Arc::default(),
+            watches,
+            paused: false,
             restarts: Arc::default(),
             suspects: Suspects::default(),
             careful_left: Arc::new(AtomicUsize::new(careful)),
@@ -151,7 +155,7 @@ impl Supervisor {
             let exit = match self.build().await {
                 Ok(executor) => {
                     self.enter(TeamState::Running);
-                    executor.run(&mut self.control, &mut self.stash).await
+                    executor.run(&mut self.control, &mut self.stash, &mut self.paused).await
                 }
                 Err(BuildError::Rejected(rejected)) => TeamExit::Fenced(rejected),
                 Err(error) => TeamExit::Failed(error.to_string()),
@@ -174,6 +178,10 @@ impl Supervisor {
                 TeamExit::Fenced(Rejected::Stopped) => {
                     self.enter(TeamState::Stopped);
                     return;
+                }
+                // A gap in the numbers is what a dropped call leaves behind: a new epoch begins without it.
+                TeamExit::Fenced(rejected @ Rejected::OutOfOrder { .. }) => {
+                    self.count_restart(&mut restarts_in_row, rejected.to_string())
                 }
                 TeamExit::Fenced(rejected) if !rejected.is_retryable() => {
                     Some(TeamState::Failed { reason: rejected.to_string() })
@@ -229,12 +237,11 @@ impl Supervisor {
             tokio::select! {
                 // Biased: a stop during the pause is obeyed at once.
                 biased;
-                message = self.control.recv() => match message {
+                // A full stash leaves the rest in the queue: their senders wait.
+                message = self.control.recv(), if self.stash.len() < CONTROL_COMMANDS_MAX => match message {
                     None | Some(TeamControl::Stop) => return false,
                     Some(TeamControl::Restart) => return true,
-                    Some(message) if self.stash.len() < CONTROL_COMMANDS_MAX => self.stash.push_back(message),
-                    // Dropping it tells its sender to ask again.
-                    Some(_) => {}
+                    Some(message) => self.stash.push_back(message),
                 },
                 () = tokio::time::sleep_until(until) => return true,
             }
@@ -249,6 +256,8 @@ impl Supervisor {
             tracing::error!(team = %self.plan.name, error = %error, "state of the team could not be noted");
         }
         self.enter(state);
+        // Who asked meanwhile is told by the dropped answer, and sees the state.
+        self.stash.clear();
         while let Some(message) = self.control.recv().await {
             match message {
                 TeamControl::Stop => return false,
@@ -350,7 +359,7 @@ impl Supervisor {
                     sources.push(SourceReader::spawn(&kernel.env, place, spec.clone(), source, limits));
                 }
             }
-            members.push(Member::new(place, spec.clone(), agent, shared.clone(), self.watch.clone()));
+            members.push(Member::new(place, spec.clone(), agent, shared.clone(), self.watches[place].clone()));
         }
         let crew = match self.plan.placement {
             Placement::Together => Crew::together(members),

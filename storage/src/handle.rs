@@ -298,10 +298,8 @@ impl Storage {
     }
 
     fn stopped(&self) -> Rejected {
-        match (self.0.gauges.state(), self.0.gauges.failure.get()) {
-            (StorageState::Failed, Some(cause)) => Rejected::Failed(cause.clone()),
-            _ => Rejected::Stopped,
-        }
+        // The cause is set first, before the lanes close and the state follows.
+        self.0.gauges.failure.get().map_or(Rejected::Stopped, |cause| Rejected::Failed(cause.clone()))
     }
 }
 

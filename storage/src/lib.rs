@@ -30,5 +30,5 @@ pub use metrics::{StorageMetrics, StorageState};
 pub use options::StorageOptions;
 pub use rejected::Rejected;
 pub use sqlite::{CheckReport, Info, SqliteOptions, SqliteReader, SqliteStore, check, info};
-pub use step::{Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, Publish, Step};
+pub use step::{Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, Publish, Step, new_event_bytes};
 pub use store::{Loaded, Read, SeriesRow, Store, StoreError, TeamMove, TeamRow, WriteBatch};

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::{
     Acknowledged, Ancestor, Block, FactKind, FactWrite, Lane, Level, NewEvent, Publish, Rejected, Step, StorageOptions,
     TeamRow,
+    step::{ROW_BYTES, new_event_bytes},
 };
 
 /// What a command asks for.
@@ -165,9 +166,6 @@ impl Lanes {
 
 // === checks before a command may wait ===
 
-/// Fixed overhead of a row, for the bounds: about what its columns and indexes take.
-const ROW_BYTES: usize = 128;
-
 impl Work {
     /// Checks what can be checked without the store and measures the command. Encodes payloads, so that
     /// the work is done by the submitter and not by the actor.
@@ -198,7 +196,7 @@ fn measure_events(events: &[NewEvent]) -> Result<usize, Rejected> {
             return Err(Rejected::Invalid(format!("event {index} of the step names event {ancestor} as its cause")));
         }
         let json = event.payload.json().map_err(|error| Rejected::Invalid(error.to_string()))?;
-        bytes += json.len() + event.topic.as_str().len() + ROW_BYTES;
+        bytes += new_event_bytes(json, &event.topic);
     }
     Ok(bytes)
 }
@@ -207,5 +205,5 @@ fn measure_facts(facts: &[FactWrite]) -> Result<usize, Rejected> {
     if let Some(fact) = facts.iter().find(|fact| fact.kind == FactKind::Memory) {
         return Err(Rejected::Invalid(format!("memory key {:?} is written by an event, not as a fact", fact.key)));
     }
-    Ok(facts.iter().map(|fact| fact.key.len() + fact.value.as_ref().map_or(0, |value| value.len()) + ROW_BYTES).sum())
+    Ok(facts.iter().map(FactWrite::bytes).sum())
 }

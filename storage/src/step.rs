@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use atra_bus::{Event, EventId, Name, Seq};
+use atra_bus::{Event, EventId, Name, Seq, Topic};
 use serde::{Deserialize, Serialize};
 
 /// What an acknowledgement promises.
@@ -87,6 +87,23 @@ pub struct FactWrite {
     pub key: String,
     /// JSON text; `None` removes the fact.
     pub value: Option<Box<str>>,
+}
+
+/// Fixed overhead of a row, for the bounds: about what its columns and indexes take.
+pub const ROW_BYTES: usize = 128;
+
+/// What a durable event counts against the bound of a command, in bytes: whoever fills steps counts alike.
+#[must_use]
+pub fn new_event_bytes(json: &str, topic: &Topic) -> usize {
+    json.len() + topic.as_str().len() + ROW_BYTES
+}
+
+impl FactWrite {
+    /// What it counts against the bound of a command, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, |value| value.len()) + ROW_BYTES
+    }
 }
 
 /// A fact as it is stored.

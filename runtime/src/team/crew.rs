@@ -64,6 +64,8 @@ pub(crate) struct Gate {
     pub(crate) team: Name,
     pub(crate) input: EventId,
     pub(crate) deaths: u32,
+    /// One turn at a time, also apart: the mark must name the turn that is running.
+    pub(crate) one: tokio::sync::Mutex<()>,
 }
 
 impl Gate {
@@ -236,6 +238,10 @@ async fn turn(
     if !rules.skips.is_empty() && rules.skips.contains(&(member.spec.name.clone(), event.id)) {
         return Ok(false);
     }
+    let _one = match &rules.gate {
+        Some(gate) => Some(gate.one.lock().await),
+        None => None,
+    };
     let failure = |fault| TurnFailure { agent: member.spec.name.clone(), event: event.clone(), fault };
     if let Some(gate) = &rules.gate
         && let Err(rejected) = gate.mark(Some((&member.spec.name, event.id))).await

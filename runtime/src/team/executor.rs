@@ -149,6 +149,8 @@ pub(crate) struct Executor {
     /// The clock as it is stored.
     clock_written: i64,
     stopping: Option<TeamExit>,
+    /// Whatever happens on the way to the stop, it is one: nobody says it twice.
+    told_to_stop: bool,
     waiters: Vec<Waiter>,
     round: Vec<RoundEvent>,
     decided: Decided,
@@ -170,6 +172,7 @@ impl Executor {
             cursor_written_at: Instant::now(),
             clock_written,
             stopping: None,
+            told_to_stop: false,
             waiters: Vec::new(),
             round: Vec::new(),
             decided: Decided::default(),
@@ -182,9 +185,14 @@ impl Executor {
         mut self,
         control: &mut mpsc::Receiver<TeamControl>,
         stash: &mut VecDeque<TeamControl>,
+        paused: &mut bool,
     ) -> TeamExit {
-        match self.run_until_exit(control, stash).await {
+        match self.run_until_exit(control, stash, paused).await {
             Ok(()) => TeamExit::Stopped,
+            Err(exit) if self.told_to_stop && !matches!(exit, TeamExit::Stopped) => {
+                tracing::warn!(team = %self.parts.name, ?exit, "team stopped with work undone; the next start repeats it");
+                TeamExit::Stopped
+            }
             Err(exit) => exit,
         }
     }
@@ -193,26 +201,30 @@ impl Executor {
         &mut self,
         control: &mut mpsc::Receiver<TeamControl>,
         stash: &mut VecDeque<TeamControl>,
+        paused: &mut bool,
     ) -> Flow {
-        let mut paused = false;
         while let Some(message) = stash.pop_front() {
-            self.obey(message, &mut paused).await?;
+            self.obey(message, paused).await?;
         }
         loop {
             while let Ok(message) = control.try_recv() {
-                self.obey(message, &mut paused).await?;
+                self.obey(message, paused).await?;
             }
             if let Some(exit) = self.stopping.take() {
                 self.settle(true).await?;
                 return Err(exit);
             }
-            let ready = if paused { None } else { self.parts.inputs.next_ready().map_err(TeamExit::Failed)? };
+            let ready = if *paused { Ok(None) } else { self.parts.inputs.next_ready() };
+            let ready = match ready {
+                Ok(ready) => ready,
+                Err(cause) => return self.fail(cause).await,
+            };
             if let Some(input) = ready {
                 self.take(input).await?;
                 continue;
             }
             self.close().await?;
-            self.wait(control, &mut paused).await?;
+            self.wait(control, paused).await?;
         }
     }
 
@@ -230,15 +242,28 @@ impl Executor {
                 None => { self.stopping = Some(TeamExit::Stopped); Ok(()) }
             },
             done = oldest(&mut self.in_flight), if !self.in_flight.is_empty() => self.committed(done),
-            outcome = self.parts.inputs.wait(), if !*paused => outcome.map_err(TeamExit::Failed),
+            outcome = self.parts.inputs.wait(), if !*paused => match outcome {
+                Ok(()) => Ok(()),
+                Err(cause) => self.fail(cause).await,
+            },
             () = tokio::time::sleep_until(cursor_due), if behind && self.in_flight.is_empty() => self.send_cursor().await,
         }
     }
 
+    /// A source or the journal failed. What was handled before is whole inputs: it is committed first.
+    async fn fail(&mut self, cause: String) -> Flow {
+        self.settle(true).await?;
+        Err(TeamExit::Failed(cause))
+    }
+
     async fn obey(&mut self, message: TeamControl, paused: &mut bool) -> Flow {
         match message {
-            TeamControl::Stop => self.stopping = Some(TeamExit::Stopped),
-            TeamControl::Restart => self.stopping = Some(TeamExit::Restarted),
+            TeamControl::Stop => {
+                self.told_to_stop = true;
+                self.stopping = Some(TeamExit::Stopped);
+            }
+            // A stop that came first stays.
+            TeamControl::Restart => _ = self.stopping.get_or_insert(TeamExit::Restarted),
             TeamControl::Pause => *paused = true,
             TeamControl::Resume => *paused = false,
             TeamControl::Query { place, query, answer } => {
@@ -281,9 +306,11 @@ impl Executor {
         let rules = TurnRules { input: input_clock, skips: Arc::new(skips), gate };
         let id = event.id;
         let begun = self.begin(input, seen);
-        self.cascade(begun, &rules)
-            .await
-            .map_err(|failure| TeamExit::Guilty(Box::new(Guilty { input: id, failure })))?;
+        let cascade = self.cascade(begun, &rules).await;
+        if let Some(rejected) = self.parts.steps.refused() {
+            return Err(TeamExit::Fenced(rejected));
+        }
+        cascade.map_err(|failure| TeamExit::Guilty(Box::new(Guilty { input: id, failure })))?;
         self.step.inputs += 1;
         self.parts.counters.inputs.fetch_add(1, Ordering::Relaxed);
         if suspect {
@@ -356,11 +383,14 @@ impl Executor {
             steps: self.parts.steps.clone(),
             team: self.parts.name.clone(),
             input: event.id,
-            deaths: if dead.is_some() { 0 } else { deaths + 1 },
+            deaths: if dead.is_some() { deaths } else { deaths + 1 },
+            one: tokio::sync::Mutex::new(()),
         };
-        gate.mark(None).await.map_err(TeamExit::Fenced)?;
+        // A pair that is given up keeps its mark until the step with its letter is there.
+        let given_up = dead.as_ref().map(|((agent, on), _)| (agent, *on));
+        gate.mark(given_up).await.map_err(TeamExit::Fenced)?;
         // From the second death on every turn is marked, so that the guilty one is known by name.
-        Ok(((deaths >= 1).then(|| Arc::new(gate)), dead))
+        Ok(((deaths >= 1 && dead.is_none()).then(|| Arc::new(gate)), dead))
     }
 
     // === rounds ===
@@ -452,9 +482,11 @@ impl Executor {
 
     /// Closes the open step, if any input is in it, and sends it; waits for room, not for the commit.
     async fn close(&mut self) -> Flow {
-        if self.step.inputs == 0 {
+        // Without an input there may still be a timer to store: a schedule's first time.
+        if self.step.inputs == 0 && !self.parts.inputs.timers.has_changed() {
             return Ok(());
         }
+        self.parts.inputs.read_on().await;
         self.collect_facts().await?;
         let cursor = self.parts.inputs.cursor();
         let step = std::mem::take(&mut self.step);

@@ -99,7 +99,17 @@ impl Inputs {
         self.subscription.is_behind()
     }
 
-    /// Waits until something may be ready, or nothing is left in the journal. An error is the journal's: this incarnation cannot go on.
+    /// Goes on reading the journal, if it is behind, without waiting for it: a source that always has
+    /// something must not keep foreign events from being heard.
+    pub(crate) async fn read_on(&mut self) {
+        if self.subscription.is_behind() {
+            // What it says is found out when events are taken; only the read itself is moved on here.
+            let _ = futures::poll!(pin!(self.subscription.ready()));
+        }
+    }
+
+    /// Waits until something may be ready, or nothing is left in the journal. An error is the journal's:
+    /// this incarnation cannot go on.
     ///
     /// Cancel safe: whatever arrives stays in the queues.
     pub(crate) async fn wait(&mut self) -> Result<(), String> {

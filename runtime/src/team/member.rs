@@ -53,13 +53,13 @@ pub(crate) struct TurnFailure {
     pub(crate) fault: TurnFault,
 }
 
-/// What the watchdog looks at: a count of turns, and which member is in one.
+/// What the watchdog looks at, one per member: a count of its turns, and whether it is in one.
 #[derive(Debug, Default)]
 pub(crate) struct TurnWatch {
     /// Turns begun.
     turns: AtomicU64,
-    /// The member's place + 1 while its handler runs, else 0.
-    running: AtomicU64,
+    /// Whether its handler runs.
+    running: AtomicBool,
     /// Whether the watchdog found one turn running for too long.
     stuck: AtomicBool,
 }
@@ -70,16 +70,30 @@ impl TurnWatch {
         self.stuck.swap(stuck, Ordering::Relaxed)
     }
 
-    /// The place of the member whose turn the watchdog found running for too long.
-    pub(crate) fn stuck(&self) -> Option<usize> {
-        self.look().1.filter(|_| self.stuck.load(Ordering::Relaxed))
+    /// Whether the watchdog found the present turn running for too long.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.look().1 && self.stuck.load(Ordering::Relaxed)
     }
 
-    /// (turns begun, place of the member that is in a turn).
-    pub(crate) fn look(&self) -> (u64, Option<usize>) {
+    fn begin(&self) -> Running<'_> {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        self.running.store(true, Ordering::Relaxed);
+        Running(self)
+    }
+
+    /// (turns begun, whether one is running).
+    pub(crate) fn look(&self) -> (u64, bool) {
         // Relaxed: the watchdog samples seconds apart.
-        let running = self.running.load(Ordering::Relaxed);
-        (self.turns.load(Ordering::Relaxed), (running > 0).then(|| running as usize - 1))
+        (self.turns.load(Ordering::Relaxed), self.running.load(Ordering::Relaxed))
+    }
+}
+
+/// A turn under way; also over when it is dropped with its executor.
+struct Running<'a>(&'a TurnWatch);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.store(false, Ordering::Relaxed);
     }
 }
 
@@ -121,8 +135,7 @@ impl Member {
         effects: &mut Effects,
     ) -> Result<(), TurnFault> {
         self.dirty = true;
-        self.watch.turns.fetch_add(1, Ordering::Relaxed);
-        self.watch.running.store(self.place as u64 + 1, Ordering::Relaxed);
+        let running = self.watch.begin();
         let mut cx = Context {
             spec: &self.spec,
             team: &self.team,
@@ -136,7 +149,7 @@ impl Member {
         // Unwind safety: after a panic the instance, the effects and the whole open step are dropped.
         let handled = AssertUnwindSafe(async { self.agent.handle(event, &mut cx).await }).catch_unwind();
         let outcome = within(self.spec.turn_timeout, handled).await;
-        self.watch.running.store(0, Ordering::Relaxed);
+        drop(running);
         match outcome {
             Some(Ok(Ok(()))) => Ok(()),
             Some(Ok(Err(error))) => Err(TurnFault::Failed(error.to_string())),

@@ -3,13 +3,15 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use atra_bus::{Event, Name, Seq};
-use atra_storage::{Ancestor, FactKind, FactWrite, Level, NewEvent, Receipt, Rejected, Step, Storage, TeamRow};
+use atra_storage::{
+    Ancestor, FactKind, FactWrite, Level, NewEvent, Receipt, Rejected, Step, Storage, TeamRow, new_event_bytes,
+};
 
 /// What a team decided on the inputs since its last step.
 #[derive(Debug, Default)]
@@ -30,13 +32,15 @@ impl OpenStep {
     /// Adds a durable event; answers what its effects name as their ancestor.
     pub(crate) fn push(&mut self, event: Arc<Event>, ancestor: Ancestor, seen: Option<Seq>) -> Ancestor {
         // Encoded and measured at the publish; an encoding that failed was refused there.
-        self.bytes += event.payload.json().map_or(0, str::len);
+        self.bytes += event.payload.json().map_or(0, |json| new_event_bytes(json, &event.topic));
         self.events.push(NewEvent { event, ancestor, seen });
         Ancestor::InStep(self.events.len() as u32 - 1)
     }
 
     pub(crate) fn fact(&mut self, kind: FactKind, owner: &Name, key: impl Into<String>, value: Option<Box<str>>) {
-        self.facts.push(FactWrite { kind, owner: owner.clone(), key: key.into(), value });
+        let fact = FactWrite { kind, owner: owner.clone(), key: key.into(), value };
+        self.bytes += fact.bytes();
+        self.facts.push(fact);
     }
 }
 
@@ -51,6 +55,9 @@ pub(crate) struct StepSender {
     /// The cursor of the last step.
     cursor: AtomicU64,
     level: Level,
+    /// The first refusal of a fact that a turn wanted written: not the event's fault, whatever the turn made
+    /// of it.
+    refused: OnceLock<Rejected>,
 }
 
 impl StepSender {
@@ -62,6 +69,7 @@ impl StepSender {
             number: AtomicU64::new(row.number),
             cursor: AtomicU64::new(row.cursor.get()),
             level,
+            refused: OnceLock::new(),
         }
     }
 
@@ -84,7 +92,16 @@ impl StepSender {
     /// Commits facts alone, at the cursor of the last step, and waits for it.
     pub(crate) async fn send_facts(&self, facts: Vec<FactWrite>) -> Result<(), Rejected> {
         let cursor = Seq(self.cursor.load(Ordering::Relaxed));
-        self.send(cursor, Vec::new(), facts).await?.await.map(|_| ())
+        let sent = async { self.send(cursor, Vec::new(), facts).await?.await.map(|_| ()) }.await;
+        sent.inspect_err(|rejected| {
+            // Only the first counts; later ones follow from it.
+            let _ = self.refused.set(rejected.clone());
+        })
+    }
+
+    /// The refusal that a turn met, if it met one: the team cannot go on with this epoch.
+    pub(crate) fn refused(&self) -> Option<Rejected> {
+        self.refused.get().cloned()
     }
 
     /// The cursor of the last step.

@@ -109,7 +109,11 @@ impl Timers {
         Ok(())
     }
 
+    /// Cancels a timer that a turn set. Schedules are the spec's: they cannot be cancelled.
     pub(crate) fn cancel(&mut self, member: usize, id: &str) {
+        if id.starts_with(SCHEDULE_PREFIX) {
+            return;
+        }
         if let Some(due) = self.known.remove(&(member, id.to_owned())) {
             self.pending.remove(&Place { due, id: id.into(), member });
             self.changed.insert((member, id.into()), None);
@@ -146,6 +150,8 @@ impl Timers {
         }
         let (place, what) = self.pending.pop_first()?;
         let Place { mut due, id, member } = place;
+        // The id comes from the time that is stored: a repeated try must make the same, whatever time it is now.
+        let planned = due;
         self.known.remove(&(member, id.clone()));
         let draft = match what {
             What::Once(draft) => {
@@ -166,7 +172,7 @@ impl Timers {
             }
         };
         let name = &self.specs[member].name;
-        let event_id = EventId::of(name, &format!("timer\0{id}\0{due}"));
+        let event_id = EventId::of(name, &format!("timer\0{id}\0{planned}"));
         let event = Arc::new(Event {
             id: event_id,
             topic: draft.topic,
@@ -180,6 +186,11 @@ impl Timers {
             payload: draft.payload,
         });
         Some(Due { member, event })
+    }
+
+    /// Whether anything changed since the last [`Timers::take_changed`].
+    pub(crate) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
     }
 
     /// What changed since the last call: (member, id, JSON or removal), sorted.
