@@ -7,13 +7,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atra_bus::{Draft, Event};
+use atra_bus::{Draft, Event, Timestamp};
 use atra_runtime::{
-    Agent, AgentError, AgentSpec, Clock, Context, Limits, OnPoison, Query, RuntimeBuilder, StateReader, StateWriter,
-    Team, TeamState, sim::Swarm,
+    Agent, AgentError, AgentSpec, Clock, Context, Limits, Offsets, OnPoison, Query, RuntimeBuilder, Source, SourceItem,
+    StateReader, StateWriter, Team, TeamState, sim::Swarm,
 };
 use atra_storage::{FactKind, MemoryStore};
 
+use futures::stream;
 use serde_json::{Value, json};
 
 use crate::support::{Numbers, Script, topic};
@@ -341,4 +342,70 @@ fn many_agents_that_fail_on_one_event_are_each_put_aside_and_the_team_goes_on() 
         })
         .unwrap();
     assert_eq!(report.output, names.len());
+}
+
+/// The team once counted a step's bytes otherwise than the storage did: a fan-out of many small events was too
+/// large for the one and not for the other, and the team failed for good.
+#[test]
+fn a_fan_out_of_many_small_events_closes_its_step_in_time() {
+    const N: u64 = 300;
+    const FAN: u64 = 400;
+    let fan = || {
+        let spec = AgentSpec::new("fan").subscribes("in.n").publishes_on("fan.out", true);
+        Script::new(spec, 0_u64, |_: &mut u64, _: &Event, cx: &mut Context<'_>| {
+            for n in 0..FAN {
+                cx.publish(Draft::new(topic("fan.out"), n))?;
+            }
+            Ok(())
+        })
+    };
+    let report = Swarm::new(1)
+        .team(Team::of(fan))
+        .run(|runtime| async move {
+            runtime.pause("fan").await.unwrap();
+            let mut last = None;
+            for n in 0..N {
+                last = Some(runtime.publish(Draft::new(topic("in.n"), n)).await.unwrap().seq);
+            }
+            runtime.resume("fan").await.unwrap();
+            runtime.settled(last.unwrap()).await.unwrap();
+            runtime.status()[0].clone()
+        })
+        .unwrap();
+    assert_eq!((report.output.events, report.output.restarts), (N * FAN, 0));
+}
+
+/// Gives three numbers at a time and then loses its connection.
+struct Flaky;
+
+#[async_trait]
+impl Agent for Flaky {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("flaky").source().publishes_on("numbers.*", true)
+    }
+    async fn handle(&mut self, _event: &Event, _cx: &mut Context<'_>) -> Result<(), AgentError> {
+        Ok(())
+    }
+    fn source(&self, offsets: &Offsets) -> Option<Source> {
+        let first = offsets.get("n").map_or(1, |text| text.parse::<u64>().unwrap() + 1);
+        let inputs = (first..first + 3).map(|n| {
+            if n > 60 {
+                return Ok(SourceItem::End);
+            }
+            let event = Draft::new(topic("numbers.flaky"), n).at(Timestamp(n as i64));
+            Ok(SourceItem::Input { event, partition: "n".into(), offset: n.to_string() })
+        });
+        Some(Box::pin(stream::iter(inputs.chain([Err(AgentError::new("connection lost"))]))))
+    }
+}
+
+/// What was handled before the failure was once dropped with the open step: read again and again, and never
+/// committed.
+#[test]
+fn what_a_source_gave_before_it_failed_is_committed_and_counts_as_progress() {
+    let team = Team::of(|| Flaky).clock(Clock::Events);
+    let report = Swarm::new(1).team(team).run(|runtime| async move { runtime.idle().await }).unwrap();
+    let lines = futures::executor::block_on(crate::support::lines(&*report.reader));
+    let expected: Vec<_> = (1..=60).map(|n| format!("numbers.flaky {n}")).collect();
+    assert_eq!(lines, expected);
 }

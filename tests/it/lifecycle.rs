@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use atra_bus::{BusOptions, Draft, Event, Filter};
-use atra_runtime::{AgentSpec, Clock, Context, Runtime, RuntimeBuilder, Team, sim::Swarm};
+use atra_runtime::{AgentSpec, Clock, Context, Runtime, RuntimeBuilder, Team, TeamState, sim::Swarm};
 use atra_storage::{MemoryDisk, MemoryStore};
 
 use crate::support::{Numbers, Script, lines, topic};
@@ -141,6 +141,10 @@ fn a_team_that_is_paused_loses_nothing_and_goes_on_in_order() {
             for n in 0..5_000 {
                 last = Some(runtime.publish(Draft::new(topic("in.n"), n)).await.unwrap().seq);
             }
+            // A pause holds until it is taken back, over a restart too.
+            runtime.restart("a").await.unwrap();
+            runtime.until_state("a", |state| *state == TeamState::Running).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
             assert_eq!(runtime.status()[0].inputs, 0);
             runtime.resume("a").await.unwrap();
             runtime.settled(last.unwrap()).await.unwrap();

@@ -7,6 +7,7 @@ use atra_bus::{Draft, Event, Timestamp};
 use atra_runtime::{
     Agent, AgentError, AgentSpec, Clock, Context, Limits, Offsets, Placement, Source, SourceItem, Team, sim::Swarm,
 };
+use atra_storage::MemoryDisk;
 use futures::stream;
 
 use crate::support::{Numbers, Script, lines, topic};
@@ -103,4 +104,22 @@ fn a_product_that_arrives_while_the_team_goes_to_sleep_wakes_it() {
         let lines = futures::executor::block_on(lines(&*report.unwrap().reader));
         assert_eq!(lines.len(), 20, "{clock:?}");
     }
+}
+
+/// A team that was behind in the journal once read on only when its source had nothing.
+#[test]
+fn a_source_that_always_has_something_does_not_keep_a_command_from_being_heard() {
+    let disk = MemoryDisk::new();
+    let before = Swarm::new(1).on(&disk).run(|runtime| async move {
+        runtime.publish(Draft::new(topic("numbers.command"), 7_u64)).await.unwrap();
+    });
+    before.unwrap();
+    let team = Team::new("t")
+        .agent(|| Numbers { name: "feed", n: 20_000 })
+        .agent(|| stage("a", "numbers.command", 1))
+        .clock(Clock::Events);
+    let report = Swarm::new(1).on(&disk).team(team).run(|runtime| async move { runtime.idle().await }).unwrap();
+    let lines = futures::executor::block_on(lines(&*report.reader));
+    let heard = lines.iter().position(|line| line == "a.out 7").unwrap();
+    assert!(heard < 2_000, "heard after {heard} of {} rows", lines.len());
 }

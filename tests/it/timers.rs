@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use atra_bus::{Draft, Event, Timestamp};
-use atra_runtime::{AgentSpec, Clock, Context, Missed, Team, sim::Swarm};
-use atra_storage::MemoryDisk;
+use atra_runtime::{Agent, AgentError, AgentSpec, Clock, Context, Missed, Team, sim::Swarm};
+use atra_storage::{FactKind, MemoryDisk};
 
 use crate::support::{Numbers, Script, lines, topic};
 
@@ -117,4 +118,29 @@ fn a_wall_clock_is_the_inputs_recorded_time_and_never_goes_back_across_a_restart
     let lines = futures::executor::block_on(lines(&*report.reader));
     let times: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("out.time ")).collect();
     assert_eq!(times, ["5000", "5000", "5000", "9000"]);
+}
+
+/// Each try of a tick that is poison once had the time of the try in its id, so that no try was the third.
+#[test]
+fn a_tick_that_keeps_failing_becomes_a_dead_letter_although_time_goes_on() {
+    struct Stuck;
+    #[async_trait]
+    impl Agent for Stuck {
+        fn spec(&self) -> AgentSpec {
+            let spec = AgentSpec::new("stuck").turn_timeout(Duration::from_secs(5));
+            spec.schedule("tick", Duration::from_secs(1), Missed::Last)
+        }
+        async fn handle(&mut self, _event: &Event, _cx: &mut Context<'_>) -> Result<(), AgentError> {
+            std::future::pending().await
+        }
+    }
+    let report = Swarm::new(1)
+        .team(Team::of(|| Stuck))
+        .run(|runtime| async move {
+            // Virtual: costs no time.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            runtime.reader().facts(FactKind::DeadLetter, None).await.unwrap().len()
+        })
+        .unwrap();
+    assert!((2..=4).contains(&report.output), "{} dead letters in 60 s of three tries of 5 s each", report.output);
 }
