@@ -349,7 +349,7 @@ fn many_agents_that_fail_on_one_event_are_each_put_aside_and_the_team_goes_on() 
 #[test]
 fn a_fan_out_of_many_small_events_closes_its_step_in_time() {
     const N: u64 = 300;
-    const FAN: u64 = 400;
+    const FAN: u64 = 600;
     let fan = || {
         let spec = AgentSpec::new("fan").subscribes("in.n").publishes_on("fan.out", true);
         Script::new(spec, 0_u64, |_: &mut u64, _: &Event, cx: &mut Context<'_>| {
