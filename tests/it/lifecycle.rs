@@ -37,7 +37,11 @@ fn a_second_publish_with_the_same_key_changes_nothing() {
 
 #[test]
 fn settled_waits_for_what_an_event_causes_across_teams() {
+    let disk = MemoryDisk::new();
+    // So slow that what is not waited for is not there.
+    disk.delay_commits(Some(Duration::from_secs(1)));
     let swarm = Swarm::new(1)
+        .on(&disk)
         .team(Team::of(|| counter("a", "in.n")))
         .team(Team::of(|| counter("b", "a.seen")))
         .team(Team::of(|| counter("c", "b.seen")));

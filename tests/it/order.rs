@@ -99,10 +99,12 @@ impl Agent for Paced {
 #[test]
 fn a_product_that_arrives_while_the_team_goes_to_sleep_wakes_it() {
     for clock in [Clock::Events, Clock::Wall] {
-        let report =
-            Swarm::new(1).team(Team::of(|| Paced).clock(clock)).run(|runtime| async move { runtime.idle().await });
-        let lines = futures::executor::block_on(lines(&*report.unwrap().reader));
+        let swarm = Swarm::new(1).team(Team::of(|| Paced).clock(clock));
+        let report = swarm.run(|runtime| async move { runtime.idle().await }).unwrap();
+        let lines = futures::executor::block_on(lines(&*report.reader));
         assert_eq!(lines.len(), 20, "{clock:?}");
+        // One a second and the end: not when something else, such as the cursor's timer, happens to wake it.
+        assert_eq!(report.virtual_time.as_secs(), 21, "{clock:?}");
     }
 }
 
