@@ -2,10 +2,11 @@
 //!
 //! It joins target and equity by the candle that both belong to, whichever comes first, and asks the pure rules
 //! ([`crate::market::risk`]). It fails closed: what it does not hear in time is not approved. When the drawdown stop
-//! halts the desk, it closes what is open without being asked. A person stops the desk with `risk.kill` and lets it go on
-//! with `risk.resume`. An event that keeps failing here stops the team.
+//! halts the desk, it closes what is open without being asked. Whenever the desk may no longer open, approvals that are not
+//! filled yet are withdrawn by a forced target of 0. A person stops the desk with `risk.kill` and lets it go on with
+//! `risk.resume`; an exit that was denied meanwhile is then carried out. An event that keeps failing here stops the team.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use atra_bus::Event;
@@ -44,6 +45,9 @@ struct Books {
     equity: Option<Money>,
     heard: BTreeMap<SeriesKey, Heard>,
     pending: BTreeMap<SeriesKey, Pending>,
+    /// The last target of each series, traded or not.
+    #[serde(default)]
+    wanted: BTreeMap<SeriesKey, f64>,
     approved: u64,
     denied: u64,
 }
@@ -72,14 +76,41 @@ impl RiskAgent {
             None => drop(books.heard.insert(series.clone(), heard)),
         }
         let changed = books.rules.equity(view, &self.limits);
-        books.rules.close(series, *close, &self.limits);
+        books.rules.close(series, known_at, *close, &self.limits);
         if changed.is_some() {
             self.say_state(cx)?;
         }
-        if changed == Some(RiskState::Halted) {
-            self.close_all(known_at, cx)?;
+        match changed {
+            Some(RiskState::Halted) => self.close_all(known_at, true, cx)?,
+            Some(RiskState::Reducing) => self.close_all(known_at, false, cx)?,
+            Some(RiskState::Active) | None => {}
         }
-        self.join(series, cx)
+        self.join(series, cx)?;
+        self.exit_again(series, *time, *held, cx)
+    }
+
+    /// Carries out an exit that was wanted, but denied: the signal speaks only once.
+    fn exit_again(
+        &mut self,
+        series: &SeriesKey,
+        time: i64,
+        held: Money,
+        cx: &mut Context<'_>,
+    ) -> Result<(), AgentError> {
+        let Some(&wanted) = self.books.wanted.get(series) else { return Ok(()) };
+        let is_held = if held.is_negative() { wanted < 0.0 } else { wanted > 0.0 };
+        let rules = &mut self.books.rules;
+        if held == Money::ZERO || is_held || rules.is_killed() || rules.waiting(series).is_some() {
+            return Ok(());
+        }
+        let known_at = time.saturating_add(series.interval().millis());
+        match rules.decide(series, known_at, 0.0, held, &self.limits) {
+            RiskDecision::Approved { target, notional_max } => {
+                let (series, forced) = (series.clone(), wanted != 0.0);
+                self.approve(Approved { series, time, target, notional_max, forced }, cx)
+            }
+            RiskDecision::Denied { .. } => Ok(()),
+        }
     }
 
     /// Decides on a series' target if the equity of the same candle is known.
@@ -90,6 +121,11 @@ impl RiskAgent {
         };
         self.books.pending.remove(series);
         let known_at = time.saturating_add(series.interval().millis());
+        let waits = self.books.rules.waiting(series);
+        if target == 0.0 && waits.is_some_and(|waiting| waiting.target == 0.0 && waiting.from >= known_at) {
+            // Risk has closed it just now.
+            return Ok(());
+        }
         match self.books.rules.decide(series, known_at, target, held, &self.limits) {
             RiskDecision::Approved { target, notional_max } => {
                 self.approve(Approved { series: series.clone(), time, target, notional_max, forced: false }, cx)
@@ -117,11 +153,17 @@ impl RiskAgent {
         Ok(())
     }
 
-    /// Closes every open position at its series' next open.
-    fn close_all(&mut self, known_at: i64, cx: &mut Context<'_>) -> Result<(), AgentError> {
-        let open = self.books.heard.iter().filter(|(_, heard)| heard.held != Money::ZERO);
-        let open: Vec<SeriesKey> = open.map(|(series, _)| series.clone()).collect();
-        for series in open {
+    /// Withdraws every approval to open that is not filled yet, by a target of 0 from `known_at` on; with `held`, also
+    /// closes every open position at its series' next open.
+    fn close_all(&mut self, known_at: i64, held: bool, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let rules = &self.books.rules;
+        let mut series: BTreeSet<SeriesKey> = rules.openings().cloned().collect();
+        if held {
+            let open = self.books.heard.iter().filter(|(_, heard)| heard.held != Money::ZERO);
+            series.extend(open.map(|(series, _)| series).filter(|series| rules.waiting(series).is_none()).cloned());
+        }
+        for series in series {
+            self.books.rules.force_close(&series, known_at);
             // What opens at `known_at` or later: the decision is known only now.
             let time = known_at - 1;
             self.approve(Approved { series, time, target: 0.0, notional_max: Money::ZERO, forced: true }, cx)?;
@@ -166,6 +208,7 @@ impl Agent for RiskAgent {
             return self.equity(equity, cx);
         }
         if let Some(TargetChanged { series, time, target, .. }) = event.as_type()? {
+            self.books.wanted.insert(series.clone(), *target);
             self.books.pending.insert(series.clone(), Pending { time: *time, target: *target });
             return self.join(series, cx);
         }
@@ -178,6 +221,9 @@ impl Agent for RiskAgent {
         } else if event.is::<Kill>() && !self.books.rules.is_killed() {
             self.books.rules.kill();
             self.say_state(cx)?;
+            if let Some(now) = self.books.rules.known_at() {
+                self.close_all(now, false, cx)?;
+            }
         } else if event.is::<Resume>() {
             self.books.rules.resume();
             self.say_state(cx)?;
