@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    events::{Approved, Denied, Equity, Kill, PositionChanged, Resume, Stalled, StateChanged, TargetChanged},
+    events::{Approved, Denied, End, Equity, Kill, PositionChanged, Resume, Stalled, StateChanged, TargetChanged},
     market::{
         candle::SeriesKey,
         money::Money,
@@ -48,6 +48,9 @@ struct Books {
     /// The last target of each series, traded or not.
     #[serde(default)]
     wanted: BTreeMap<SeriesKey, f64>,
+    /// Series that the end of the candles has closed, though a position was wanted.
+    #[serde(default)]
+    ended: BTreeSet<SeriesKey>,
     approved: u64,
     denied: u64,
 }
@@ -55,13 +58,14 @@ struct Books {
 /// The agent.
 pub(crate) struct RiskAgent {
     limits: RiskLimits,
+    close_at_end: bool,
     books: Books,
     is_changed: bool,
 }
 
 impl RiskAgent {
-    pub(crate) fn new(limits: RiskLimits) -> Self {
-        Self { limits, books: Books::default(), is_changed: false }
+    pub(crate) fn new(limits: RiskLimits, close_at_end: bool) -> Self {
+        Self { limits, close_at_end, books: Books::default(), is_changed: false }
     }
 
     fn equity(&mut self, event: &Equity, cx: &mut Context<'_>) -> Result<(), AgentError> {
@@ -84,6 +88,12 @@ impl RiskAgent {
             Some(RiskState::Halted) => self.close_all(known_at, true, cx)?,
             Some(RiskState::Reducing) => self.close_all(known_at, false, cx)?,
             Some(RiskState::Active) | None => {}
+        }
+        if self.books.ended.remove(series)
+            && let Some(&target) = self.books.wanted.get(series)
+        {
+            // The signal speaks only on a change, and it did not want the position closed. Its own word goes first.
+            self.books.pending.entry(series.clone()).or_insert(Pending { time: *time, target });
         }
         self.join(series, cx)?;
         self.exit_again(series, *time, *held, cx)
@@ -171,6 +181,17 @@ impl RiskAgent {
         Ok(())
     }
 
+    /// The candles have ended and the broker closes all: what was held is judged anew if candles are added later.
+    fn end(&mut self) {
+        let Books { rules, heard, wanted, ended, .. } = &mut self.books;
+        let held = heard.iter().filter(|(_, heard)| heard.held != Money::ZERO).map(|(series, _)| series);
+        let closed: BTreeSet<&SeriesKey> = held.chain(rules.openings()).collect();
+        let is_wanted = |series: &&SeriesKey| wanted.get(*series).is_some_and(|target| *target != 0.0);
+        ended.extend(closed.into_iter().filter(is_wanted).cloned());
+        rules.dropped();
+        heard.values_mut().for_each(|heard| heard.held = Money::ZERO);
+    }
+
     fn say_state(&self, cx: &mut Context<'_>) -> Result<(), AgentError> {
         let rules = &self.books.rules;
         let said = StateChanged { state: rules.state(), killed: rules.is_killed(), equity: self.books.equity };
@@ -188,6 +209,7 @@ impl Agent for RiskAgent {
             .handles::<TargetChanged>()
             .handles::<PositionChanged>()
             .handles::<Stalled>()
+            .handles::<End>()
             .commanded_by::<Kill>()
             .commanded_by::<Resume>()
             .publishes::<Approved>()
@@ -218,6 +240,8 @@ impl Agent for RiskAgent {
             }
         } else if let Some(Stalled { series, .. }) = event.as_type()? {
             self.books.rules.stalled(series);
+        } else if event.is::<End>() && self.close_at_end {
+            self.end();
         } else if event.is::<Kill>() && !self.books.rules.is_killed() {
             self.books.rules.kill();
             self.say_state(cx)?;

@@ -260,6 +260,33 @@ fn a_desk_that_has_ended_goes_on_when_candles_are_added_and_rests_when_none_are(
     assert_eq!(trades(&disk), trades(&whole));
 }
 
+#[test]
+fn a_position_that_the_end_closed_is_opened_again_when_candles_are_added() {
+    let config = DeskConfig { strategy: Some(StrategySpec::BuyAndHold), close_at_end: true, ..fixed(Side::LongOnly) };
+    let candles = walk(3, 400);
+    let source = |n: usize| stored(&[(key("AAA.15m"), &candles[..n], Simulator::scale())]);
+    let disk = MemoryDisk::new();
+    run(&disk, team(&config, &source(300)));
+    run(&disk, team(&config, &source(400)));
+    let trades = trades(&disk);
+    let times: Vec<_> = trades.iter().map(|trade| (trade.entry_time, trade.exit_time)).collect();
+    let time = |i: usize| candles[i].time;
+    assert_eq!(times, [(time(1), time(299)), (time(301), time(399))]);
+}
+
+#[test]
+fn the_report_says_what_risk_did() {
+    let risk = RiskLimits { orders_per_hour_max: 0, drawdown_max_ppm: 20_000, ..RiskLimits::default() };
+    let config = DeskConfig { risk, ..fixed(Side::LongOnly) };
+    let denied = report(&MemoryDisk::new(), team(&config, &simulator(300)));
+    let text = denied.text();
+    let said = denied.risk.unwrap();
+    assert!(said.starts_with("active, ") && said.ends_with(" denied; no daily-loss limit set"), "{said}");
+    assert!(!said.contains(" 0 denied") && text.contains(&said) && text.contains("fees added back"), "{text}");
+    let plain = report(&MemoryDisk::new(), team(&fixed(Side::LongOnly), &simulator(300)));
+    assert_eq!(plain.risk.unwrap(), "active, 0 denied; no drawdown or daily-loss limit set");
+}
+
 // === safety ===
 
 #[test]
