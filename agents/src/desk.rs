@@ -79,7 +79,9 @@ pub struct DeskConfig {
     pub strategy: Option<StrategySpec>,
     /// Whether a fixed strategy may go short, whatever its own `side` says. Default: false, which leaves it its side.
     pub short: bool,
-    /// Whether what is open after the last candle is closed at the last close, as a back-test does. Default: false.
+    /// Whether what is open after the last candle is closed at the last close, as a back-test does. Default:
+    /// false. It is for a back-test that ends here: if candles are added later, a position that was closed this way and is
+    /// still wanted is opened again, at the cost of the fees.
     pub close_at_end: bool,
     /// Limits of risk. With several series, a series' position is also limited to its equal part of the equity.
     pub risk: RiskLimits,
@@ -223,9 +225,9 @@ pub async fn desk(config: DeskConfig, candles: CandleSource) -> Result<Team, Des
         .agent(move || Feed::new(candles.clone(), wanted.clone()))
         .agent(Indicator::default)
         .agent(move || Signal::new(signal.clone()))
-        .agent(move || RiskAgent::new(limits))
+        .agent(move || RiskAgent::new(limits, close_at_end))
         .agent(move || Execution::new(account))
-        .agent(move || PortfolioAgent::new(account));
+        .agent(move || PortfolioAgent::new(account, limits));
     Ok(match optimizer {
         Some(plan) => team.agent(move || Optimizer::new(plan.clone())),
         None => team.agent(|| Idle),

@@ -16,13 +16,14 @@ use serde_json::Value;
 
 use crate::{
     desk::Account,
-    events::{Closed, DailyEquity, Equity, Mark, PositionChanged},
+    events::{Closed, DailyEquity, Denied, Equity, Mark, PositionChanged, StateChanged},
     market::{
         broker::Fill,
         candle::{Scale, SeriesKey},
         fill::Trade,
         money::Money,
         portfolio::Portfolio as Ledger,
+        risk::{RiskLimits, RiskState},
     },
     report::{DeskReport, PositionReport, SeriesReport},
 };
@@ -51,11 +52,42 @@ struct Books {
     /// Open time of the candle of the last mark; never goes back, though series have different intervals.
     marked_at: Option<i64>,
     series: BTreeMap<SeriesKey, Followed>,
+    /// What risk has said, for the report.
+    #[serde(default)]
+    risk: RiskSaid,
+}
+
+/// What risk has said.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct RiskSaid {
+    state: RiskState,
+    is_killed: bool,
+    denied: u64,
+}
+
+impl RiskSaid {
+    fn text(self, limits: &RiskLimits) -> String {
+        let state = match self.state {
+            _ if self.is_killed => "halted by a person",
+            RiskState::Active => "active",
+            RiskState::Reducing => "reducing",
+            RiskState::Halted => "halted",
+        };
+        // A limit of the whole never triggers.
+        let unset = match (limits.drawdown_max_ppm < 1_000_000, limits.daily_loss_max_ppm < 1_000_000) {
+            (true, true) => "",
+            (false, true) => "; no drawdown limit set",
+            (true, false) => "; no daily-loss limit set",
+            (false, false) => "; no drawdown or daily-loss limit set",
+        };
+        format!("{state}, {} denied{unset}", self.denied)
+    }
 }
 
 /// The agent.
 pub(crate) struct PortfolioAgent {
     account: Account,
+    limits: RiskLimits,
     books: Books,
     is_changed: bool,
     /// Whether a fill came since the last mark; fills and mark are of one turn, so this never crosses a step.
@@ -63,9 +95,10 @@ pub(crate) struct PortfolioAgent {
 }
 
 impl PortfolioAgent {
-    pub(crate) fn new(account: Account) -> Self {
-        let books = Books { ledger: Ledger::new(account.cash), marked_at: None, series: BTreeMap::new() };
-        Self { account, books, is_changed: false, is_filled: false }
+    pub(crate) fn new(account: Account, limits: RiskLimits) -> Self {
+        let ledger = Ledger::new(account.cash);
+        let books = Books { ledger, marked_at: None, series: BTreeMap::new(), risk: RiskSaid::default() };
+        Self { account, limits, books, is_changed: false, is_filled: false }
     }
 
     fn fill(&mut self, fill: &Fill, cx: &mut Context<'_>) -> Result<(), AgentError> {
@@ -89,7 +122,7 @@ impl PortfolioAgent {
     fn mark(&mut self, mark: &Mark, cx: &mut Context<'_>) -> Result<(), AgentError> {
         let Mark { series, scale, candle: crate::events::CandleJson(candle) } = mark;
         self.daily(candle.time, cx)?;
-        let Books { ledger, marked_at, series: followed } = &mut self.books;
+        let Books { ledger, marked_at, series: followed, .. } = &mut self.books;
         match followed.get_mut(series) {
             Some(followed) => {
                 (followed.last_time, followed.last_close) = (candle.time, candle.close);
@@ -125,11 +158,12 @@ impl PortfolioAgent {
         Ok(())
     }
 
-    /// With the first candle of a day, the equity that the day before ended with.
+    /// With the first candle of a day, the equity that the day before ended with, checked against the sum.
     fn daily(&self, time: i64, cx: &mut Context<'_>) -> Result<(), AgentError> {
         if let Some(last) = self.books.marked_at
             && time.div_euclid(DAY_MILLIS) > last.div_euclid(DAY_MILLIS)
         {
+            self.books.ledger.check()?;
             cx.publish(self.equity_now(last))?;
         }
         Ok(())
@@ -157,7 +191,7 @@ impl PortfolioAgent {
     }
 
     fn report(&self) -> Result<DeskReport, AgentError> {
-        let Books { ledger, series, .. } = &self.books;
+        let Books { ledger, series, risk, .. } = &self.books;
         let mut positions = Vec::new();
         let mut each = Vec::new();
         let mut fees = Money::ZERO;
@@ -187,7 +221,8 @@ impl PortfolioAgent {
         }
         let from = series.values().map(|followed| followed.first_time).min();
         let to = series.iter().map(|(key, followed)| followed.last_time + key.interval().millis()).max();
-        Ok(DeskReport::new(&ledger.report(), fees, positions, each, from, to))
+        let report = DeskReport::new(&ledger.report(), fees, positions, each, from, to);
+        Ok(DeskReport { risk: Some(risk.text(&self.limits)), ..report })
     }
 }
 
@@ -198,6 +233,8 @@ impl Agent for PortfolioAgent {
             .handles::<Mark>()
             .handles::<Fill>()
             .handles::<Closed>()
+            .handles::<Denied>()
+            .handles::<StateChanged>()
             .publishes::<Equity>()
             .publishes::<PositionChanged>()
             .publishes::<DailyEquity>()
@@ -220,6 +257,11 @@ impl Agent for PortfolioAgent {
         }
         if let Some(fill) = event.as_type::<Fill>()? {
             return self.fill(fill, cx);
+        }
+        if let Some(StateChanged { state, killed, .. }) = event.as_type()? {
+            (self.books.risk.state, self.books.risk.is_killed) = (*state, *killed);
+        } else if event.is::<Denied>() {
+            self.books.risk.denied += 1;
         }
         if event.is::<Closed>() { self.closed(cx) } else { Ok(()) }
     }

@@ -28,8 +28,8 @@ pub struct DeskReport {
     /// Total return, net of fees.
     #[serde(rename = "return")]
     pub return_share: f64,
-    /// The same with the fees that were paid added back; not compounded.
-    pub return_before_fees: f64,
+    /// The same with the fees that were paid added back; not compounded, so not what a run without fees would make.
+    pub return_with_fees_added_back: f64,
     /// What buying at the first open and holding would have returned after both fees; the mean over all series.
     pub buy_and_hold: Option<f64>,
     /// Fees paid, those of open positions included.
@@ -58,6 +58,9 @@ pub struct DeskReport {
     pub exposure: f64,
     /// Traded notional / starting cash.
     pub turnover: f64,
+    /// What risk did: its state, what it denied, and which stops were not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<String>,
     /// Open positions.
     pub positions: Vec<PositionReport>,
     /// Each series by itself.
@@ -121,7 +124,7 @@ impl DeskReport {
             cash: ledger.cash,
             equity: ledger.equity,
             return_share: share(equity - start),
-            return_before_fees: share(equity - start + fees.to_f64()),
+            return_with_fees_added_back: share(equity - start + fees.to_f64()),
             buy_and_hold: Some(held).filter(|held| held.is_finite()),
             fees,
             trades: metrics.trades,
@@ -136,6 +139,7 @@ impl DeskReport {
             volatility: metrics.volatility,
             exposure: metrics.exposure,
             turnover: metrics.turnover,
+            risk: None,
             positions,
             series,
         }
@@ -158,7 +162,11 @@ impl DeskReport {
         row("start", amount(self.start), "");
         row("equity", amount(self.equity), &format!("cash {}", amount(self.cash)));
         row("return", percent(Some(self.return_share)), "net of all fees");
-        row("  before fees", percent(Some(self.return_before_fees)), &format!("fees {}", amount(self.fees)));
+        row(
+            "  fees added back",
+            percent(Some(self.return_with_fees_added_back)),
+            &format!("fees {}", amount(self.fees)),
+        );
         row("buy and hold", percent(self.buy_and_hold), "net of its two fees");
         row("max drawdown", percent(Some(self.max_drawdown)), &format!("longest {}", days(self.longest_drawdown_ms)));
         row("growth a year", percent(self.cagr), "");
@@ -167,6 +175,9 @@ impl DeskReport {
         row("trades", self.trades.to_string(), &format!("win rate {}", percent(self.win_rate).trim()));
         row("profit factor", number(self.profit_factor), &format!("expectancy {}", number(self.expectancy)));
         row("exposure", percent(Some(self.exposure)), &format!("turnover {:.1} x start", self.turnover));
+        if let Some(risk) = &self.risk {
+            row("risk", String::new(), risk);
+        }
         for position in &self.positions {
             let note = format!("{} at {}, now {}", position.quantity, position.entry_price, position.price);
             row(&format!("open {}", position.series), amount(position.value), &note);
@@ -201,8 +212,6 @@ impl DeskReport {
         let beside = format!("The desk made {own} net of fees; buying and holding made {}.", held_text.trim());
         let judged = if self.trades == 0 {
             "It has closed no trade, so this says nothing about its strategy."
-        } else if self.return_share <= 0.0 && self.return_before_fees > 0.0 {
-            "Fees turned a gain into a loss."
         } else if self.return_share <= 0.0 && self.return_share > held {
             "It lost money, less than the market did."
         } else if self.return_share <= 0.0 {

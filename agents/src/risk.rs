@@ -2,10 +2,11 @@
 //!
 //! It joins target and equity by the candle that both belong to, whichever comes first, and asks the pure rules
 //! ([`crate::market::risk`]). It fails closed: what it does not hear in time is not approved. When the drawdown stop
-//! halts the desk, it closes what is open without being asked. A person stops the desk with `risk.kill` and lets it go on
-//! with `risk.resume`. An event that keeps failing here stops the team.
+//! halts the desk, it closes what is open without being asked. Whenever the desk may no longer open, approvals that are not
+//! filled yet are withdrawn by a forced target of 0. A person stops the desk with `risk.kill` and lets it go on with
+//! `risk.resume`; an exit that was denied meanwhile is then carried out. An event that keeps failing here stops the team.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use atra_bus::Event;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    events::{Approved, Denied, Equity, Kill, PositionChanged, Resume, Stalled, StateChanged, TargetChanged},
+    events::{Approved, Denied, End, Equity, Kill, PositionChanged, Resume, Stalled, StateChanged, TargetChanged},
     market::{
         candle::SeriesKey,
         money::Money,
@@ -44,6 +45,12 @@ struct Books {
     equity: Option<Money>,
     heard: BTreeMap<SeriesKey, Heard>,
     pending: BTreeMap<SeriesKey, Pending>,
+    /// The last target of each series, traded or not.
+    #[serde(default)]
+    wanted: BTreeMap<SeriesKey, f64>,
+    /// Series that the end of the candles has closed, though a position was wanted.
+    #[serde(default)]
+    ended: BTreeSet<SeriesKey>,
     approved: u64,
     denied: u64,
 }
@@ -51,13 +58,14 @@ struct Books {
 /// The agent.
 pub(crate) struct RiskAgent {
     limits: RiskLimits,
+    close_at_end: bool,
     books: Books,
     is_changed: bool,
 }
 
 impl RiskAgent {
-    pub(crate) fn new(limits: RiskLimits) -> Self {
-        Self { limits, books: Books::default(), is_changed: false }
+    pub(crate) fn new(limits: RiskLimits, close_at_end: bool) -> Self {
+        Self { limits, close_at_end, books: Books::default(), is_changed: false }
     }
 
     fn equity(&mut self, event: &Equity, cx: &mut Context<'_>) -> Result<(), AgentError> {
@@ -72,14 +80,47 @@ impl RiskAgent {
             None => drop(books.heard.insert(series.clone(), heard)),
         }
         let changed = books.rules.equity(view, &self.limits);
-        books.rules.close(series, *close, &self.limits);
+        books.rules.close(series, known_at, *close, &self.limits);
         if changed.is_some() {
             self.say_state(cx)?;
         }
-        if changed == Some(RiskState::Halted) {
-            self.close_all(known_at, cx)?;
+        match changed {
+            Some(RiskState::Halted) => self.close_all(known_at, true, cx)?,
+            Some(RiskState::Reducing) => self.close_all(known_at, false, cx)?,
+            Some(RiskState::Active) | None => {}
         }
-        self.join(series, cx)
+        if self.books.ended.remove(series)
+            && let Some(&target) = self.books.wanted.get(series)
+        {
+            // The signal speaks only on a change, and it did not want the position closed. Its own word goes first.
+            self.books.pending.entry(series.clone()).or_insert(Pending { time: *time, target });
+        }
+        self.join(series, cx)?;
+        self.exit_again(series, *time, *held, cx)
+    }
+
+    /// Carries out an exit that was wanted, but denied: the signal speaks only once.
+    fn exit_again(
+        &mut self,
+        series: &SeriesKey,
+        time: i64,
+        held: Money,
+        cx: &mut Context<'_>,
+    ) -> Result<(), AgentError> {
+        let Some(&wanted) = self.books.wanted.get(series) else { return Ok(()) };
+        let is_held = if held.is_negative() { wanted < 0.0 } else { wanted > 0.0 };
+        let rules = &mut self.books.rules;
+        if held == Money::ZERO || is_held || rules.is_killed() || rules.waiting(series).is_some() {
+            return Ok(());
+        }
+        let known_at = time.saturating_add(series.interval().millis());
+        match rules.decide(series, known_at, 0.0, held, &self.limits) {
+            RiskDecision::Approved { target, notional_max } => {
+                let (series, forced) = (series.clone(), wanted != 0.0);
+                self.approve(Approved { series, time, target, notional_max, forced }, cx)
+            }
+            RiskDecision::Denied { .. } => Ok(()),
+        }
     }
 
     /// Decides on a series' target if the equity of the same candle is known.
@@ -90,6 +131,11 @@ impl RiskAgent {
         };
         self.books.pending.remove(series);
         let known_at = time.saturating_add(series.interval().millis());
+        let waits = self.books.rules.waiting(series);
+        if target == 0.0 && waits.is_some_and(|waiting| waiting.target == 0.0 && waiting.from >= known_at) {
+            // Risk has closed it just now.
+            return Ok(());
+        }
         match self.books.rules.decide(series, known_at, target, held, &self.limits) {
             RiskDecision::Approved { target, notional_max } => {
                 self.approve(Approved { series: series.clone(), time, target, notional_max, forced: false }, cx)
@@ -117,16 +163,33 @@ impl RiskAgent {
         Ok(())
     }
 
-    /// Closes every open position at its series' next open.
-    fn close_all(&mut self, known_at: i64, cx: &mut Context<'_>) -> Result<(), AgentError> {
-        let open = self.books.heard.iter().filter(|(_, heard)| heard.held != Money::ZERO);
-        let open: Vec<SeriesKey> = open.map(|(series, _)| series.clone()).collect();
-        for series in open {
+    /// Withdraws every approval to open that is not filled yet, by a target of 0 from `known_at` on; with `held`, also
+    /// closes every open position at its series' next open.
+    fn close_all(&mut self, known_at: i64, held: bool, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let rules = &self.books.rules;
+        let mut series: BTreeSet<SeriesKey> = rules.openings().cloned().collect();
+        if held {
+            let open = self.books.heard.iter().filter(|(_, heard)| heard.held != Money::ZERO);
+            series.extend(open.map(|(series, _)| series).filter(|series| rules.waiting(series).is_none()).cloned());
+        }
+        for series in series {
+            self.books.rules.force_close(&series, known_at);
             // What opens at `known_at` or later: the decision is known only now.
             let time = known_at - 1;
             self.approve(Approved { series, time, target: 0.0, notional_max: Money::ZERO, forced: true }, cx)?;
         }
         Ok(())
+    }
+
+    /// The candles have ended and the broker closes all: what was held is judged anew if candles are added later.
+    fn end(&mut self) {
+        let Books { rules, heard, wanted, ended, .. } = &mut self.books;
+        let held = heard.iter().filter(|(_, heard)| heard.held != Money::ZERO).map(|(series, _)| series);
+        let closed: BTreeSet<&SeriesKey> = held.chain(rules.openings()).collect();
+        let is_wanted = |series: &&SeriesKey| wanted.get(*series).is_some_and(|target| *target != 0.0);
+        ended.extend(closed.into_iter().filter(is_wanted).cloned());
+        rules.dropped();
+        heard.values_mut().for_each(|heard| heard.held = Money::ZERO);
     }
 
     fn say_state(&self, cx: &mut Context<'_>) -> Result<(), AgentError> {
@@ -146,6 +209,7 @@ impl Agent for RiskAgent {
             .handles::<TargetChanged>()
             .handles::<PositionChanged>()
             .handles::<Stalled>()
+            .handles::<End>()
             .commanded_by::<Kill>()
             .commanded_by::<Resume>()
             .publishes::<Approved>()
@@ -166,6 +230,7 @@ impl Agent for RiskAgent {
             return self.equity(equity, cx);
         }
         if let Some(TargetChanged { series, time, target, .. }) = event.as_type()? {
+            self.books.wanted.insert(series.clone(), *target);
             self.books.pending.insert(series.clone(), Pending { time: *time, target: *target });
             return self.join(series, cx);
         }
@@ -175,9 +240,14 @@ impl Agent for RiskAgent {
             }
         } else if let Some(Stalled { series, .. }) = event.as_type()? {
             self.books.rules.stalled(series);
+        } else if event.is::<End>() && self.close_at_end {
+            self.end();
         } else if event.is::<Kill>() && !self.books.rules.is_killed() {
             self.books.rules.kill();
             self.say_state(cx)?;
+            if let Some(now) = self.books.rules.known_at() {
+                self.close_all(now, false, cx)?;
+            }
         } else if event.is::<Resume>() {
             self.books.rules.resume();
             self.say_state(cx)?;

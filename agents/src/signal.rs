@@ -191,7 +191,12 @@ fn strength(close: f64, features: &Features) -> Option<f64> {
 #[async_trait]
 impl Agent for Signal {
     fn spec(&self) -> AgentSpec {
-        AgentSpec::new("signal").handles::<FeaturesAt>().handles::<Promoted>().publishes::<TargetChanged>()
+        let spec = AgentSpec::new("signal").handles::<FeaturesAt>().publishes::<TargetChanged>();
+        match self.plan {
+            // Nobody promotes anything then.
+            SignalPlan::Fixed(_) => spec,
+            SignalPlan::Promoted(_) => spec.handles::<Promoted>(),
+        }
     }
 
     async fn start(&mut self, state: &StateReader<'_>) -> Result<(), AgentError> {
@@ -228,5 +233,22 @@ impl Agent for Signal {
             SignalPlan::Fixed(spec) => json!({ "strategy": spec, "series": series }),
             SignalPlan::Promoted(_) => json!({ "strategy": "sma-cross by the optimizer", "series": series }),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atra_bus::EventType;
+
+    use super::*;
+
+    #[test]
+    fn only_a_desk_with_an_optimizer_hears_of_promotions() {
+        let hears = |plan| {
+            let spec = Signal::new(plan).spec();
+            format!("{spec:?}").contains(Promoted::TOPIC.as_str())
+        };
+        assert!(hears(SignalPlan::Promoted([8, 16].into())));
+        assert!(!hears(SignalPlan::Fixed(StrategySpec::BuyAndHold)));
     }
 }

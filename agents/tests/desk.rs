@@ -11,14 +11,16 @@ use atra_agents::{
     CandleSource, DeskConfig, DeskError, DeskReport, OptimizerConfig,
     candles::blocks_of,
     desk,
-    events::{Approved, Kill, OrderRejected, PositionChanged, Promoted, Quality, RolledBack, TargetChanged},
+    events::{
+        Approved, Denied, Kill, OrderRejected, PositionChanged, Promoted, Quality, Resume, RolledBack, TargetChanged,
+    },
     market::{
         backtest::{BacktestOptions, backtest},
         broker::Fill,
         candle::{Candle, Scale, SeriesKey},
         fill::Trade,
         money::{Money, Terms},
-        risk::RiskLimits,
+        risk::{DenyCode, RiskLimits},
         simulator::Simulator,
         strategy::{Side, StrategySpec},
         walkforward::{GateLimits, Pair},
@@ -258,6 +260,33 @@ fn a_desk_that_has_ended_goes_on_when_candles_are_added_and_rests_when_none_are(
     assert_eq!(trades(&disk), trades(&whole));
 }
 
+#[test]
+fn a_position_that_the_end_closed_is_opened_again_when_candles_are_added() {
+    let config = DeskConfig { strategy: Some(StrategySpec::BuyAndHold), close_at_end: true, ..fixed(Side::LongOnly) };
+    let candles = walk(3, 400);
+    let source = |n: usize| stored(&[(key("AAA.15m"), &candles[..n], Simulator::scale())]);
+    let disk = MemoryDisk::new();
+    run(&disk, team(&config, &source(300)));
+    run(&disk, team(&config, &source(400)));
+    let trades = trades(&disk);
+    let times: Vec<_> = trades.iter().map(|trade| (trade.entry_time, trade.exit_time)).collect();
+    let time = |i: usize| candles[i].time;
+    assert_eq!(times, [(time(1), time(299)), (time(301), time(399))]);
+}
+
+#[test]
+fn the_report_says_what_risk_did() {
+    let risk = RiskLimits { orders_per_hour_max: 0, drawdown_max_ppm: 20_000, ..RiskLimits::default() };
+    let config = DeskConfig { risk, ..fixed(Side::LongOnly) };
+    let denied = report(&MemoryDisk::new(), team(&config, &simulator(300)));
+    let text = denied.text();
+    let said = denied.risk.unwrap();
+    assert!(said.starts_with("active, ") && said.ends_with(" denied; no daily-loss limit set"), "{said}");
+    assert!(!said.contains(" 0 denied") && text.contains(&said) && text.contains("fees added back"), "{text}");
+    let plain = report(&MemoryDisk::new(), team(&fixed(Side::LongOnly), &simulator(300)));
+    assert_eq!(plain.risk.unwrap(), "active, 0 denied; no drawdown or daily-loss limit set");
+}
+
 // === safety ===
 
 #[test]
@@ -323,6 +352,92 @@ fn a_drawdown_stop_closes_what_is_open() {
     let report = report(&disk, team(&config, &simulator(3_000)));
     assert!(events::<Approved>(&disk).iter().any(|approved| approved.forced));
     assert!(report.positions.is_empty() && report.max_drawdown < 0.06, "{}", report.max_drawdown);
+}
+
+/// Candles of a quarter of an hour that open at the close before.
+fn closing_at(closes: &[i64]) -> Vec<Candle> {
+    let candle = |(i, close): (usize, &i64)| {
+        let open = closes[i.saturating_sub(1)];
+        let (high, low) = (open.max(*close), open.min(*close));
+        Candle { time: 1_640_995_200_000 + i as i64 * 900_000, open, high, low, close: *close, volume: 100 }
+    };
+    closes.iter().enumerate().map(candle).collect()
+}
+
+fn quick(risk: RiskLimits) -> DeskConfig {
+    let strategy = StrategySpec::SmaCross { fast: 2, slow: 4, side: Side::LongOnly };
+    DeskConfig { risk, strategy: Some(strategy), ..DeskConfig::default() }
+}
+
+#[test]
+fn a_desk_that_halts_opens_nothing_that_was_approved_before() {
+    // AAA crosses up at the close at which ZZZ, which is held, falls by three tenths.
+    let aaa = [10_000, 9_900, 9_800, 9_700, 9_600, 9_500, 9_400, 9_300, 9_900, 9_900, 9_900, 9_900];
+    let zzz = [10_000, 9_900, 9_800, 9_700, 9_600, 10_500, 10_600, 10_700, 7_500, 7_500, 7_500, 7_500];
+    let (a, z) = (closing_at(&aaa), closing_at(&zzz));
+    let source = stored(&[(key("AAA.15m"), &a, Simulator::scale()), (key("ZZZ.15m"), &z, Simulator::scale())]);
+    for risk in [
+        RiskLimits { drawdown_max_ppm: 100_000, ..RiskLimits::default() },
+        RiskLimits { daily_loss_max_ppm: 100_000, ..RiskLimits::default() },
+    ] {
+        let disk = MemoryDisk::new();
+        let report = report(&disk, team(&quick(risk), &source));
+        let approved: Vec<_> = events::<Approved>(&disk).into_iter().filter(|a| a.series == key("AAA.15m")).collect();
+        let targets: Vec<_> = approved.iter().map(|approved| (approved.target, approved.forced)).collect();
+        assert_eq!(targets, [(1.0, false), (0.0, true)]);
+        assert!(events::<Fill>(&disk).iter().all(|fill| fill.series == key("ZZZ.15m")));
+        assert!(report.positions.is_empty() && events::<OrderRejected>(&disk).is_empty());
+    }
+}
+
+#[test]
+fn two_series_that_decide_at_once_share_the_limit_of_all_positions() {
+    let candles = closing_at(&[10_000, 9_900, 9_800, 9_700, 9_600, 10_500, 10_600, 10_700, 10_800]);
+    let source =
+        stored(&[(key("AAA.15m"), &candles, Simulator::scale()), (key("BBB.15m"), &candles, Simulator::scale())]);
+    let disk = MemoryDisk::new();
+    run(&disk, team(&quick(RiskLimits { gross_max_ppm: 300_000, ..RiskLimits::default() }), &source));
+    let approved = events::<Approved>(&disk);
+    assert_eq!(approved.iter().map(|a| a.notional_max).collect::<Vec<_>>(), [Money::whole(3_000)]);
+    assert_eq!(events::<Denied>(&disk).iter().map(|denied| denied.code).collect::<Vec<_>>(), [DenyCode::NoRoom]);
+}
+
+#[test]
+fn a_kill_withdraws_what_was_approved_and_not_filled() {
+    let disk = MemoryDisk::new();
+    let config = DeskConfig { speed: Some(1), ..fixed(Side::LongOnly) };
+    let swarm = Swarm::new(1).on(&disk).team(team(&config, &simulator(500)));
+    let done = swarm.run(|runtime| async move {
+        let mut approved = runtime.subscribe(vec![Filter::new("risk.approved").unwrap()], Seq::ZERO);
+        approved.next().await.unwrap().unwrap();
+        runtime.publish(Kill { reason: "test".into() }).await.unwrap();
+        runtime.idle().await;
+    });
+    done.unwrap();
+    assert_eq!(events::<Approved>(&disk).len(), 2);
+    assert!(events::<Fill>(&disk).is_empty());
+}
+
+#[test]
+fn an_exit_that_was_denied_is_carried_out_after_a_resume() {
+    let disk = MemoryDisk::new();
+    let config = DeskConfig { speed: Some(1), ..fixed(Side::LongOnly) };
+    let swarm = Swarm::new(1).on(&disk).team(team(&config, &simulator(500)));
+    let done = swarm.run(|runtime| async move {
+        let mut fills = runtime.subscribe(vec![Filter::new("order.fill").unwrap()], Seq::ZERO);
+        fills.next().await.unwrap().unwrap();
+        runtime.publish(Kill { reason: "test".into() }).await.unwrap();
+        let mut denied = runtime.subscribe(vec![Filter::new("risk.denied").unwrap()], Seq::ZERO);
+        denied.next().await.unwrap().unwrap();
+        runtime.publish(Resume { reason: "test".into() }).await.unwrap();
+        runtime.idle().await;
+    });
+    done.unwrap();
+    let denied = events::<Denied>(&disk).remove(0);
+    assert_eq!((denied.target, denied.code), (0.0, DenyCode::KillSwitch));
+    let exit = events::<Approved>(&disk).remove(1);
+    assert_eq!((exit.target, exit.forced, exit.time), (0.0, false, denied.time + 900_000));
+    assert_eq!(trades(&disk)[0].exit_time, exit.time + 900_000);
 }
 
 // === the feed ===

@@ -44,7 +44,8 @@ pub struct RiskLimits {
     pub cool_down_ms: i64,
     /// How far a close may be from the one before it, as a share. Default: 50 %; beyond it the price is not trusted.
     pub price_band_ppm: u32,
-    /// How old the equity may be when a target comes, in milliseconds. Default: two hours.
+    /// How old the equity may be when a target comes, and for how long the series may have been silent before the candle
+    /// that the target was decided on, in milliseconds. Default: two hours. A market with nights and weekends needs more.
     pub stale_after_ms: i64,
 }
 
@@ -141,7 +142,23 @@ struct SeriesRisk {
     close: Option<i64>,
     outside_band: bool,
     stalled: bool,
+    /// When the last close became known.
+    closed_at: Option<i64>,
+    /// Whether the series was silent for too long before its last candle.
+    #[serde(default)]
+    after_gap: bool,
     cool_until: Option<i64>,
+}
+
+/// An approval that is not filled yet.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// It fills at the first candle that opens at this time or later.
+    pub from: i64,
+    /// The target.
+    pub target: f64,
+    /// What it may add to the value of all positions.
+    pub reserved: Money,
 }
 
 /// State of the risk agent: small, and ordered wherever order can decide.
@@ -156,6 +173,9 @@ pub struct Risk {
     series: BTreeMap<SeriesKey, SeriesRisk>,
     /// Times of the approvals of the last hour.
     orders: VecDeque<i64>,
+    /// Approvals that are not filled yet: what they may open is not there for others.
+    #[serde(default)]
+    waiting: BTreeMap<SeriesKey, Waiting>,
 }
 
 impl Risk {
@@ -172,6 +192,11 @@ impl Risk {
     /// Whether the kill switch is set.
     pub fn is_killed(&self) -> bool {
         self.killed
+    }
+
+    /// When the last equity became known.
+    pub fn known_at(&self) -> Option<i64> {
+        self.view.map(|view| view.time)
     }
 
     /// Takes the equity at `view.time`; answers the state if it changed.
@@ -197,11 +222,18 @@ impl Risk {
         (self.state != before).then_some(self.state)
     }
 
-    /// Takes a close of a series, for the price band; a close also ends a stall.
+    /// Takes a close of a series that became known at `time`, for the price band and for gaps. A close ends a stall, and
+    /// what was approved before the candle's open has been filled.
     #[inline]
-    pub fn close(&mut self, series: &SeriesKey, close: i64, limits: &RiskLimits) {
+    pub fn close(&mut self, series: &SeriesKey, time: i64, close: i64, limits: &RiskLimits) {
+        let opened_at = time.saturating_sub(series.interval().millis());
+        if self.waiting.get(series).is_some_and(|waiting| waiting.from <= opened_at) {
+            self.waiting.remove(series);
+        }
         let entry = self.entry(series);
         entry.stalled = false;
+        entry.after_gap = entry.closed_at.is_some_and(|last| opened_at.saturating_sub(last) > limits.stale_after_ms);
+        entry.closed_at = Some(time);
         entry.outside_band = entry.close.is_some_and(|last| {
             i128::from(close.abs_diff(last)) * 1_000_000 > i128::from(last) * i128::from(limits.price_band_ppm)
         });
@@ -218,6 +250,26 @@ impl Risk {
         if profit.is_negative() && limits.cool_down_ms > 0 {
             self.entry(series).cool_until = Some(time.saturating_add(limits.cool_down_ms));
         }
+    }
+
+    /// The approval of a series that is not filled yet, if there is one.
+    pub fn waiting(&self, series: &SeriesKey) -> Option<&Waiting> {
+        self.waiting.get(series)
+    }
+
+    /// Every series whose approval to open is not filled yet.
+    pub fn openings(&self) -> impl Iterator<Item = &SeriesKey> {
+        self.waiting.iter().filter(|(_, waiting)| waiting.target != 0.0).map(|(series, _)| series)
+    }
+
+    /// Takes that a series is closed at its first open from `from` on, whatever was approved before.
+    pub fn force_close(&mut self, series: &SeriesKey, from: i64) {
+        self.waiting.insert(series.clone(), Waiting { from, target: 0.0, reserved: Money::ZERO });
+    }
+
+    /// Takes that the broker has dropped whatever waited.
+    pub fn dropped(&mut self) {
+        self.waiting.clear();
     }
 
     /// A person stops everything.
@@ -246,6 +298,8 @@ impl Risk {
         match self.judge(series, time, target, held, limits) {
             Ok(notional_max) => {
                 self.orders.push_back(time);
+                let reserved = added(held, target, notional_max);
+                self.waiting.insert(series.clone(), Waiting { from: time, target, reserved });
                 RiskDecision::Approved { target, notional_max }
             }
             Err(code) => RiskDecision::Denied { code },
@@ -284,7 +338,11 @@ impl Risk {
         if view.equity <= Money::ZERO {
             return Err(DenyCode::NoMoney);
         }
-        if known.stalled || time.saturating_sub(view.time) > limits.stale_after_ms || view.time > time {
+        if known.stalled
+            || known.after_gap
+            || time.saturating_sub(view.time) > limits.stale_after_ms
+            || view.time > time
+        {
             return Err(DenyCode::Stale);
         }
         if known.close.is_none() || known.outside_band {
@@ -299,6 +357,10 @@ impl Risk {
         // What this series holds now will be closed first, so it does not use up room.
         let held = if held.is_negative() { Money::ZERO.minus(held) } else { Ok(held) };
         let others = held.and_then(|held| view.gross.minus(held)).map_err(|_| DenyCode::NoRoom)?.max(Money::ZERO);
+        // What others may still open has been promised to them.
+        let promised = self.waiting.iter().filter(|(other, _)| *other != series);
+        let others = promised.map(|(_, waiting)| waiting.reserved).try_fold(others, Money::plus);
+        let others = others.map_err(|_| DenyCode::NoRoom)?;
         let room = view.equity.share(limits.gross_max_ppm).minus(others).map_err(|_| DenyCode::NoRoom)?;
         let most = limits.notional_max.min(view.equity.share(limits.position_max_ppm)).min(room);
         if most <= Money::ZERO { Err(DenyCode::NoRoom) } else { Ok(most) }
@@ -307,6 +369,16 @@ impl Risk {
     fn entry(&mut self, series: &SeriesKey) -> &mut SeriesRisk {
         self.series.entry(series.clone()).or_default()
     }
+}
+
+/// What an approval may add to the value of a position: nothing to one that is on its side already.
+fn added(held: Money, target: f64, notional_max: Money) -> Money {
+    if target == 0.0 || (held > Money::ZERO && target > 0.0) || (held.is_negative() && target < 0.0) {
+        return Money::ZERO;
+    }
+    // What is held on the other side is in the gross already.
+    let held = if held.is_negative() { Money::ZERO.minus(held) } else { Ok(held) };
+    held.and_then(|held| notional_max.minus(held)).unwrap_or(notional_max).max(Money::ZERO)
 }
 
 /// Whether `now` is at least a share below `from`. A limit of the whole never triggers.
@@ -331,7 +403,7 @@ mod tests {
     fn ready(limits: &RiskLimits) -> Risk {
         let mut risk = Risk::new();
         risk.equity(view(0, 1_000), limits);
-        risk.close(&series(), 100, limits);
+        risk.close(&series(), 0, 100, limits);
         risk
     }
 
@@ -349,7 +421,7 @@ mod tests {
         assert_eq!(ask(&mut risk, 0, 1.0, &limits), Err(DenyCode::NoEquity));
         risk.equity(view(0, 1_000), &limits);
         assert_eq!(ask(&mut risk, 0, 1.0, &limits), Err(DenyCode::PriceBand));
-        risk.close(&series(), 100, &limits);
+        risk.close(&series(), 0, 100, &limits);
         assert_eq!(ask(&mut risk, 0, 1.0, &limits), Ok(Money::whole(1_000)));
         assert_eq!(ask(&mut risk, 2 * HOUR, 1.0, &limits), Ok(Money::whole(1_000)));
         assert_eq!(ask(&mut risk, 2 * HOUR + 1, 1.0, &limits), Err(DenyCode::Stale));
@@ -357,7 +429,7 @@ mod tests {
         assert_eq!(ask(&mut risk, 0, 1.1, &limits), Err(DenyCode::BadTarget));
         risk.stalled(&series());
         assert_eq!(ask(&mut risk, 0, 1.0, &limits), Err(DenyCode::Stale));
-        risk.close(&series(), 151, &limits);
+        risk.close(&series(), 900_000, 151, &limits);
         assert_eq!(ask(&mut risk, 0, 1.0, &limits), Err(DenyCode::PriceBand));
         assert_eq!(ask(&mut risk, 0, 0.0, &limits), Ok(Money::ZERO));
         risk.equity(view(HOUR, 0), &limits);
@@ -409,5 +481,49 @@ mod tests {
         assert!(ask(&mut risk, 48 * HOUR, 1.0, &limits).is_ok());
         let json = serde_json::to_string(&risk).unwrap();
         assert_eq!(serde_json::from_str::<Risk>(&json).unwrap(), risk);
+    }
+
+    #[test]
+    fn what_is_approved_for_one_series_is_not_there_for_another() {
+        let limits = RiskLimits { gross_max_ppm: 300_000, ..RiskLimits::default() };
+        let other: SeriesKey = "ETH.15m".parse().unwrap();
+        let mut risk = Risk::new();
+        risk.equity(view(0, 10_000), &limits);
+        risk.close(&series(), 0, 100, &limits);
+        risk.close(&other, 0, 100, &limits);
+        assert_eq!(ask(&mut risk, 0, 1.0, &limits), Ok(Money::whole(3_000)));
+        let denied = risk.decide(&other, 0, 1.0, Money::ZERO, &limits);
+        assert_eq!(denied, RiskDecision::Denied { code: DenyCode::NoRoom });
+        // Asked again, a series has what is its own; after its next candle nothing is kept for it.
+        assert_eq!(ask(&mut risk, 0, 1.0, &limits), Ok(Money::whole(3_000)));
+        risk.close(&series(), 900_000, 100, &limits);
+        assert_eq!(risk.waiting(&series()), None);
+        let free = risk.decide(&other, 0, 1.0, Money::ZERO, &limits);
+        assert_eq!(free, RiskDecision::Approved { target: 1.0, notional_max: Money::whole(3_000) });
+    }
+
+    #[test]
+    fn a_reversal_reserves_only_what_it_adds() {
+        let whole = Money::whole;
+        assert_eq!(added(whole(2_000), -1.0, whole(3_000)), whole(1_000));
+        assert_eq!(added(whole(-2_000), 1.0, whole(1_000)), Money::ZERO);
+        assert_eq!(added(whole(2_000), 1.0, whole(3_000)), Money::ZERO);
+        assert_eq!(added(Money::ZERO, 0.0, whole(3_000)), Money::ZERO);
+    }
+
+    #[test]
+    fn nothing_opens_on_the_first_candle_after_a_long_silence() {
+        let limits = RiskLimits::default();
+        for (silence, denied) in [(2 * HOUR, false), (2 * HOUR + 1, true)] {
+            let mut risk = ready(&limits);
+            let time = silence + 900_000;
+            risk.equity(view(time, 1_000), &limits);
+            risk.close(&series(), time, 100, &limits);
+            assert_eq!(ask(&mut risk, time, 1.0, &limits).err(), denied.then_some(DenyCode::Stale));
+            assert_eq!(ask(&mut risk, time, 0.0, &limits), Ok(Money::ZERO));
+            risk.equity(view(time + 900_000, 1_000), &limits);
+            risk.close(&series(), time + 900_000, 100, &limits);
+            assert!(ask(&mut risk, time + 900_000, 1.0, &limits).is_ok());
+        }
     }
 }

@@ -199,8 +199,11 @@ impl Governor {
                 };
             }
             Err((candidate, gate)) => {
-                if gate == Gate::NotBetter {
+                // Whoever was watched has not stayed the choice.
+                if candidate.is_some() {
                     self.shadow = None;
+                }
+                if gate == Gate::NotBetter {
                     // The incumbent held its ground. One that has expired did not: it stays expired.
                     if incumbent.is_some() {
                         self.confirm(now, limits);
@@ -248,8 +251,9 @@ impl Governor {
         }
         let around: Vec<f64> = config.neighbours(peak).into_iter().map(|i| of(train, i).unwrap_or(0.0)).collect();
         let mean = around.iter().sum::<f64>() / around.len() as f64;
-        // A candidate without neighbours cannot be told from luck either; NaN fails the comparison.
-        if !around.is_empty() && mean < limits.plateau_min * sharpe {
+        // A candidate without neighbours cannot be told from luck either, and a mean that is no number says nothing.
+        let is_plateau = !around.is_empty() && mean >= limits.plateau_min * sharpe;
+        if !is_plateau {
             return Err((Some(peak), Gate::NoPlateau));
         }
         if self.penalties.iter().any(|(candidate, _)| *candidate == peak) {
@@ -364,6 +368,26 @@ mod tests {
         assert_eq!(gate(refit(&mut governor, [1.0, 0.9, 0.9], &limits, 9)), Some(Gate::Shadow));
         assert!(matches!(refit(&mut governor, [0.9, 0.9, 1.0], &limits, 10), Verdict::Proposed { candidate: 2, .. }));
         assert!(matches!(refit(&mut governor, [0.9, 0.9, 1.0], &limits, 20), Verdict::Promoted { .. }));
+    }
+
+    #[test]
+    fn a_challenger_that_was_not_the_choice_in_between_is_watched_anew() {
+        let limits = GateLimits { shadow_ms: 10, ..limits() };
+        let mut governor = Governor::new();
+        let good = [1.0, 0.9, 0.9];
+        assert!(matches!(refit(&mut governor, good, &limits, 0), Verdict::Proposed { candidate: 0, .. }));
+        assert_eq!(gate(refit(&mut governor, [0.1, 2.0, 0.1], &limits, 5)), Some(Gate::NoPlateau));
+        assert_eq!(refit(&mut governor, good, &limits, 10), Verdict::Proposed { candidate: 0, earliest: 20 });
+        assert!(matches!(refit(&mut governor, good, &limits, 20), Verdict::Promoted { .. }));
+    }
+
+    #[test]
+    fn no_neighbours_and_no_number_are_no_plateau() {
+        let lone = WalkForwardConfig { pairs: vec![Pair { fast: 8, slow: 16 }], ..WalkForwardConfig::default() };
+        let s = scores([1.0, 0.0, 0.0]);
+        let verdict = Governor::new().refit(&lone, &s[..1], &s[..1], &limits(), 0, 0, 0);
+        assert_eq!(gate(verdict), Some(Gate::NoPlateau));
+        assert_eq!(gate(refit(&mut Governor::new(), [1.0, f64::NAN, 0.9], &limits(), 0)), Some(Gate::NoPlateau));
     }
 
     #[test]
