@@ -447,12 +447,24 @@ fn a_typo_in_the_configuration_is_named_with_file_line_and_key() {
     folder.atra(&run).fails(2, &["bad.toml, line 3", "limits.input_max", "limits.inputs_max"]);
     std::fs::write(folder.path("bad.toml"), "[desk]\nfee_ppn = 3\n").expect("written");
     folder.atra(&run).fails(2, &["bad.toml, line 2", "desk.fee_ppm"]);
+    std::fs::write(folder.path("bad.toml"), "[desk.risk]\ndrawdown_max = 3\n").expect("written");
+    folder.atra(&run).fails(2, &["did you mean \"desk.risk.drawdown_max_ppm\""]);
     folder.atra(&["status", "--config", "none.toml"]).fails(2, &["none.toml"]);
     let mut command = folder.command(&["status", "--db", "a.db"]);
     Running::spawn(command.env("ATRA_STORAGE_LEVL", "power")).end().fails(2, &["ATRA_STORAGE_LEVEL"]);
     let mut command = folder.command(&["config", "show", "--json"]);
     let config = Running::spawn(command.env("ATRA_STORAGE_LEVEL", "power")).end().ok().one();
     assert_eq!(config["storage"]["level"], "power");
+}
+
+#[test]
+fn a_shown_configuration_can_be_read_and_has_no_endless_numbers() {
+    let folder = Folder::new();
+    let shown = folder.atra(&["config", "show"]).ok().out;
+    assert!(shown.contains("# notional_max: none") && !shown.contains("17014118"), "{shown}");
+    std::fs::write(folder.path("again.toml"), &shown).expect("written");
+    assert_eq!(folder.atra(&["config", "show", "--config", "again.toml"]).ok().out, shown);
+    assert!(folder.atra(&["config", "show", "--json"]).ok().one()["desk"]["risk"]["notional_max"].is_null());
 }
 
 #[test]

@@ -29,7 +29,7 @@ use std::{
     sync::Arc,
 };
 
-use atra::{Read, SqliteReader, config::Config, storage::StoreError};
+use atra::{Read, SqliteReader, agents::market::money::Money, config::Config, storage::StoreError};
 
 use self::{
     args::{
@@ -132,9 +132,16 @@ async fn look(db: &Path) -> Result<Option<Arc<dyn Read>>, CliError> {
 
 fn show_config(args: &DbArgs, out: &mut Output) -> Result<(), CliError> {
     let config = config_of(args)?;
+    let is_unlimited = config.desk.risk.notional_max == Money::MAX;
     if out.is_json() {
-        return out.json(&config);
+        let mut value = serde_json::json!(config);
+        if is_unlimited {
+            value["desk"]["risk"]["notional_max"] = serde_json::Value::Null;
+        }
+        return out.json(&value);
     }
     let text = toml::to_string(&config).map_err(|error| CliError::Output(std::io::Error::other(error)))?;
-    out.line(text.trim_end())
+    // The greatest amount is how no limit is written down; a person reads it as a number.
+    let unlimited = format!("notional_max = \"{}\"", Money::MAX);
+    out.line(text.trim_end().replace(&unlimited, "# notional_max: none").trim_end())
 }
