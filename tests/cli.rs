@@ -468,6 +468,19 @@ fn a_shown_configuration_can_be_read_and_has_no_endless_numbers() {
 }
 
 #[test]
+fn the_live_view_speaks_of_units_and_dates() {
+    let folder = Folder::with_candles();
+    let done = folder.atra(&["run", "--config", "desk.toml", "--db", "a.db", "--until-idle", "--speed", "1500"]).ok();
+    let fill =
+        done.err.lines().find(|line| line.contains("  order.fill ") && line.contains("bought ")).expect("a fill");
+    assert!(fill.contains(" DOT.15m at ") && fill.contains(", fee ") && !fill.contains("ticks"), "{fill}");
+    assert!(done.err.contains("the candles have ended, the last one at 2022-02-01"), "{}", done.err);
+    // All in with 10,000 at about 1,000: some ten units, not ten thousand lots.
+    let units: f64 = fill.split("bought ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("units");
+    assert!((1.0..100.0).contains(&units), "{fill}");
+}
+
+#[test]
 fn a_missing_or_foreign_database_is_told_and_not_touched() {
     let folder = Folder::with_candles();
     for args in [&["status"][..], &["journal", "tail"], &["why", "1"], &["memory", "ls"], &["db", "check"]] {

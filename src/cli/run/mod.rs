@@ -6,6 +6,7 @@
 
 mod begun;
 mod live;
+mod phrase;
 mod report;
 mod signals;
 
