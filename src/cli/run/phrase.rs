@@ -113,13 +113,16 @@ fn promoted(promoted: &Promoted) -> String {
     }
 }
 
-/// `sma-cross fast 8 slow 32 side long-only`.
+/// `sma-cross 8/32 side long-only`.
 fn strategy_text(strategy: Option<&StrategySpec>) -> String {
     let Some(Value::Object(fields)) = strategy.and_then(|spec| serde_json::to_value(spec).ok()) else {
         return "flat".into();
     };
     let mut text = fields.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    for (key, value) in fields.iter().filter(|(key, _)| *key != "name") {
+    if let (Some(fast), Some(slow)) = (fields.get("fast"), fields.get("slow")) {
+        text += &format!(" {fast}/{slow}");
+    }
+    for (key, value) in fields.iter().filter(|(key, _)| !["name", "fast", "slow"].contains(&key.as_str())) {
         let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
         text += &format!(" {key} {value}");
     }

@@ -60,7 +60,7 @@ impl Finished<'_> {
             }))?;
             return out.finish();
         }
-        if self.turns == 0 {
+        if self.turns == 0 && matches!(self.ended, Ended::Idle) {
             out.line("nothing new: the journal already holds what these candles lead to")?;
         }
         let how = match self.ended {
@@ -68,9 +68,13 @@ impl Finished<'_> {
             Ended::Signal => "stopped cleanly",
             Ended::Team(_) => "the team ended",
         };
-        let new = grouped(new_events(&*reader, self.before, events).await?);
+        let new = if self.before > Seq::ZERO {
+            format!(" ({} new)", grouped(new_events(&*reader, self.before, events).await?))
+        } else {
+            String::new()
+        };
         let line = format!(
-            "{how} after {:.2} s: {} candles, {} events ({new} new), {} fills, {} turns",
+            "{how} after {:.2} s: {} candles, {} events{new}, {} fills, {} turns",
             wall.as_secs_f64(),
             grouped(candles),
             grouped(events.get()),
