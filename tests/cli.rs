@@ -232,6 +232,18 @@ fn rows_that_are_refused_are_named_with_their_line() {
 }
 
 #[test]
+fn a_file_without_a_good_row_is_no_matter_of_bounds() {
+    let folder = Folder::new();
+    for n in [5, 3_000] {
+        let text = String::from("time,open,high,low,close,volume\n") + &"1650000000000,1,1,nan,1,1\n".repeat(n);
+        std::fs::write(folder.path("bad.csv"), text).expect("written");
+        let done = folder.atra(&["import", "candles", "bad.csv", "--ticker", "X", "--interval", "15m", "--db", "x.db"]);
+        assert!(!done.err.contains("--refused-max"), "{}", done.err);
+        done.fails(1, &["no row could be read", "line 2", "next:"]);
+    }
+}
+
+#[test]
 fn a_file_of_garbage_changes_nothing() {
     let folder = Folder::new();
     std::fs::write(folder.path("bad.csv"), "hello\nworld\n").expect("written");
@@ -257,7 +269,11 @@ fn a_run_ends_with_one_line_and_the_next_finds_nothing_new() {
     let second = folder.run(&[]).ok().one();
     assert_eq!([&second["digest"], &second["fills"]], [&first["digest"], &first["fills"]]);
     let third = folder.atra(&["run", "--config", "desk.toml", "--db", "a.db", "--until-idle"]).ok();
-    assert!(third.out.contains("nothing new") && third.out.contains("buy and hold"), "{}", third.out);
+    assert!(
+        third.out.contains("nothing new") && third.out.contains("(0 new)") && third.out.contains("buy and hold"),
+        "{}",
+        third.out
+    );
 }
 
 #[test]
@@ -269,11 +285,56 @@ fn fresh_begins_anew_keeps_the_candles_and_decides_the_same() {
 }
 
 #[test]
+fn other_settings_than_a_journal_was_begun_with_are_refused() {
+    let folder = Folder::finished();
+    let before = folder.digest("a.db");
+    let other = CONFIG.replace("fast = 5", "fast = 6") + "cash = \"500\"\nfee_ppm = 7\n";
+    std::fs::write(folder.path("desk.toml"), &other).expect("written");
+    let parts =
+        ["begun with", "desk.cash was 10000, now 500", "desk.fee_ppm was 1000, now 7", "desk.strategy", "--fresh"];
+    folder.run(&[]).fails(2, &parts);
+    assert_eq!(folder.digest("a.db"), before);
+    folder.run(&["--fresh"]).ok();
+    let freely = other + "speed = 100000\n[desk.risk]\ndrawdown_max_ppm = 500000\n[limits]\ninputs_max = 100\n";
+    std::fs::write(folder.path("desk.toml"), freely).expect("written");
+    folder.run(&["--placement", "apart"]).ok();
+}
+
+#[test]
+fn a_narrower_run_on_a_journal_says_what_else_it_holds() {
+    let folder = Folder::finished();
+    let done = folder.run(&["--from", "2022-01-02"]).ok();
+    assert!(done.err.contains("also holds candles before 2022-01-02") && done.err.contains("--fresh"), "{}", done.err);
+    let done = folder.run(&["--fresh", "--from", "2022-01-02"]).ok();
+    assert!(!done.err.contains("also holds"), "{}", done.err);
+}
+
+#[test]
+fn settings_that_cannot_be_meant_are_refused_before_there_is_a_file() {
+    let folder = Folder::new();
+    for (config, part) in [
+        ("cash = \"-5\"", "cash is -5"),
+        ("fee_ppm = 2000000", "fee"),
+        ("strategy = { name = \"sma-cross\", fast = 20, slow = 5 }", "20"),
+    ] {
+        std::fs::write(folder.path("bad.toml"), format!("[desk]\n{config}\n")).expect("written");
+        folder.atra(&["run", "--config", "bad.toml", "--db", "x.db"]).fails(2, &[part, "next:"]);
+    }
+    let span = ["run", "--db", "x.db", "--from", "2023-01-01", "--to", "2022-01-01"];
+    folder.atra(&span).fails(2, &["2023-01-01 00:00:00 is not before to 2022-01-01", "next:"]);
+    folder.atra(&["run", "--db", "x.db", "--ticker", "X"]).fails(1, &["\"X\"", "next:"]);
+    let names: Vec<_> =
+        std::fs::read_dir(folder.0.path()).expect("a folder").flatten().map(|e| e.file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_string_lossy().starts_with("x.db")), "{names:?}");
+}
+
+#[test]
 fn dates_bound_a_run() {
     let folder = Folder::with_candles();
     let done = folder.run(&["--from", "2022-01-02", "--to", "2022-01-03 00:00"]).ok().one();
     assert_eq!(done["candles"].as_u64(), Some(96));
     folder.run(&["--from", "soon"]).fails(2, &["2022-01-01"]);
+    folder.run(&["--speed", "-3"]).fails(2, &["a speed is 'max' or candles a second"]);
 }
 
 #[test]
@@ -282,9 +343,31 @@ fn without_candles_there_is_a_simulated_market() {
     let mut command = folder.command(&["run", "--until-idle", "--json"]);
     let done = Running::spawn(command.env("ATRA_RUN_SIMULATED_CANDLES", "2000")).end().ok().one();
     assert_eq!(done["candles"].as_u64(), Some(2_000));
+    assert_eq!((&done["market"], &done["ended"]), (&"simulated".into(), &"idle".into()));
     assert!(folder.path("atra-data/atra.db").exists());
     let status = folder.atra(&["status", "--json"]).ok().one();
     assert_eq!(status["topics"]["market.candle"].as_u64(), Some(2_000));
+}
+
+#[test]
+fn a_simulated_market_is_called_one_and_a_missing_database_is_none() {
+    let folder = Folder::new();
+    let run = |args: &[&str]| {
+        let mut command = folder.command(&[&["run", "--until-idle"], args].concat());
+        Running::spawn(command.env("ATRA_RUN_SIMULATED_CANDLES", "100")).end()
+    };
+    run(&["--db", "none.db", "--json"]).fails(1, &["there is no database none.db", "next:", "simulated"]);
+    assert!(!folder.path("none.db").exists());
+    let done = run(&[]).ok();
+    assert!(done.out.contains("market                 simulated, seed 5"), "{}", done.out);
+    assert!(done.out.contains("The market was simulated"), "{}", done.out);
+    let done = run(&["--json"]).ok();
+    assert!(done.err.contains("simulated market, seed 5"), "{}", done.err);
+
+    let other = Folder::finished();
+    let done = other.run(&[]).ok();
+    assert_eq!(done.one()["market"], "DOT.15m");
+    assert!(!done.err.contains("simulated"), "{}", done.err);
 }
 
 // === reads ===
@@ -364,12 +447,37 @@ fn a_typo_in_the_configuration_is_named_with_file_line_and_key() {
     folder.atra(&run).fails(2, &["bad.toml, line 3", "limits.input_max", "limits.inputs_max"]);
     std::fs::write(folder.path("bad.toml"), "[desk]\nfee_ppn = 3\n").expect("written");
     folder.atra(&run).fails(2, &["bad.toml, line 2", "desk.fee_ppm"]);
+    std::fs::write(folder.path("bad.toml"), "[desk.risk]\ndrawdown_max = 3\n").expect("written");
+    folder.atra(&run).fails(2, &["did you mean \"desk.risk.drawdown_max_ppm\""]);
     folder.atra(&["status", "--config", "none.toml"]).fails(2, &["none.toml"]);
     let mut command = folder.command(&["status", "--db", "a.db"]);
     Running::spawn(command.env("ATRA_STORAGE_LEVL", "power")).end().fails(2, &["ATRA_STORAGE_LEVEL"]);
     let mut command = folder.command(&["config", "show", "--json"]);
     let config = Running::spawn(command.env("ATRA_STORAGE_LEVEL", "power")).end().ok().one();
     assert_eq!(config["storage"]["level"], "power");
+}
+
+#[test]
+fn a_shown_configuration_can_be_read_and_has_no_endless_numbers() {
+    let folder = Folder::new();
+    let shown = folder.atra(&["config", "show"]).ok().out;
+    assert!(shown.contains("# notional_max: none") && !shown.contains("17014118"), "{shown}");
+    std::fs::write(folder.path("again.toml"), &shown).expect("written");
+    assert_eq!(folder.atra(&["config", "show", "--config", "again.toml"]).ok().out, shown);
+    assert!(folder.atra(&["config", "show", "--json"]).ok().one()["desk"]["risk"]["notional_max"].is_null());
+}
+
+#[test]
+fn the_live_view_speaks_of_units_and_dates() {
+    let folder = Folder::with_candles();
+    let done = folder.atra(&["run", "--config", "desk.toml", "--db", "a.db", "--until-idle", "--speed", "1500"]).ok();
+    let fill =
+        done.err.lines().find(|line| line.contains("  order.fill ") && line.contains("bought ")).expect("a fill");
+    assert!(fill.contains(" DOT.15m at ") && fill.contains(", fee ") && !fill.contains("ticks"), "{fill}");
+    assert!(done.err.contains("the candles have ended, the last one at 2022-02-01"), "{}", done.err);
+    // All in with 10,000 at about 1,000: some ten units, not ten thousand lots.
+    let units: f64 = fill.split("bought ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("units");
+    assert!((1.0..100.0).contains(&units), "{fill}");
 }
 
 #[test]
@@ -388,6 +496,26 @@ fn a_missing_or_foreign_database_is_told_and_not_touched() {
     folder.atra(&["status", "--db", "text.db"]).fails(1, &["not an atra database"]);
     folder.atra(&["run", "--db", "text.db", "--until-idle"]).fails(1, &["not an atra database"]);
     assert_eq!(bytes(&folder.path("text.db")), before);
+}
+
+#[test]
+fn a_refused_start_leaves_nothing_beside_the_file() {
+    let folder = Folder::with_candles();
+    std::fs::write(folder.path("text.db"), "no database ".repeat(300)).expect("written");
+    std::fs::create_dir(folder.path("some.db")).expect("made");
+    let import = ["import", "candles", "a.csv", "--ticker", "DOT", "--db"];
+    for (db, part) in [("text.db", "not an atra database"), ("some.db", "some.db is a folder")] {
+        folder.atra(&["run", "--until-idle", "--db", db]).fails(1, &[part]);
+        folder.atra(&[import.as_slice(), &[db]].concat()).fails(1, &[part]);
+        folder.atra(&["status", "--db", db]).fails(1, &[part]);
+        folder.atra(&["db", "check", "--db", db]).fails(1, &[part]);
+    }
+    let mut names: Vec<_> = std::fs::read_dir(folder.0.path()).expect("a folder").flatten().collect();
+    names.retain(|entry| [b't', b's'].contains(&entry.file_name().as_encoded_bytes()[0]));
+    assert_eq!(names.len(), 2, "{names:?}");
+    // What a start leaves that was killed at once is gone on with.
+    std::fs::write(folder.path("empty.db"), "").expect("written");
+    folder.atra(&[import.as_slice(), &["empty.db"]].concat()).ok();
 }
 
 #[test]
@@ -495,7 +623,8 @@ fn a_drained_run_ends_with_json_too() {
     // No live view for a program: wait until readers see that it runs.
     while folder.atra(&["status", "--db", "a.db", "--json"]).ok().one()["running"] != true {}
     first.signal("-INT");
-    assert!(first.end().ok().one()["digest"].is_string());
+    let done = first.end().ok().one();
+    assert!(done["digest"].is_string() && done["ended"] == "signal", "{done}");
 }
 
 // === real data ===

@@ -228,7 +228,11 @@ fn section_of(text: &str, number: usize) -> String {
     heads.last().unwrap_or_default().trim_matches(['[', ' ']).to_owned()
 }
 
-/// The known key or section most like `key`: its last part decides, then the whole.
+/// From this likeness on a key of the same section is what was meant. 0.8: a letter or two, or a missing unit.
+const LIKE: f64 = 0.8;
+
+/// The known key or section most like `key`: one beside it if any is like it, or else anywhere; its last part decides,
+/// then the whole.
 fn nearest_path(key: &str, known: &[(String, Value)]) -> String {
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
     let mut paths: Vec<&str> = Vec::new();
@@ -236,7 +240,13 @@ fn nearest_path(key: &str, known: &[(String, Value)]) -> String {
         // Sections are keys too: `[limit]` is meant to be `[limits]`.
         paths.extend(path.match_indices('.').map(|(at, _)| &path[..at]).chain([path.as_str()]));
     }
-    let score = |path: &str| strsim::jaro_winkler(&last(path), &last(key)) + 0.1 * strsim::jaro_winkler(path, key);
+    let likeness = |path: &str| strsim::jaro_winkler(&last(path), &last(key));
+    let section = |path: &str| path.rsplit_once('.').map_or("", |(section, _)| section).to_owned();
+    let beside = paths.iter().filter(|path| section(path) == section(key) && likeness(path) >= LIKE);
+    if let Some(best) = beside.max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
+        return (*best).to_owned();
+    }
+    let score = |path: &str| likeness(path) + 0.1 * strsim::jaro_winkler(path, key);
     let best = paths.into_iter().max_by(|a, b| score(a).total_cmp(&score(b)));
     best.unwrap_or_default().to_owned()
 }
@@ -307,6 +317,14 @@ mod tests {
             let Err(ConfigError::Unknown { place, key, nearest }) = read(text) else { panic!("{text}") };
             assert_eq!((place.as_str(), key.as_str(), nearest.as_str()), expected);
         }
+    }
+
+    #[test]
+    fn a_key_beside_the_unknown_one_is_nearer_than_the_same_word_elsewhere() {
+        let known = ["desk.risk.drawdown_max_ppm", "desk.risk.cool_down_ms", "desk.optimizer.gates.drawdown_max"];
+        let known = known.map(|path| (path.to_owned(), Value::Null));
+        assert_eq!(nearest_path("desk.risk.drawdown_max", &known), "desk.risk.drawdown_max_ppm");
+        assert_eq!(nearest_path("desk.drawdown_max", &known), "desk.optimizer.gates.drawdown_max");
     }
 
     #[test]

@@ -127,7 +127,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) placement: Option<PlacementArg>,
     /// Candles a second, or max [default: max; 1000 in the simulated market].
-    #[arg(long, value_name = "max|N")]
+    #[arg(long, value_name = "max|N", allow_hyphen_values = true)]
     pub(crate) speed: Option<Speed>,
     /// Ends when the candles are used up and everything is settled.
     #[arg(long)]

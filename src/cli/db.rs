@@ -43,9 +43,8 @@ pub(crate) async fn digest(publisher: Option<&str>, path: &Path, out: &mut Outpu
 
 /// Checks a file; what is wrong makes it a failure.
 pub(crate) async fn check(path: &Path, out: &mut Output) -> Result<(), CliError> {
-    if !path.exists() {
-        return Err(CliError::NoDatabase { path: path.to_owned() });
-    }
+    // Says it if the file is missing or nobody's.
+    drop(open(path).await?);
     let report = check_file(path).await?;
     if out.is_json() {
         let (last, events) = (report.last_seq, report.events);
@@ -71,11 +70,9 @@ pub(crate) async fn check(path: &Path, out: &mut Output) -> Result<(), CliError>
 
 /// Says what is in a file.
 pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> {
-    if !path.exists() {
-        return Err(CliError::NoDatabase { path: path.to_owned() });
-    }
+    let db = open(path).await?;
     let info = info_of(path).await?;
-    let series = super::candles::series(&*open(path).await?).await?;
+    let series = super::candles::series(&*db).await?;
     if out.is_json() {
         let series: Vec<_> = series.iter().map(|row| json!({ "series": row.key, "candles": row.candles })).collect();
         let mut value = json!(info);

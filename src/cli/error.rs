@@ -6,7 +6,11 @@ use atra::{
     NameError,
     agents::{
         DeskError,
-        market::{block::BlockError, candle::KeyError, import::ImportError},
+        market::{
+            block::BlockError,
+            candle::KeyError,
+            import::{ImportError, RefusedRow},
+        },
     },
     config::ConfigError,
     runtime::{RuntimeError, StartError},
@@ -39,6 +43,9 @@ pub(crate) enum CliError {
     /// There is no database where a command wants to read one.
     #[error("there is no database {}", path.display())]
     NoDatabase { path: PathBuf },
+    /// A database that is to be written to cannot be.
+    #[error("database {} cannot be written", path.display())]
+    NotWritable { path: PathBuf, source: io::Error },
     /// The desk's settings do not fit its candles.
     #[error("desk could not be set up")]
     Desk(#[from] DeskError),
@@ -57,6 +64,12 @@ pub(crate) enum CliError {
     /// A file is no candles.
     #[error("{} could not be imported; nothing was changed", path.display())]
     Import { path: PathBuf, source: ImportError },
+    /// A file has rows, and none of them is a candle.
+    #[error(
+        "{}: no row could be read ({n_rows} rows; the first, line {}: {}); nothing was changed",
+        path.display(), first.line, first.reason
+    )]
+    NoRow { path: PathBuf, n_rows: usize, first: RefusedRow },
     /// Candles in the database cannot be read or written.
     #[error("candles of {series}, block {start}")]
     Block { series: String, start: i64, source: BlockError },
@@ -82,6 +95,8 @@ impl CliError {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage { .. } | Self::Config(_) | Self::Key(_) | Self::Name(_) => USAGE.into(),
+            // A setting that cannot be meant, unlike a series that is not there.
+            Self::Desk(error) if !is_of_data(error) => USAGE.into(),
             // The reader has what it wanted.
             _ if self.is_broken_pipe() => ExitCode::SUCCESS,
             _ => FAILURE.into(),
@@ -101,7 +116,12 @@ impl CliError {
                 "start one with 'atra run', import with 'atra import candles', or say where it is with --db FILE".into()
             }
             Self::NotFound { next, .. } => next.clone(),
+            Self::Desk(error) if !is_of_data(error) => {
+                "mend it under [desk] of the configuration or in ATRA_DESK_…; 'atra config show' prints what is in force"
+                    .into()
+            }
             Self::File { .. } => "check the name and your rights to it".into(),
+            Self::NotWritable { .. } => "make the file and its folder writable, or use another --db FILE".into(),
             Self::Folder { .. } => "check your rights to the folder above it, or use another --db FILE".into(),
             Self::Import { source: ImportError::TooManyRefused { .. }, .. } => {
                 "mend the file, or raise --refused-max; each row that was refused is listed with --dry-run".into()
@@ -109,7 +129,7 @@ impl CliError {
             Self::Import { source: ImportError::Interval { .. }, .. } => {
                 "give the interval of the rows with --interval".into()
             }
-            Self::Import { .. } => {
+            Self::Import { .. } | Self::NoRow { .. } => {
                 "look at the file's first lines: time, open, high, low, close, volume are needed".into()
             }
             Self::Block { .. } | Self::Damaged { .. } => {
@@ -141,6 +161,11 @@ impl CliError {
             None => format!("error: {text}"),
         }
     }
+}
+
+/// Whether the desk lacks data, rather than having settings that make no sense.
+fn is_of_data(error: &DeskError) -> bool {
+    matches!(error, DeskError::UnknownSeries { .. } | DeskError::NoSeries | DeskError::Store(_))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use atra::{
     agents::market::{
         block::MergeReport,
         candle::{Interval, SeriesKey},
-        import::{Import, ImportOptions, ImportReport, import_csv},
+        import::{Import, ImportError, ImportOptions, ImportReport, import_csv},
     },
     config::Config,
     storage::{Level, Store, WriteBatch},
@@ -28,6 +28,7 @@ use super::{
     args::ImportArgs,
     candles, config_of,
     error::CliError,
+    look,
     output::{Output, Style, grouped},
     time::Moment,
 };
@@ -77,6 +78,7 @@ pub(crate) async fn candles(args: ImportArgs, out: &mut Output) -> Result<(), Cl
 
 /// Opens the database for writing; makes it, and the default folder, if they are not there.
 async fn open(config: &Config) -> Result<SqliteStore, CliError> {
+    drop(look(&config.db).await?);
     prepare_folder(config)?;
     let mut options = SqliteOptions::new(&config.db);
     options.readers = 1;
@@ -125,12 +127,23 @@ fn parse(file: &Path, args: &ImportArgs) -> Result<Parsed, CliError> {
         bar.set_position(progress.bytes as u64);
     });
     bar.finish_and_clear();
-    let import = import.map_err(|source| CliError::Import { path: file.to_owned(), source })?;
+    let import = import.map_err(|source| why_not(file, &bytes, &options, source))?;
     let Some(interval) = args.interval.or(import.interval) else {
         let what = format!("{} has a single candle, which does not tell its interval", file.display());
         return Err(CliError::Usage { what, next: "give it with --interval, such as --interval 15m" });
     };
     Ok(Parsed { file: file.to_owned(), series: SeriesKey::new(&args.ticker, interval)?, import, wall: began.elapsed() })
+}
+
+/// The error of a file. One without a single good row is another kind of file: a higher bound would not help it.
+fn why_not(file: &Path, bytes: &[u8], options: &ImportOptions, source: ImportError) -> CliError {
+    let path = file.to_owned();
+    let ImportError::TooManyRefused { first, .. } = source else { return CliError::Import { path, source } };
+    let unbounded = ImportOptions { refused_max: usize::MAX, ..options.clone() };
+    match import_csv(bytes, &unbounded, |_| {}) {
+        Err(ImportError::TooManyRefused { count, .. }) => CliError::NoRow { path, n_rows: count, first },
+        _ => CliError::Import { path, source },
+    }
 }
 
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {

@@ -29,7 +29,7 @@ use std::{
     sync::Arc,
 };
 
-use atra::{Read, SqliteReader, config::Config};
+use atra::{Read, SqliteReader, agents::market::money::Money, config::Config, storage::StoreError};
 
 use self::{
     args::{
@@ -97,17 +97,51 @@ fn db_of(args: &DbArgs) -> Result<PathBuf, CliError> {
 
 /// Opens a database for reading, whether a runtime has it or not. Changes nothing.
 async fn open(db: &Path) -> Result<Arc<dyn Read>, CliError> {
+    refuse_folder(db)?;
     if !db.exists() {
         return Err(CliError::NoDatabase { path: db.to_owned() });
     }
     Ok(SqliteReader::open_read_only(db).await?)
 }
 
+fn refuse_folder(db: &Path) -> Result<(), CliError> {
+    if !db.is_dir() {
+        return Ok(());
+    }
+    let what = format!("{} is a folder, not a database", db.display());
+    Err(CliError::NotFound { what, next: "name a file in it, such as --db FOLDER/atra.db".into() })
+}
+
+/// A look at a database that is going to be written to, before anything is made or changed: `None` if there is none yet
+/// or nothing in it. What would refuse the writer is told here, so that no lock or log is left beside a foreign file.
+async fn look(db: &Path) -> Result<Option<Arc<dyn Read>>, CliError> {
+    refuse_folder(db)?;
+    if !db.exists() {
+        return Ok(None);
+    }
+    if let Err(source) = std::fs::OpenOptions::new().append(true).open(db) {
+        return Err(CliError::NotWritable { path: db.to_owned(), source });
+    }
+    match SqliteReader::open_read_only(db).await {
+        Ok(reader) => Ok(Some(reader)),
+        // Left by a process that was killed while it made the file: the writer goes on with it.
+        Err(StoreError::Fatal { cause, .. }) if cause.starts_with("it is empty") => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn show_config(args: &DbArgs, out: &mut Output) -> Result<(), CliError> {
     let config = config_of(args)?;
+    let is_unlimited = config.desk.risk.notional_max == Money::MAX;
     if out.is_json() {
-        return out.json(&config);
+        let mut value = serde_json::json!(config);
+        if is_unlimited {
+            value["desk"]["risk"]["notional_max"] = serde_json::Value::Null;
+        }
+        return out.json(&value);
     }
     let text = toml::to_string(&config).map_err(|error| CliError::Output(std::io::Error::other(error)))?;
-    out.line(text.trim_end())
+    // The greatest amount is how no limit is written down; a person reads it as a number.
+    let unlimited = format!("notional_max = \"{}\"", Money::MAX);
+    out.line(text.trim_end().replace(&unlimited, "# notional_max: none").trim_end())
 }

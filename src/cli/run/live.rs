@@ -3,13 +3,22 @@
 //! Everything comes from outside the team, through subscriptions: watching changes nothing and can be slow. On standard
 //! error only; a terminal gets one line that renews itself, anything else a plain line now and then.
 
-use std::{io::IsTerminal, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io::IsTerminal, sync::Arc, time::Duration};
 
-use atra::{Env, Event, Filter, Runtime, Seq, SystemEnv, Topic, bus::Task, config::Config};
+use atra::{
+    Env, Event, Filter, Runtime, Seq, SystemEnv, Topic,
+    agents::{
+        events::{Equity, PositionChanged},
+        market::{candle::SeriesKey, money::Money},
+    },
+    bus::Task,
+    config::Config,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
 
+use super::phrase::{Scales, amount};
 use crate::cli::{
     output::{grouped, short},
     time::Moment,
@@ -56,7 +65,7 @@ impl Live {
             if before > Seq::ZERO { format!(", goes on after event {}", grouped(before.get())) } else { String::new() };
         eprintln!("atra: seven agents on {what} into {}{resumed}; Ctrl-C drains and reports", config.db.display());
         let (stop, stopped) = oneshot::channel();
-        let view = View::new(runtime.clone(), before);
+        let view = View::new(runtime.clone(), before, config.desk.lot_decimals);
         let task = SystemEnv::new().spawn("live view", Box::pin(view.run(stopped)));
         Self(Some((stop, task)))
     }
@@ -77,14 +86,15 @@ struct View {
     after: Seq,
     candles: u64,
     fills: u64,
-    equity: Option<Value>,
-    position: Option<Value>,
+    equity: Option<Money>,
+    positions: BTreeMap<SeriesKey, i64>,
+    scales: Scales,
     lines_left: u32,
     n_unshown: u64,
 }
 
 impl View {
-    fn new(runtime: Runtime, after: Seq) -> Self {
+    fn new(runtime: Runtime, after: Seq, lot_decimals: u8) -> Self {
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
             bar.set_style(style);
@@ -96,7 +106,8 @@ impl View {
             candles: 0,
             fills: 0,
             equity: None,
-            position: None,
+            positions: BTreeMap::new(),
+            scales: Scales::new(lot_decimals),
             lines_left: LINES_PER_TICK,
             n_unshown: 0,
         }
@@ -128,7 +139,9 @@ impl View {
                     // The runtime has ended, or its journal cannot be read, which it reports itself.
                     _ => break,
                 },
-                Some(event) = passing.next() => self.equity = event.payload.to_value().ok(),
+                Some(event) = passing.next() => {
+                    self.equity = event.payload.get::<Equity>().ok().map(|equity| equity.equity);
+                }
             }
         }
         self.bar.finish_and_clear();
@@ -138,22 +151,28 @@ impl View {
         match event.topic.as_str() {
             "market.candle" => {
                 self.candles += 1;
+                self.scales.learn(event);
                 return;
             }
             "portfolio.position" => {
-                self.position = event.payload.to_value().ok();
+                if let Ok(PositionChanged { series, lots, .. }) = event.payload.get() {
+                    self.positions.insert(series.clone(), *lots);
+                }
                 return;
             }
             "order.fill" => self.fills += 1,
             _ => {}
         }
-        if self.lines_left == 0 {
+        // The end comes once, and is told however much came before it.
+        let is_end = matches!(event.topic.as_str(), "market.end" | "portfolio.report");
+        if self.lines_left == 0 && !is_end {
             self.n_unshown += 1;
             return;
         }
-        self.lines_left -= 1;
+        self.lines_left = self.lines_left.saturating_sub(1);
         let time = Moment(event.time.millis()).to_string();
-        let text = format!("{time}  {:<22} {}", event.topic.as_str(), short(&told(event), 120));
+        let said = self.scales.phrase(event).unwrap_or_else(|| told(event));
+        let text = format!("{time}  {:<22} {}", event.topic.as_str(), short(&said, 120));
         self.say(&text);
     }
 
@@ -164,19 +183,18 @@ impl View {
         (self.lines_left, self.n_unshown) = (LINES_PER_TICK, 0);
         let states: Vec<String> =
             self.runtime.status().iter().map(|team| short(&format!("{} {}", team.team, team.state), 60)).collect();
-        let figure = |value: &Option<Value>, key: &str| {
-            value
-                .as_ref()
-                .and_then(|value| value.get(key))
-                .map_or_else(|| "-".into(), |value| value.to_string().replace('"', ""))
+        let equity = self.equity.map_or_else(|| "-".into(), amount);
+        let open: Vec<_> = self.positions.iter().filter(|(_, lots)| **lots != 0).collect();
+        let position = match open.as_slice() {
+            [] => "none".into(),
+            [(series, lots)] => format!("{} {series}", self.scales.quantity(**lots)),
+            open => format!("in {} series", open.len()),
         };
         let text = format!(
-            "{} candles ({rate:.0}/s), {} events, {} fills, equity {}, position {}, {}",
+            "{} candles ({rate:.0}/s), {} events, {} fills, equity {equity}, position {position}, {}",
             grouped(self.candles),
             grouped(self.after.get()),
             grouped(self.fills),
-            figure(&self.equity, "equity"),
-            figure(&self.position, "lots"),
             states.join(", ")
         );
         if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.set_message(text) }

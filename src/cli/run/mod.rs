@@ -4,14 +4,16 @@
 //! happens, standard output gets the report. The first signal drains: sources stop, the team finishes what it began,
 //! storage flushes and checkpoints. The second ends the process at once; even that loses nothing acknowledged.
 
+mod begun;
 mod live;
+mod phrase;
 mod report;
 mod signals;
 
 use std::{sync::Arc, time::Duration};
 
 use atra::{
-    Clock, Query, Read, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Team, TeamState,
+    Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Team, TeamState,
     agents::{
         CandleSource, SIMULATED_FROM, desk,
         market::candle::{Interval, SeriesKey},
@@ -22,14 +24,16 @@ use atra::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use self::{live::Live, report::Finished, signals::Signals};
+use self::{begun::Begun, live::Live, report::Finished, signals::Signals};
 use super::{
     args::{RunArgs, Speed},
     candles::{self, Stored},
     config_of,
     error::CliError,
     import::prepare_folder,
+    look,
     status::{Running, running},
+    time::Moment,
 };
 
 /// The name of the desk's team, and of the agent that knows what it amounts to.
@@ -76,20 +80,25 @@ struct Market {
     source: CandleSource,
     /// For a person.
     what: String,
+    /// For a program: the series, or `simulated`.
+    name: String,
+    /// What the simulated market is made of; `None` for candles of the file.
+    seed: Option<u64>,
 }
 
 async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<(), CliError> {
     let began = Instant::now();
     // Listened to from here on, so that a signal during the start is not lost.
     let mut signals = Signals::listen()?;
+    let besides = check(&config, args).await?;
     prepare_folder(&config)?;
     let mut options = SqliteOptions::new(&config.db);
     options.readers = config.storage.readers;
     let mut store = SqliteStore::open(options).await?;
     let reader = store.reader();
     let market = market(&mut config, args, &reader).await?;
-    // The team is built before anything is changed: a wrong setting leaves the journal as it was.
-    let team = team(&config, market.source).await?;
+    let Market { source, what, name, seed } = market;
+    let team = team(&config, source).await?;
     if args.fresh {
         store.forget_runs().await?;
     }
@@ -99,16 +108,55 @@ async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<
     let in_force = serde_json::to_value(&config).unwrap_or_default();
     let builder = RuntimeBuilder::new(store).storage(config.storage.options()).level(config.storage.level);
     let runtime = builder.config(in_force).team(team).start().await?;
-    let live = Live::start(&runtime, &market.what, &config, before, json, is_killed);
-    let ended = until_end(&runtime, args.until_idle, &mut signals).await;
+    if let Some(besides) = besides {
+        eprintln!("atra: the journal also holds {besides}; totals are of the whole file; --fresh begins anew");
+    }
+    if let Some(seed) = seed.filter(|_| json || args.db.db.is_some()) {
+        eprintln!("atra: {} has no candles: this is a simulated market, seed {seed}", config.db.display());
+    }
+    let live = Live::start(&runtime, &what, &config, before, json, is_killed);
+    let mut ended = until_end(&runtime, args.until_idle, &mut signals).await;
     let figures = portfolio(&runtime).await;
     let turns = runtime.status().iter().map(|team| team.turns).sum();
     live.stop().await;
     stop(&runtime, &config, &mut signals).await?;
+    // It may have given up while it drained.
+    let gave_up = |state: &TeamState| matches!(state, TeamState::Failed { .. } | TeamState::Poisoned { .. });
+    if let Some(team) = runtime.status().into_iter().find(|team| gave_up(&team.state)) {
+        ended = Ended::Team(team.state);
+    }
     drop(runtime);
-    let finished = Finished { figures, turns, before, began, ended: &ended };
+    let finished = Finished { figures, turns, before, began, ended: &ended, market: &name, seed };
     finished.tell(&config.db, json).await?;
     ended.into_result()
+}
+
+/// Tries everything that can be wrong while nothing is opened for writing: a refused start leaves no file that was not
+/// there. Gives what the journal holds besides what is wanted now.
+async fn check(config: &Config, args: &RunArgs) -> Result<Option<String>, CliError> {
+    if let (Some(from), Some(to)) = (config.desk.from, config.desk.to)
+        && from >= to
+    {
+        let what = format!("the span is empty: from {} is not before to {}", Moment(from), Moment(to));
+        return Err(CliError::Usage { what, next: "give a --to that is later than --from" });
+    }
+    let db = look(&config.db).await?.unwrap_or_else(|| MemoryStore::new().reader());
+    // Whoever names a file and wants an end means candles that should be there.
+    if args.until_idle && args.db.db.is_some() && !config.db.exists() {
+        return Err(CliError::NotFound {
+            what: format!("there is no database {}", config.db.display()),
+            next: "import candles first, or leave --db away for the simulated market".into(),
+        });
+    }
+    let mut config = config.clone();
+    let market = market(&mut config, args, &db).await?;
+    team(&config, market.source).await?;
+    if args.fresh {
+        return Ok(None);
+    }
+    let begun = Begun::read(&*db).await?;
+    begun.check(&config)?;
+    Ok(begun.besides(&config))
 }
 
 /// Chooses between the candles of the file and a simulated market, and puts the chosen series into the configuration.
@@ -126,7 +174,8 @@ async fn market(config: &mut Config, args: &RunArgs, reader: &Arc<dyn Read>) -> 
             format!("{} series, {} candles", all.len(), super::output::grouped(n))
         }
     };
-    Ok(Market { source: CandleSource::Store(reader.clone()), what })
+    let name = config.desk.series.join(",");
+    Ok(Market { source: CandleSource::Store(reader.clone()), what, name, seed: None })
 }
 
 fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
@@ -156,7 +205,7 @@ fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
     config.desk.series = series.iter().map(ToString::to_string).collect();
     let what = format!("a simulated market, seed {}", config.run.seed);
     let source = CandleSource::Simulator { seed: config.run.seed, series, candles: config.run.simulated_candles };
-    Ok(Market { source, what })
+    Ok(Market { source, what, name: "simulated".into(), seed: Some(config.run.seed) })
 }
 
 /// The series of the file that are wanted; a name that is not there is an error that says which are.
@@ -205,6 +254,15 @@ enum Ended {
 }
 
 impl Ended {
+    /// For a program.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Signal => "signal",
+            Self::Team(_) => "team",
+        }
+    }
+
     fn into_result(self) -> Result<(), CliError> {
         match self {
             Self::Idle | Self::Signal => Ok(()),

@@ -2,15 +2,18 @@
 
 use std::path::Path;
 
-use atra::{Seq, SqliteReader, agents::DeskReport, storage::digest};
+use atra::{Filter, Read, Seq, SqliteReader, agents::DeskReport, bus::Interest, storage::digest};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Ended;
 use crate::cli::{
     error::CliError,
-    output::{Output, Style, grouped},
+    output::{Output, SHORT_CHARS, Style, grouped, short},
 };
+
+/// Events read at once when they are counted.
+const PAGE_EVENTS: usize = 4_096;
 
 /// A run that is over and stored.
 pub(super) struct Finished<'a> {
@@ -22,6 +25,10 @@ pub(super) struct Finished<'a> {
     pub(super) before: Seq,
     pub(super) began: Instant,
     pub(super) ended: &'a Ended,
+    /// The series, or `simulated`.
+    pub(super) market: &'a str,
+    /// Of the simulated market.
+    pub(super) seed: Option<u64>,
 }
 
 impl Finished<'_> {
@@ -48,10 +55,12 @@ impl Finished<'_> {
                 "equity": equity,
                 "wall_ms": wall.as_millis() as u64,
                 "digest": digest,
+                "market": self.market,
+                "ended": self.ended.name(),
             }))?;
             return out.finish();
         }
-        if self.turns == 0 {
+        if self.turns == 0 && matches!(self.ended, Ended::Idle) {
             out.line("nothing new: the journal already holds what these candles lead to")?;
         }
         let how = match self.ended {
@@ -59,9 +68,13 @@ impl Finished<'_> {
             Ended::Signal => "stopped cleanly",
             Ended::Team(_) => "the team ended",
         };
-        let new = grouped(events.get() - self.before.get().min(events.get()));
+        let new = if self.before > Seq::ZERO {
+            format!(" ({} new)", grouped(new_events(&*reader, self.before, events).await?))
+        } else {
+            String::new()
+        };
         let line = format!(
-            "{how} after {:.2} s: {} candles, {} events ({new} new), {} fills, {} turns",
+            "{how} after {:.2} s: {} candles, {} events{new}, {} fills, {} turns",
             wall.as_secs_f64(),
             grouped(candles),
             grouped(events.get()),
@@ -72,11 +85,33 @@ impl Finished<'_> {
         out.line(&line)?;
         if let Some(report) = &report {
             out.line("")?;
+            let market = self.seed.map_or_else(|| self.market.into(), |seed| format!("simulated, seed {seed}"));
+            // Aligned with the rows of the report.
+            out.line(&format!("  {:<22} {}", "market", short(&market, SHORT_CHARS)))?;
             out.line(report.text().trim_end())?;
+            if self.seed.is_some() {
+                out.line("The market was simulated: this says nothing about a real one.")?;
+            }
         }
         out.line("")?;
         let digest = out.paint(Style::Dim, &format!("digest {digest}\nfile   {}", db.display()));
         out.line(&digest)?;
         out.finish()
     }
+}
+
+/// Events of this run, without the runtime's own: those that a start and a stop make are no news.
+async fn new_events(db: &dyn Read, before: Seq, last: Seq) -> Result<u64, CliError> {
+    let Ok(own) = Filter::new("sys.>") else { return Ok(0) };
+    let own = Interest::in_topics(vec![own]);
+    let (mut after, mut n_own) = (before, 0);
+    while after < last {
+        let (events, complete) = db.journal(after, last, &own, PAGE_EVENTS).await?;
+        n_own += events.len() as u64;
+        if complete <= after {
+            break;
+        }
+        after = complete;
+    }
+    Ok(last.get().saturating_sub(before.get()).saturating_sub(n_own))
 }
