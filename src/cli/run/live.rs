@@ -16,7 +16,10 @@ use atra::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use super::phrase::{Scales, amount};
 use crate::cli::{
@@ -41,6 +44,11 @@ const NOTABLE: [&str; 8] = [
 const LINES_PER_TICK: u32 = 8;
 /// Passing equity events that wait to be looked at; only the newest counts, so few.
 const OBSERVED_MAX: usize = 64;
+
+/// How long the view looks for what was committed before it was stopped. Half a second: a person does not mind.
+const LAST_MAX: Duration = Duration::from_millis(500);
+/// Without an event for so long there is none. 50 ms: they are in memory or one read away.
+const LAST_GAP: Duration = Duration::from_millis(50);
 
 /// The view; nothing is shown for programs or when nobody looks.
 pub(super) struct Live(Option<(oneshot::Sender<()>, Task)>);
@@ -142,6 +150,15 @@ impl View {
                 Some(event) = passing.next() => {
                     self.equity = event.payload.get::<Equity>().ok().map(|equity| equity.equity);
                 }
+            }
+        }
+        // What was committed before the stop and is still under way to here; the end among it.
+        let upto = Instant::now() + LAST_MAX;
+        while let Ok(Some(Ok(event))) = timeout(LAST_GAP, committed.next()).await {
+            self.after = event.seq;
+            self.take(&event.event);
+            if Instant::now() > upto {
+                break;
             }
         }
         self.bar.finish_and_clear();
