@@ -1,6 +1,6 @@
 //! Side-by-side benchmarks: atra and what a user would pick instead, in one run on one machine.
 //!
-//! `cargo run --release -p atra-bench -- [pipeline|storage|bus|memory] [--json] [--quick]` prints one line per case: atra's value,
+//! `cargo run --release -p atra-bench -- [pipeline|swarm|storage|bus|memory] [--json] [--quick]` prints one line per case: atra's value,
 //! the reference's, and the ratio. **A ratio above 1 means that atra is better**, for throughput (value /
 //! reference) as for costs (reference / value). With `--json` each line is one object:
 //! `{"bench":…,"case":…,"value":…,"unit":…,"reference":…,"reference_value":…,"ratio":…}`.
@@ -53,8 +53,10 @@ struct Args {
 /// What can be measured.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {
-    /// Four years of real candles: import, the seven together, apart and beside a slow eighth; swarms.
+    /// Four years of real candles: import, the seven together, apart and beside a slow eighth.
     Pipeline,
+    /// 10, 100 and 1,000 teams on one bus, each with a topic of its own.
+    Swarm,
     /// Acknowledged appends.
     Storage,
     /// Fan-out of committed events, and what the interest index costs.
@@ -73,10 +75,8 @@ fn main() {
     let mut reporter = Reporter::new(args.json);
     for bench in benches {
         match bench {
-            Bench::Pipeline => {
-                pipeline::run(scale, &mut reporter);
-                swarm::run(scale, &mut reporter);
-            }
+            Bench::Pipeline => pipeline::run(scale, &mut reporter),
+            Bench::Swarm => swarm::run(scale, &mut reporter),
             Bench::Storage => storage::run(scale, &mut reporter),
             Bench::Bus => bus::run(scale, &mut reporter),
             Bench::Memory => memory::run(scale, &mut reporter),

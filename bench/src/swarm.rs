@@ -46,7 +46,7 @@ pub(crate) fn run(scale: Scale, reporter: &mut Reporter) {
         let reference = format!("10 {kind}");
         for (contender, value) in contenders.iter().zip(&values).skip(1) {
             let name = format!("{} {kind}", contender.name);
-            let case = Case { bench: "pipeline", name: &name, unit: Unit::NanosecondsPerEvent };
+            let case = Case { bench: "swarm", name: &name, unit: Unit::NanosecondsPerEvent };
             reporter.print(&case.report(*value, &reference, values[0]));
         }
     }

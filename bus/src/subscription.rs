@@ -183,6 +183,9 @@ impl Subscription {
             if self.failed.is_some() {
                 return Poll::Ready(true);
             }
+            // Who waits here takes what came in one go: a turn of the others first would bring it little, and cost
+            // a poll for each event where every reader gets only now and then one.
+            self.yielded = true;
             match ready!(self.poll_source(cx)) {
                 Ok(some) => Poll::Ready(some),
                 Err(error) => {

@@ -139,6 +139,8 @@ impl RuntimeBuilder {
         let unclean = reader.fact(FactKind::Meta, &name, RUNNING_KEY).await?.is_some();
         let agents: BTreeSet<Name> =
             self.teams.iter().flat_map(|team| team.specs().map(|spec| spec.name.clone())).collect();
+        let limits = self.teams.iter().map(|team| team.limits.event_bytes_max);
+        let event_bytes_max = limits.max().unwrap_or(crate::Limits::default().event_bytes_max);
         let kernel = Arc::new(Kernel {
             env: self.env,
             storage,
@@ -146,6 +148,7 @@ impl RuntimeBuilder {
             bus,
             memory,
             agents: Arc::new(agents),
+            event_bytes_max,
             level: self.level,
             name,
             unclean,

@@ -18,6 +18,8 @@ pub(crate) struct Kernel {
     pub(crate) memory: SharedMemory,
     /// The names of all agents.
     pub(crate) agents: Arc<BTreeSet<Name>>,
+    /// The greatest payload of a caller's event: what the most generous team takes.
+    pub(crate) event_bytes_max: usize,
     pub(crate) level: Level,
     /// The publisher of `sys.*` events, and the owner of the runtime's own facts.
     pub(crate) name: Name,

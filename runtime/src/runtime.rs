@@ -570,9 +570,7 @@ impl PublishCall<'_> {
         if let Some(caller) = self.caller.as_ref().filter(|caller| taken(caller)) {
             return Err(reserved(&format!("{caller} is the name of an agent or of the runtime, not of a caller")));
         }
-        let teams = self.runtime.teams.iter();
-        let limit = teams.map(|team| team.plan.limits.event_bytes_max).max();
-        let limit = limit.unwrap_or(crate::Limits::default().event_bytes_max);
+        let limit = self.runtime.kernel.event_bytes_max;
         let bytes = self.draft.payload.json()?.len();
         if bytes > limit {
             return Err(RuntimeError::TooLarge { bytes, limit });

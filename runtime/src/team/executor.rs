@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    pin::Pin,
     sync::{
         Arc, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -17,7 +18,7 @@ use atra_storage::{Ancestor, FactKind, Receipt, Rejected};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::Instant,
+    time::{Instant, Sleep, sleep_until},
 };
 
 use super::{
@@ -146,6 +147,9 @@ pub(crate) struct Executor {
     /// The cursor of the last step that is committed.
     committed: Seq,
     cursor_written_at: Instant,
+    /// Rings when a bare cursor move is due. Set once and left alone until it has rung, though steps may have
+    /// written the cursor since: setting a timer for every wait costs more than a cursor written early.
+    cursor_alarm: Option<Pin<Box<Sleep>>>,
     /// The clock as it is stored.
     clock_written: i64,
     stopping: Option<TeamExit>,
@@ -170,6 +174,7 @@ impl Executor {
             in_flight: VecDeque::new(),
             committed,
             cursor_written_at: Instant::now(),
+            cursor_alarm: None,
             clock_written,
             stopping: None,
             told_to_stop: false,
@@ -231,8 +236,11 @@ impl Executor {
     /// Nothing is ready: waits for whatever comes first.
     async fn wait(&mut self, control: &mut mpsc::Receiver<TeamControl>, paused: &mut bool) -> Flow {
         self.tell(!*paused);
-        let cursor_due = self.cursor_written_at + Duration::from_millis(self.parts.shared.limits.cursor_every_ms);
-        let behind = self.parts.inputs.cursor() > self.parts.steps.cursor();
+        let behind = self.in_flight.is_empty() && self.parts.inputs.cursor() > self.parts.steps.cursor();
+        if behind && self.cursor_alarm.is_none() {
+            let every = Duration::from_millis(self.parts.shared.limits.cursor_every_ms);
+            self.cursor_alarm = Some(Box::pin(sleep_until(self.cursor_written_at + every)));
+        }
         tokio::select! {
             // Biased: commands first, then what is on its way, then new work.
             biased;
@@ -246,7 +254,7 @@ impl Executor {
                 Ok(()) => Ok(()),
                 Err(cause) => self.fail(cause).await,
             },
-            () = tokio::time::sleep_until(cursor_due), if behind && self.in_flight.is_empty() => self.send_cursor().await,
+            () = rung(&mut self.cursor_alarm), if behind => self.send_cursor().await,
         }
     }
 
@@ -634,6 +642,15 @@ async fn oldest(in_flight: &mut VecDeque<InFlight>) -> (InFlight, Result<(), Rej
         Some(step) => (step, outcome),
         None => std::future::pending().await,
     }
+}
+
+/// Waits until the alarm has rung, which ends it. Cancel safe.
+async fn rung(alarm: &mut Option<Pin<Box<Sleep>>>) {
+    match alarm {
+        Some(sleep) => sleep.await,
+        None => std::future::pending().await,
+    }
+    *alarm = None;
 }
 
 fn tell_those(waiters: &mut Vec<Waiter>, over: impl Fn(&Waiter) -> bool) {
