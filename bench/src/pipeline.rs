@@ -35,7 +35,8 @@ use crate::{
 };
 
 /// Real candles beside the repository; without them there is nothing to measure.
-const CANDLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz");
+pub(crate) const CANDLES: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz");
 const SERIES: &str = "DOTUSDT.15m";
 /// The slow eighth waits so much longer for each candle than the seven take.
 const TIMES_SLOWER: f64 = 1_000.0;

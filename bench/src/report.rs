@@ -14,6 +14,8 @@ pub(crate) enum Unit {
     /// Lower is better.
     NanosecondsPerEvent,
     /// Lower is better.
+    Microseconds,
+    /// Lower is better.
     Milliseconds,
     /// Lower is better.
     RowsPerCandle,
@@ -30,6 +32,7 @@ impl Unit {
             Self::CandlesPerSecond => "candles/s",
             Self::ReadsPerSecond => "reads/s",
             Self::NanosecondsPerEvent => "ns/event",
+            Self::Microseconds => "us",
             Self::Milliseconds => "ms",
             Self::RowsPerCandle => "rows/candle",
             Self::MebibytesAtPeak => "MiB at peak",
@@ -40,9 +43,11 @@ impl Unit {
     fn ratio(self, value: f64, reference: f64) -> f64 {
         match self {
             Self::EventsPerSecond | Self::CandlesPerSecond | Self::ReadsPerSecond => value / reference,
-            Self::NanosecondsPerEvent | Self::Milliseconds | Self::RowsPerCandle | Self::MebibytesAtPeak => {
-                reference / value
-            }
+            Self::NanosecondsPerEvent
+            | Self::Microseconds
+            | Self::Milliseconds
+            | Self::RowsPerCandle
+            | Self::MebibytesAtPeak => reference / value,
             Self::ShareFailed => (1.0 - value) / (1.0 - reference),
         }
     }

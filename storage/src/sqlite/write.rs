@@ -3,7 +3,7 @@
 //! A batch becomes a list of [`Call`]s. Large multi-row statements go alone; small ones are joined into
 //! one text with binds, since a round trip costs more than a small statement.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, pin::Pin, sync::Arc, task::Poll};
 
 use atra_bus::Committed;
 use futures::TryStreamExt;
@@ -107,20 +107,19 @@ impl<'a> Script<'a> {
         Ok(())
     }
 
-    /// Adds the batch's events; the last one carries the link.
-    fn add_events(&mut self, mut rows: &[EventRow<'_>], link: Link) -> Result<(), WriteError> {
-        for ((size, sql), last_sql) in SIZES.iter().zip(INSERT_EVENTS.iter()).zip(INSERT_LAST_EVENTS.iter()) {
-            while rows.len() >= *size {
-                let (these, rest) = rows.split_at(*size);
-                let is_last = rest.is_empty();
-                self.add(if is_last { last_sql } else { sql }, *size, None, |values| {
-                    these.iter().try_for_each(|row| bind_event(row, values))?;
-                    if is_last { values.add(link.as_bytes().to_vec()) } else { Ok(()) }
-                })?;
-                rows = rest;
-            }
-        }
-        Ok(())
+    /// Adds events as one statement, of a fixed size; with `link`, the last one carries it.
+    fn add_events(&mut self, rows: &[EventRow<'_>], link: Option<Link>) -> Result<(), WriteError> {
+        let size = SIZES.iter().position(|size| *size == rows.len()).expect("rows were cut to a fixed size");
+        let sql = if link.is_some() { &INSERT_LAST_EVENTS[size] } else { &INSERT_EVENTS[size] };
+        self.add(sql, rows.len(), None, |values| {
+            rows.iter().try_for_each(|row| bind_event(row, values))?;
+            link.map_or(Ok(()), |link| values.add(link.as_bytes().to_vec()))
+        })
+    }
+
+    /// The calls that are complete; the last one may still grow.
+    fn take_full(&mut self) -> impl Iterator<Item = Call<'a>> {
+        self.calls.drain(..self.calls.len().saturating_sub(1))
     }
 }
 
@@ -143,7 +142,8 @@ pub(super) struct Written {
     pub(super) is_committed: bool,
 }
 
-/// Sends everything from BEGIN on.
+/// Sends everything from BEGIN on. The rows of a call are bound while the connection's thread works on the call
+/// before it: in large batches half of the work is done beside the other half.
 ///
 /// On an error the transaction may still be open: the caller rolls back.
 pub(super) async fn write(
@@ -152,11 +152,19 @@ pub(super) async fn write(
     mut names: BatchNames<'_>,
     before: Link,
 ) -> Result<Written, WriteError> {
-    let mut script = Script::new();
+    let (mut script, mut pipe) = (Script::new(), Pipe::Idle(db));
     script.add(BEGIN, 0, None, |_| Ok(()))?;
-    let events = event_rows(batch, &mut names)?;
-    let link = link_after(before, &events);
-    script.add_events(&events, link)?;
+    let mut linking = Linking::after(before);
+    let mut events = batch.events.as_slice();
+    while let Some(size) = SIZES.into_iter().find(|size| *size <= events.len()) {
+        let (these, rest) = events.split_at(size);
+        let rows = event_rows(these, &mut names, &mut linking)?;
+        script.add_events(&rows, rest.is_empty().then(|| linking.finish()))?;
+        for call in script.take_full() {
+            pipe = pipe.start(call).await?;
+        }
+        events = rest;
+    }
     add_facts(&mut script, batch, &mut names)?;
     add_teams(&mut script, batch, &mut names)?;
     let blocks: Vec<_> = batch.blocks.iter().map(|block| (names.id(block.series.as_str()), block)).collect();
@@ -176,30 +184,61 @@ pub(super) async fn write(
         script.add(COMMIT, 0, None, |_| Ok(()))?;
     }
     for call in script.calls {
-        send(db, call).await?;
+        pipe = pipe.start(call).await?;
     }
+    pipe.settle().await?;
+    let link = if batch.events.is_empty() { before } else { linking.finish() };
     Ok(Written { names: new, link, is_committed })
 }
 
-fn event_rows<'a>(batch: &'a WriteBatch, names: &mut BatchNames<'_>) -> Result<Vec<EventRow<'a>>, WriteError> {
+/// A connection with at most one call on its way.
+enum Pipe<'a> {
+    Idle(&'a mut SqliteConnection),
+    Busy(Sending<'a>),
+}
+
+/// A call on its way; gives the connection back.
+type Sending<'a> = Pin<Box<dyn Future<Output = Result<&'a mut SqliteConnection, WriteError>> + Send + 'a>>;
+
+impl<'a> Pipe<'a> {
+    /// Waits for the call before, and hands this one to the connection's thread without waiting for its end.
+    async fn start(self, call: Call<'a>) -> Result<Self, WriteError> {
+        let db = self.settle().await?;
+        let mut sending: Sending<'a> = Box::pin(async move {
+            send(db, call).await?;
+            Ok(db)
+        });
+        // The first poll puts the call into the thread's queue.
+        match futures::poll!(&mut sending) {
+            Poll::Ready(sent) => sent.map(Self::Idle),
+            Poll::Pending => Ok(Self::Busy(sending)),
+        }
+    }
+
+    async fn settle(self) -> Result<&'a mut SqliteConnection, WriteError> {
+        match self {
+            Self::Idle(db) => Ok(db),
+            Self::Busy(sending) => sending.await,
+        }
+    }
+}
+
+/// Looks up the names of events and adds them to the link.
+fn event_rows<'a>(
+    events: &'a [Committed],
+    names: &mut BatchNames<'_>,
+    linking: &mut Linking,
+) -> Result<Vec<EventRow<'a>>, WriteError> {
     let row = |committed: &'a Committed| {
         let event = &committed.event;
         let payload = event.payload.json().map_err(|error| {
             WriteError::Refused(StoreError::Invalid(format!("event {} on {}: {error}", event.id, event.topic)))
         })?;
+        linking.add(committed, payload);
         let (topic, source) = (names.id(event.topic.as_str()), names.id(event.source.as_str()));
         Ok(EventRow { committed, topic, source, payload })
     };
-    batch.events.iter().map(row).collect()
-}
-
-fn link_after(before: Link, rows: &[EventRow<'_>]) -> Link {
-    if rows.is_empty() {
-        return before;
-    }
-    let mut linking = Linking::after(before);
-    rows.iter().for_each(|row| linking.add(row.committed, row.payload));
-    linking.finish()
+    events.iter().map(row).collect()
 }
 
 fn bind_event(row: &EventRow<'_>, values: &mut SqliteArguments) -> Result<(), sqlx::error::BoxDynError> {

@@ -1,0 +1,242 @@
+//! Candles in bulk: into the store and back into memory, by blocks as atra keeps them and by rows as one would.
+//!
+//! The rows are written with one prepared statement in one transaction, into a table without any other index: once
+//! with time and series packed into the rowid, once with the two as the key of a WITHOUT ROWID table.
+
+use std::{path::Path, time::Instant};
+
+use atra_agents::{
+    candles::blocks_of,
+    market::{
+        block,
+        candle::{Candle, Scale, SeriesKey},
+        import::{ImportOptions, import_csv},
+    },
+};
+use atra_storage::{Block, SqliteOptions, SqliteReader, SqliteStore, Store};
+use rusqlite::Connection;
+
+use super::{Actor, Bench};
+use crate::{
+    measure::{Contender, medians, millis, on_worker, per_second},
+    pipeline::CANDLES,
+    report::{Case, Unit},
+    rusqlite_store::open,
+};
+
+/// Series of the large load.
+const TICKERS: usize = 64;
+/// Bits of a packed key that hold the time in seconds: until the year 4147.
+const TIME_BITS: u32 = 36;
+
+/// How rows of candles can be kept.
+#[derive(Clone, Copy)]
+enum Key {
+    Packed,
+    WithoutRowid,
+}
+
+impl Key {
+    fn create(self) -> &'static str {
+        match self {
+            Self::Packed => {
+                "CREATE TABLE candles(key INTEGER PRIMARY KEY, open INTEGER, high INTEGER, low INTEGER, close INTEGER, \
+                 volume INTEGER) STRICT"
+            }
+            Self::WithoutRowid => {
+                "CREATE TABLE candles(series INTEGER, time INTEGER, open INTEGER, high INTEGER, low INTEGER, \
+                 close INTEGER, volume INTEGER, PRIMARY KEY(series, time)) STRICT, WITHOUT ROWID"
+            }
+        }
+    }
+}
+
+/// Four years of one ticker, as parsed.
+struct Data {
+    candles: Vec<Candle>,
+    scale: Scale,
+}
+
+impl Data {
+    fn blocks(&self, ticker: usize) -> Vec<Block> {
+        let series: SeriesKey = format!("T{ticker}.15m").parse().expect("a series");
+        blocks_of(&series, &self.candles, self.scale).expect("sorted and sane")
+    }
+}
+
+impl Bench<'_> {
+    /// Loads one ticker, loads many, and reads one back.
+    pub(super) fn bulk(&mut self) {
+        let Ok(csv) = std::fs::read(CANDLES) else {
+            eprintln!("storage: bulk skipped, no real candles beside the repository");
+            return;
+        };
+        let import = import_csv(csv.as_slice(), &ImportOptions::default(), |_| {}).expect("real candles");
+        let mut candles = import.candles;
+        // All of them on a full scale.
+        candles.truncate(self.scale.events);
+        let data = Data { candles, scale: import.scale };
+        self.load_one(&data);
+        self.load_many(&data);
+        self.read_back(&data);
+    }
+
+    fn load_one(&mut self, data: &Data) {
+        let Self { files, tokio, .. } = self;
+        let n = data.candles.len();
+        let mut contenders = [
+            Contender::new("candle bulk load, encode and commit", || {
+                let file = files.fresh();
+                let blocks = || data.blocks(0);
+                let start = Instant::now();
+                tokio.block_on(put(&file.path(), blocks));
+                per_second(n, start)
+            }),
+            Contender::new("rusqlite 0.39, rows, packed key", || {
+                let file = files.fresh();
+                rate(n, || rows(&file.path(), Key::Packed, &data.candles, 1))
+            }),
+            Contender::new("rusqlite 0.39, rows, WITHOUT ROWID", || {
+                let file = files.fresh();
+                rate(n, || rows(&file.path(), Key::WithoutRowid, &data.candles, 1))
+            }),
+            Contender::new("rusqlite 0.39, the same blocks", || {
+                let file = files.fresh();
+                rate(n, || raw_blocks(&file.path(), &data.blocks(0)))
+            }),
+        ];
+        let values = medians(self.scale.turns, &mut contenders);
+        let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
+        drop(contenders);
+        for (reference, value) in names.iter().zip(&values).skip(1) {
+            let case = Case { bench: "storage", name: names[0], unit: Unit::CandlesPerSecond };
+            self.reporter.print(&case.report(values[0], reference, *value));
+        }
+    }
+
+    /// Nine million candles; once each, since rows take their time.
+    fn load_many(&mut self, data: &Data) {
+        let file = self.files.fresh();
+        let start = Instant::now();
+        self.tokio.block_on(put(&file.path(), || (0..TICKERS).flat_map(|ticker| data.blocks(ticker)).collect()));
+        let value = millis(start);
+        let file = self.files.fresh();
+        let start = Instant::now();
+        rows(&file.path(), Key::Packed, &data.candles, TICKERS);
+        let case = Case { bench: "storage", name: "load of 64 tickers, four years each", unit: Unit::Milliseconds };
+        self.reporter.print(&case.report(value, "rusqlite 0.39, rows, packed key", millis(start)));
+    }
+
+    fn read_back(&mut self, data: &Data) {
+        let (by_blocks, by_rows) = (self.files.fresh(), self.files.fresh());
+        self.tokio.block_on(put(&by_blocks.path(), || data.blocks(0)));
+        rows(&by_rows.path(), Key::Packed, &data.candles, 1);
+        let Self { tokio, .. } = self;
+        let mut contenders = [
+            Contender::new("four years of one ticker into memory", || {
+                let start = Instant::now();
+                let n = tokio.block_on(read_blocks(&by_blocks.path()));
+                assert_eq!(n, data.candles.len());
+                millis(start)
+            }),
+            Contender::new("rusqlite 0.39, rows", || {
+                let start = Instant::now();
+                assert_eq!(read_rows(&by_rows.path()), data.candles.len());
+                millis(start)
+            }),
+        ];
+        let values = medians(self.scale.turns, &mut contenders);
+        let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
+        drop(contenders);
+        let case = Case { bench: "storage", name: names[0], unit: Unit::Milliseconds };
+        self.reporter.print(&case.report(values[0], names[1], values[1]));
+    }
+}
+
+fn rate(n: usize, load: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    load();
+    per_second(n, start)
+}
+
+/// Through the storage actor, the way an import goes.
+async fn put(path: &Path, blocks: impl FnOnce() -> Vec<Block>) {
+    let store: Box<dyn Store> = Box::new(SqliteStore::open(SqliteOptions::new(path)).await.expect("a fresh file"));
+    let actor = Actor::start(store).await;
+    let blocks = blocks();
+    let storage = actor.storage.clone();
+    on_worker(async move { storage.put_blocks(blocks).await.expect("committed") }).await;
+    actor.stop().await;
+}
+
+fn rows(path: &Path, key: Key, candles: &[Candle], tickers: usize) {
+    let mut db = open(path).expect("a fresh file");
+    db.execute_batch(key.create()).expect("created");
+    let transaction = db.transaction().expect("begun");
+    for ticker in 0..tickers as i64 {
+        match key {
+            Key::Packed => insert_packed(&transaction, ticker, candles),
+            Key::WithoutRowid => insert_pairs(&transaction, ticker, candles),
+        }
+    }
+    transaction.commit().expect("committed");
+}
+
+fn insert_packed(db: &Connection, ticker: i64, candles: &[Candle]) {
+    let mut insert = db.prepare("INSERT INTO candles VALUES (?, ?, ?, ?, ?, ?)").expect("prepared");
+    for c in candles {
+        let key = (ticker << TIME_BITS) | (c.time / 1_000);
+        insert.execute((key, c.open, c.high, c.low, c.close, c.volume)).expect("inserted");
+    }
+}
+
+fn insert_pairs(db: &Connection, ticker: i64, candles: &[Candle]) {
+    let mut insert = db.prepare("INSERT INTO candles VALUES (?, ?, ?, ?, ?, ?, ?)").expect("prepared");
+    for c in candles {
+        insert.execute((ticker, c.time, c.open, c.high, c.low, c.close, c.volume)).expect("inserted");
+    }
+}
+
+fn raw_blocks(path: &Path, blocks: &[Block]) {
+    let mut db = open(path).expect("a fresh file");
+    let transaction = db.transaction().expect("begun");
+    {
+        let mut insert =
+            transaction.prepare("INSERT INTO blocks(series, start, rows, data) VALUES (1, ?, ?, ?)").expect("prepared");
+        for block in blocks {
+            insert.execute((block.start, block.rows, &*block.data)).expect("inserted");
+        }
+    }
+    transaction.commit().expect("committed");
+}
+
+async fn read_blocks(path: &Path) -> usize {
+    let reader = SqliteReader::open_read_only(path).await.expect("opened");
+    let series = reader.series().await.expect("readable").remove(0).series;
+    let blocks = reader.blocks(&series, i64::MIN, i64::MAX, usize::MAX >> 1).await.expect("readable");
+    let mut candles = Vec::new();
+    for block in &blocks {
+        block::decode_into(&block.data, &mut candles).expect("as written");
+    }
+    candles.len()
+}
+
+fn read_rows(path: &Path) -> usize {
+    let db = open(path).expect("opened");
+    let mut select =
+        db.prepare("SELECT key, open, high, low, close, volume FROM candles ORDER BY key").expect("prepared");
+    let candle = |row: &rusqlite::Row<'_>| {
+        let key: i64 = row.get(0)?;
+        let time = (key & ((1 << TIME_BITS) - 1)) * 1_000;
+        Ok(Candle {
+            time,
+            open: row.get(1)?,
+            high: row.get(2)?,
+            low: row.get(3)?,
+            close: row.get(4)?,
+            volume: row.get(5)?,
+        })
+    };
+    let candles: rusqlite::Result<Vec<Candle>> = select.query_map([], candle).expect("readable").collect();
+    candles.expect("readable").len()
+}
