@@ -76,10 +76,11 @@ impl Actor {
     async fn start(store: Box<dyn Store>) -> Self {
         let opened = Storage::open(store, StorageOptions::default(), Arc::new(Nobody)).await;
         let (storage, actor) = opened.expect("a fresh file");
-        let thread = std::thread::spawn(move || {
+        let thread = std::thread::Builder::new().name("actor".into()).spawn(move || {
             let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
             tokio.block_on(actor.run());
         });
+        let thread = thread.expect("a thread");
         Self { storage, thread }
     }
 

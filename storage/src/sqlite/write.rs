@@ -69,7 +69,9 @@ impl<'a> Script<'a> {
         moved: Option<&'a TeamMove>,
         bind: impl FnOnce(&mut SqliteArguments) -> Result<(), sqlx::error::BoxDynError>,
     ) -> Result<(), WriteError> {
-        let is_joined = self.calls.last().is_some_and(|call| call.n_rows + n_rows <= JOINED_ROWS_MAX);
+        // BEGIN and COMMIT bring no rows: they go with whatever is beside them.
+        let fits = |call: &Call<'_>| call.n_rows == 0 || n_rows == 0 || call.n_rows + n_rows <= JOINED_ROWS_MAX;
+        let is_joined = self.calls.last().is_some_and(fits);
         if is_joined && let Some(call) = self.calls.last_mut() {
             call.sql.to_mut().push_str(sql);
         } else {
