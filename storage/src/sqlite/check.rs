@@ -4,7 +4,7 @@ use std::path::Path;
 
 use atra_bus::Seq;
 use serde::Serialize;
-use sqlx::{Executor as _, Row as _, SqliteConnection};
+use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection};
 
 use super::{
     SCHEMA_VERSION,
@@ -72,7 +72,8 @@ pub async fn check(path: impl AsRef<Path>) -> Result<CheckReport, StoreError> {
 
 async fn check_on(reader: &SqliteReader) -> Result<CheckReport, sqlx::Error> {
     // One transaction: a runtime may be writing.
-    let mut db = reader.pool().begin().await?;
+    let mut db = reader.acquire().await?;
+    let mut db = db.begin().await?;
     let mut problems = Vec::new();
     for row in db.fetch_all("PRAGMA quick_check").await? {
         let text: String = row.try_get(0)?;
@@ -121,7 +122,7 @@ pub async fn info(path: impl AsRef<Path>) -> Result<Info, StoreError> {
 async fn info_on(path: &Path, reader: &SqliteReader) -> Result<Info, StoreError> {
     let mut rows = Vec::new();
     let (schema_version, sqlite_version) = {
-        let mut db = reader.pool().acquire().await.map_err(|error| reader.class(&error))?;
+        let mut db = reader.acquire().await.map_err(|error| reader.class(&error))?;
         for (table, sql) in COUNT_ROWS {
             rows.push((table.to_owned(), count(&mut db, sql).await.map_err(|error| reader.class(&error))?));
         }

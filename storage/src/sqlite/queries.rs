@@ -49,9 +49,27 @@ pub(super) const INSERT_TEAM: &str =
 pub(super) const UPDATE_TEAM: &str = "UPDATE teams SET epoch = ?, number = ?, cursor = ? \
      WHERE team = ? AND epoch = ? AND number = ? AND cursor = ?;";
 
+// === prune ===
+
+/// Older writes of memory keys that were written in (?1, ?2], except for the newest of each.
+pub(super) const PRUNE_OLDER_WRITES: &str = "DELETE FROM journal WHERE seq IN (SELECT older.seq FROM \
+     (SELECT topic, max(seq) AS seq FROM journal WHERE seq > ?1 AND seq <= ?2 AND +topic < 0 GROUP BY topic) AS newest \
+     JOIN journal AS older ON older.topic = newest.topic AND older.topic < 0 AND older.seq < newest.seq)";
+/// Events in (?1, ?2], except for the newest write of a memory key that exists, starts of teams, and the ids in the list
+/// ?3 of hexadecimal texts. The plus keeps the planner at the range of seqs.
+pub(super) const PRUNE: &str = "DELETE FROM journal WHERE seq > ?1 AND seq <= ?2 \
+     AND (+topic > 0 OR payload = 'null') \
+     AND topic NOT IN (SELECT id FROM names WHERE text = 'sys.team.started') \
+     AND hex(id) NOT IN (SELECT value FROM json_each(?3))";
+/// What says that an event is still needed.
+pub(super) const NEEDED: &str = "SELECT key FROM facts WHERE kind IN (5, 6) OR (kind = 7 AND value = ?1)";
+pub(super) const FLOOR: &str = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'journal_floor'";
+pub(super) const SET_FLOOR: &str = "INSERT INTO meta(key, value) VALUES ('journal_floor', ?1) \
+     ON CONFLICT(key) DO UPDATE SET value = excluded.value";
+
 /// Everything that runs have written; blocks are not of a run, and names are never deleted.
-pub(super) const FORGET_RUNS: &str =
-    "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; COMMIT;";
+pub(super) const FORGET_RUNS: &str = "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; \
+     DELETE FROM meta WHERE key = 'journal_floor'; COMMIT;";
 
 // === read ===
 
@@ -85,6 +103,12 @@ pub(super) const TAIL_WANTED: &str = concat!(
      WHERE (topic IN (SELECT value FROM json_each(?2)) OR topic > ?3 OR topic < ?4) \
      AND source NOT IN (SELECT value FROM json_each(?5)) ORDER BY seq DESC LIMIT ?1"
 );
+/// The time of the newest event that is not the runtime's own.
+pub(super) const NEWEST_TIME: &str = "SELECT time FROM journal \
+     WHERE topic NOT IN (SELECT id FROM names WHERE text >= 'sys.' AND text < 'sys/') ORDER BY seq DESC LIMIT 1";
+/// The first event in (?1, ?2] of at least this time that is not the runtime's own.
+pub(super) const FIRST_FROM_TIME: &str = "SELECT seq FROM journal WHERE seq > ?1 AND seq <= ?2 AND time >= ?3 \
+     AND topic NOT IN (SELECT id FROM names WHERE text >= 'sys.' AND text < 'sys/') ORDER BY seq LIMIT 1";
 pub(super) const EFFECTS_OF: &str = concat!(events!(), " WHERE cause_seq = ?1 ORDER BY seq LIMIT ?2");
 /// `topic < 0` is what lets the planner use the partial index: memory topics have negative ids.
 pub(super) const MEMORY_AS_OF: &str = concat!(
