@@ -33,7 +33,8 @@ pub use options::StorageOptions;
 pub use rejected::Rejected;
 pub use retention::{Keep, PrunePlan, plan_prune};
 pub use sqlite::{
-    CheckReport, Info, Log, LogReader, Owner, SqliteOptions, SqliteReader, SqliteStore, check, info, log, owner,
+    CheckReport, Copied, Info, Log, LogReader, Owner, Progress, Restored, SqliteOptions, SqliteReader, SqliteStore,
+    Vacuumed, backup, check, info, log, owner, restore, vacuum,
 };
 pub use step::{
     Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, OPEN_EFFECT, Publish, Step, new_event_bytes,

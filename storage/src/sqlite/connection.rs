@@ -44,7 +44,7 @@ const WRITER_PRAGMAS: [(&str, &str, &str); 8] = [
     ("trusted_schema", "OFF", "0"),
 ];
 
-fn base_options(path: &Path) -> SqliteConnectOptions {
+pub(super) fn base_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(BUSY_TIMEOUT)

@@ -1,5 +1,6 @@
 //! SQLite: the store that ships. One file, one writing connection, a few reading ones.
 
+mod backup;
 mod check;
 mod connection;
 mod error;
@@ -12,6 +13,10 @@ mod read;
 mod schema;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_plans;
+#[cfg(test)]
+mod tests_upkeep;
 mod write;
 
 use std::{
@@ -25,6 +30,7 @@ use atra_bus::Seq;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _, SqliteConnection};
 use tracing::warn;
 
+pub use backup::{Copied, Progress, Restored, Vacuumed, backup, restore, vacuum};
 pub use check::{CheckReport, Info, check, info};
 pub use files::{Log, LogReader, Owner, log, owner};
 pub use read::SqliteReader;

@@ -47,6 +47,8 @@ pub(super) struct Readers {
 struct Connection {
     db: SqliteConnection,
     watch: Arc<Watch>,
+    /// Its last user left before the end: a statement may still run.
+    is_left: bool,
 }
 
 /// When what a connection runs must have ended; shared with its progress handler.
@@ -90,8 +92,13 @@ impl Readers {
             Some(connection) => connection,
             None => self.open().await?,
         };
-        connection.watch.set(self.deadline);
-        Ok(Reading { readers: self, connection: Some(connection), _permit: permit })
+        let mut reading = Reading { readers: self, connection: Some(connection), _permit: permit };
+        if reading.connection.as_ref().is_some_and(|connection| connection.is_left) {
+            // What runs on it is cut at its next look, and commands are carried out in order: wait until that is over.
+            reading.ping().await?;
+        }
+        reading.begin();
+        Ok(reading)
     }
 
     async fn open(&self) -> Result<Connection, sqlx::Error> {
@@ -102,7 +109,7 @@ impl Readers {
             db.lock_handle().await?.set_progress_handler(STEPS_PER_LOOK, move || !watch.is_over());
         }
         self.opened.fetch_add(1, Ordering::Relaxed);
-        Ok(Connection { db, watch })
+        Ok(Connection { db, watch, is_left: false })
     }
 
     /// Waits until nobody uses a connection, and closes all; reads fail afterwards.
@@ -149,6 +156,22 @@ impl Watch {
     fn is_over(&self) -> bool {
         let until = self.until.load(Ordering::Relaxed);
         until != NEVER && self.base.elapsed().as_micros() as u64 > until
+    }
+}
+
+impl Reading<'_> {
+    fn begin(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.watch.set(self.readers.deadline);
+            connection.is_left = true;
+        }
+    }
+
+    /// Gives the connection back after the last row: nothing runs on it any more.
+    pub(super) fn finish(mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.is_left = false;
+        }
     }
 }
 

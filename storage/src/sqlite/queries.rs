@@ -156,29 +156,3 @@ pub(super) const COUNT_ROWS: [(&str, &str); 6] = [
     ("names", "SELECT count(*) FROM names"),
     ("meta", "SELECT count(*) FROM meta"),
 ];
-
-/// Every query that the runtime runs often, and whether it may scan a whole table.
-#[cfg(test)]
-pub(super) const PLANNED: [(&str, bool); 18] = [
-    (LAST_SEQ, false),
-    (NAMES_AFTER, false),
-    (JOURNAL, false),
-    (JOURNAL_WANTED, false),
-    // The tail is read backwards and ends at its limit.
-    (TAIL, true),
-    (TAIL_WANTED, true),
-    (EFFECTS_OF, false),
-    (MEMORY_AS_OF, false),
-    // For people, and said so.
-    (TOPIC_COUNTS, true),
-    (FACT, false),
-    (MEMORY_FACT, false),
-    (FACTS, false),
-    (FACTS_OF, false),
-    // As many rows as teams.
-    (TEAMS, true),
-    (BLOCKS, false),
-    (SERIES, true),
-    (DELETE_FACT, false),
-    (UPDATE_TEAM, false),
-];

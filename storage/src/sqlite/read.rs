@@ -198,7 +198,7 @@ impl SqliteReader {
         let query = sqlx::query(queries::NAMES_AFTER).bind(greatest).bind(least);
         let mut db = self.acquire().await.map_err(|error| self.class(&error))?;
         let rows = query.fetch_all(&mut *db).await.map_err(|error| self.class(&error))?;
-        drop(db);
+        db.finish();
         let pairs: Result<Vec<(i64, String)>, sqlx::Error> =
             rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();
         let pairs = pairs.map_err(|error| self.class(&error))?;
@@ -230,7 +230,7 @@ impl SqliteReader {
             }
         }
         drop(rows);
-        drop(db);
+        db.finish();
         self.tell_if_slow(sql, began, waited, values.len() + waiting.len());
         if !waiting.is_empty() {
             self.learn().await?;
