@@ -31,7 +31,7 @@ pub use memory::{MemoryDisk, MemoryStore};
 pub use metrics::{Distribution, StorageMetrics, StorageState};
 pub use options::StorageOptions;
 pub use rejected::Rejected;
-pub use retention::{Keep, PrunePlan, plan_prune};
+pub use retention::{Keep, NoSpan, PrunePlan, Span, plan_prune};
 pub use sqlite::{
     CheckReport, Copied, Info, Log, LogReader, Owner, Progress, Restored, SqliteOptions, SqliteReader, SqliteStore,
     Vacuumed, backup, check, info, log, owner, restore, vacuum,

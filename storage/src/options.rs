@@ -45,7 +45,7 @@ pub struct StorageOptions {
     /// Bytes of the database from which on callers' publishes are refused. Not set: the disk decides.
     pub db_bytes_max: Option<u64>,
     /// How much of the journal is kept. Not set: all of it.
-    pub keep: Option<Keep>,
+    pub keep: Keep,
     /// How often it is found out what may be deleted. A minute: deleting is not urgent.
     pub retention_every: Duration,
     /// From how long on a commit is logged, with what it waited for. 1 s.
@@ -69,7 +69,7 @@ impl Default for StorageOptions {
             checkpoint_after_idle: Duration::from_secs(1),
             wal_bytes_max: 64 << 20,
             db_bytes_max: None,
-            keep: None,
+            keep: Keep::default(),
             retention_every: Duration::from_secs(60),
             slow_after: Duration::from_secs(1),
         }

@@ -89,7 +89,7 @@ impl StorageActor {
         }
         let checkpoint = self.is_dirty.then(|| upkeep.active_at + self.options.checkpoint_after_idle);
         let look = upkeep.is_looking.then(|| upkeep.looked_at + LOOK_EVERY);
-        let retention = self.options.keep.map(|_| upkeep.retention_at);
+        let retention = self.options.keep.is_limited().then_some(upkeep.retention_at);
         let next = checkpoint.into_iter().chain(look).chain(retention).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -185,8 +185,8 @@ impl StorageActor {
 
     /// Finds out now and then what may go.
     async fn plan_retention(&mut self) {
-        let Some(keep) = self.options.keep else { return };
-        if self.upkeep.prune_to.is_some() || Instant::now() < self.upkeep.retention_at {
+        let keep = self.options.keep;
+        if !keep.is_limited() || self.upkeep.prune_to.is_some() || Instant::now() < self.upkeep.retention_at {
             return;
         }
         self.upkeep.retention_at = Instant::now() + self.options.retention_every;

@@ -13,7 +13,7 @@ mod signals;
 use std::{sync::Arc, time::Duration};
 
 use atra::{
-    Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Team, TeamState,
+    Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, SqliteStore, Team, TeamState,
     agents::{
         CandleSource, SIMULATED_FROM, desk,
         market::candle::{Interval, SeriesKey},
@@ -92,9 +92,7 @@ async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<
     let mut signals = Signals::listen()?;
     let besides = check(&config, args).await?;
     prepare_folder(&config)?;
-    let mut options = SqliteOptions::new(&config.db);
-    options.readers = config.storage.readers;
-    let mut store = SqliteStore::open(options).await?;
+    let mut store = SqliteStore::open(config.storage.sqlite(&config.db)).await?;
     let reader = store.reader();
     let market = market(&mut config, args, &reader).await?;
     let Market { source, what, name, seed } = market;

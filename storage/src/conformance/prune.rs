@@ -16,6 +16,10 @@ pub(super) async fn run<P: Place>(fresh: &mut impl FnMut() -> P) {
     age_is_measured_in_the_journals_own_time(&mut fresh()).await;
 }
 
+fn newest(n: u64) -> Keep {
+    Keep { events: Some(n), span: None }
+}
+
 fn memory(key: &str, seq: u64, value: Option<&str>) -> FactRow {
     fact(FactKind::Memory, "a", key, value, seq)
 }
@@ -135,18 +139,21 @@ async fn the_team_that_is_farthest_behind_pins_the_journal(place: &mut dyn Place
     commit(&mut store, &WriteBatch { teams: vec![moved("slow", 4), moved("quick", 12)], ..WriteBatch::default() })
         .await;
 
-    let plan = plan_prune(&*reader, Keep::Events(2)).await.expect("a plan");
+    let plan = plan_prune(&*reader, newest(2)).await.expect("a plan");
     assert_eq!((plan.floor, plan.upto, plan.wanted, plan.last), (Seq::ZERO, Seq(4), Seq(10), Seq(12)));
     assert_eq!(plan.pinned_by.map(|team| team.team), Some(name("slow")));
 
-    let plan = plan_prune(&*reader, Keep::Events(9)).await.expect("a plan");
+    let plan = plan_prune(&*reader, newest(9)).await.expect("a plan");
     assert_eq!((plan.upto, plan.pinned_by), (Seq(3), None));
-    assert!(plan_prune(&*reader, Keep::Events(50)).await.expect("a plan").is_empty());
+    let both = Keep { events: Some(2), span: Some(Duration::from_millis(5)) };
+    assert_eq!(plan_prune(&*reader, both).await.expect("a plan").wanted, Seq(6), "what both let go");
+    assert!(plan_prune(&*reader, Keep::default()).await.expect("a plan").is_empty(), "nobody asked for less");
+    assert!(plan_prune(&*reader, newest(50)).await.expect("a plan").is_empty());
 }
 
 async fn age_is_measured_in_the_journals_own_time(place: &mut dyn Place) {
     let (mut store, reader) = opened(place).await;
-    let none = plan_prune(&*reader, Keep::Span(Duration::from_secs(1))).await.expect("a plan");
+    let none = plan_prune(&*reader, Keep { span: Some(Duration::from_secs(1)), events: None }).await.expect("a plan");
     assert!(none.is_empty(), "an empty journal has nothing to delete");
     // An event each second; the runtime's own has the wall's time, which is far ahead.
     for seq in 1..=10_u64 {

@@ -10,13 +10,13 @@ use std::{
 };
 
 use serde::Serialize;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     SqliteOptions, SqliteStore,
     check::{CheckReport, check},
-    connection::{FileLock, base_options, pragma},
+    connection::{FileLock, base_options, used_bytes},
     error::{classify, fatal},
     files::{beside, size_of},
     read::SqliteReader,
@@ -181,14 +181,6 @@ async fn while_telling<T>(work: impl Future<Output = T>, now: impl Fn() -> Progr
             _ = ticks.tick() => tell(now()),
         }
     }
-}
-
-async fn used_bytes(db: &mut SqliteConnection, path: &Path) -> Result<u64, StoreError> {
-    let mut values = [0_u64; 3];
-    for (place, name) in values.iter_mut().zip(["page_count", "freelist_count", "page_size"]) {
-        *place = pragma(db, path, name).await?.parse().unwrap_or(0);
-    }
-    Ok(values[0].saturating_sub(values[1]) * values[2])
 }
 
 /// A file in the making that nobody else makes: locked, and empty.

@@ -8,7 +8,8 @@ use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection};
 
 use super::{
     SCHEMA_VERSION,
-    connection::{pragma, sqlite_version},
+    connection::{pragma, sqlite_version, used_bytes},
+    files::{Log, Owner, log, owner, size_of},
     queries::{CHECK_CAUSES, CHECK_MEMORY, CHECK_ORPHANS, CHECK_SEQS, COUNT_ROWS},
     read::SqliteReader,
 };
@@ -50,7 +51,15 @@ pub struct Info {
     pub sqlite_version: String,
     /// Rows per table.
     pub rows: Vec<(String, u64)>,
-    /// Every team's row, sorted by name.
+    /// Bytes of the file that hold something; the rest is used again before the file grows.
+    pub used_bytes: u64,
+    /// The write-ahead log, and who reads from it.
+    pub log: Log,
+    /// Who has the file for writing.
+    pub owner: Option<Owner>,
+    /// The last seq that was pruned.
+    pub floor: Seq,
+    /// Every team's row, sorted by name. Nothing behind the smallest cursor can be pruned.
     pub teams: Vec<TeamRow>,
     /// The last seq of the journal.
     pub last_seq: Seq,
@@ -121,22 +130,22 @@ pub async fn info(path: impl AsRef<Path>) -> Result<Info, StoreError> {
 
 async fn info_on(path: &Path, reader: &SqliteReader) -> Result<Info, StoreError> {
     let mut rows = Vec::new();
-    let (schema_version, sqlite_version) = {
+    let (log, owner) = (log(path), owner(path));
+    let (schema_version, sqlite_version, used_bytes) = {
         let mut db = reader.acquire().await.map_err(|error| reader.class(&error))?;
         for (table, sql) in COUNT_ROWS {
             rows.push((table.to_owned(), count(&mut db, sql).await.map_err(|error| reader.class(&error))?));
         }
         let version = pragma(&mut db, path, "user_version").await?;
-        (version.parse().unwrap_or(0), sqlite_version(&mut db, path).await?)
-    };
-    let size = |suffix: &str| {
-        let mut file = path.as_os_str().to_owned();
-        file.push(suffix);
-        std::fs::metadata(file).map_or(0, |file| file.len())
+        (version.parse().unwrap_or(0), sqlite_version(&mut db, path).await?, used_bytes(&mut db, path).await?)
     };
     Ok(Info {
-        file_bytes: size(""),
-        wal_bytes: size("-wal"),
+        file_bytes: size_of(path, ""),
+        wal_bytes: log.bytes,
+        used_bytes,
+        log,
+        owner,
+        floor: reader.floor().await?,
         schema_version,
         schema_version_known: SCHEMA_VERSION,
         sqlite_version,

@@ -151,6 +151,15 @@ pub(super) async fn pragma(db: &mut SqliteConnection, path: &Path, name: &str) -
     row.try_get_unchecked::<String, _>(0).map_err(of)
 }
 
+/// Bytes of a database that hold something.
+pub(super) async fn used_bytes(db: &mut SqliteConnection, path: &Path) -> Result<u64, StoreError> {
+    let mut values = [0_u64; 3];
+    for (place, name) in values.iter_mut().zip(["page_count", "freelist_count", "page_size"]) {
+        *place = pragma(db, path, name).await?.parse().unwrap_or(0);
+    }
+    Ok(values[0].saturating_sub(values[1]) * values[2])
+}
+
 pub(super) async fn sqlite_version(db: &mut SqliteConnection, path: &Path) -> Result<String, StoreError> {
     let of = |error: sqlx::Error| classify(path, &error);
     let row = db.fetch_one("SELECT sqlite_version()").await.map_err(of)?;

@@ -37,7 +37,7 @@ pub use read::SqliteReader;
 pub use schema::SCHEMA_VERSION;
 
 use self::{
-    connection::{FileLock, ReadMode, close, open_writer, pragma, set_level},
+    connection::{FileLock, ReadMode, close, open_writer, set_level, used_bytes},
     error::{classify, fatal},
     files::{FileId, size_of},
     names::{BatchNames, Interner},
@@ -285,14 +285,10 @@ impl Store for SqliteStore {
 
     async fn look(&mut self, deep: bool) -> Result<Option<Sizes>, StoreError> {
         self.id.check(&self.path)?;
-        if deep {
+        if deep && let Some(db) = &mut self.db {
             let path = self.path.clone();
-            let db = self.db()?;
-            let mut pages = [0_u64; 3];
-            for (place, name) in pages.iter_mut().zip(["page_count", "freelist_count", "page_size"]) {
-                *place = pragma(db, &path, name).await?.parse().unwrap_or(0);
-            }
-            self.used_bytes = pages[0].saturating_sub(pages[1]) * pages[2];
+            // What it is now is told with the next look; an error is the next commit's to tell.
+            self.used_bytes = used_bytes(db, &path).await.unwrap_or(self.used_bytes);
         }
         let (readers, reads_cut) = self.reader.counts();
         let wal_bytes = size_of(&self.path, "-wal");

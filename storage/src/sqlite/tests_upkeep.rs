@@ -231,7 +231,7 @@ async fn the_journal_is_pruned_in_the_background_as_configured() {
     let folder = Folder::new();
     let store = folder.store().await;
     let options = StorageOptions {
-        keep: Some(Keep::Events(100)),
+        keep: Keep { events: Some(100), span: None },
         retention_every: Duration::from_millis(1),
         ..StorageOptions::default()
     };
@@ -262,7 +262,7 @@ async fn callers_are_refused_at_the_limit_while_a_paused_team_pins_the_journal()
     let store = folder.store().await;
     let options = StorageOptions {
         db_bytes_max: Some(1 << 20),
-        keep: Some(Keep::Events(1)),
+        keep: Keep { events: Some(1), span: None },
         retention_every: Duration::from_millis(1),
         ..StorageOptions::default()
     };
