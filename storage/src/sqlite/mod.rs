@@ -1,6 +1,7 @@
 //! SQLite: the store that ships. One file, one writing connection, a few reading ones.
 
 mod backup;
+mod chain;
 mod check;
 mod connection;
 mod error;
@@ -37,14 +38,15 @@ pub use read::SqliteReader;
 pub use schema::SCHEMA_VERSION;
 
 use self::{
+    chain::Link,
     connection::{FileLock, ReadMode, close, open_writer, set_level, used_bytes},
     error::{classify, fatal},
     files::{FileId, size_of},
     names::{BatchNames, Interner},
-    prune::{floor, next_floor, prune},
-    queries::{COMMIT, FORGET_RUNS, LAST_SEQ, NAMES_AFTER, ROLLBACK, TEAMS},
+    prune::{floor, next_piece, prune},
+    queries::{COMMIT, FORGET_RUNS, LAST_LINK, NAMES_AFTER, ROLLBACK, TEAMS},
     read::ReadTimes,
-    write::{WriteError, write},
+    write::{WriteError, Written, write},
 };
 use crate::{Level, Loaded, Read, Sizes, Store, StoreError, TeamRow, WriteBatch};
 
@@ -96,6 +98,8 @@ pub struct SqliteStore {
     /// A transaction was begun and its end was not seen: the future was dropped in between.
     is_in_transaction: bool,
     names: Interner,
+    /// What the next batch is chained to.
+    link: Link,
     reader: Arc<SqliteReader>,
     /// The file that was opened: another one at the same path is not ours.
     id: FileId,
@@ -132,6 +136,7 @@ impl SqliteStore {
             level: Level::Process,
             is_in_transaction: false,
             names: Interner::default(),
+            link: Link::START,
             reader,
             id,
             used_bytes: 0,
@@ -163,6 +168,7 @@ impl SqliteStore {
             return Err(error);
         }
         self.reader.forget_last();
+        self.link = Link::START;
         Ok(())
     }
 
@@ -216,17 +222,18 @@ impl Store for SqliteStore {
         let path = self.path.clone();
         let db = self.db()?;
         let loaded = load(db).await.map_err(|error| classify(&path, &error))?;
-        self.names = loaded.1;
-        self.reader.raise_floor(loaded.0.floor);
-        Ok(loaded.0)
+        let (loaded, names, link) = loaded;
+        (self.names, self.link) = (names, link);
+        self.reader.raise_floor(loaded.floor);
+        Ok(loaded)
     }
 
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
         self.begin_at(batch.level).await?;
         let Some(db) = &mut self.db else { return Err(fatal(&self.path, "it was closed")) };
         self.is_in_transaction = true;
-        let written = write(db, batch, BatchNames::new(&self.names)).await;
-        let (new_names, is_committed) = match written {
+        let written = write(db, batch, BatchNames::new(&self.names), self.link).await;
+        let Written { names, link, is_committed } = match written {
             Ok(written) => written,
             Err(error) => {
                 let error = match error {
@@ -245,9 +252,10 @@ impl Store for SqliteStore {
             return Err(error);
         }
         self.is_in_transaction = false;
-        for (text, id) in new_names {
+        for (text, id) in names {
             self.names.learn(&text, id);
         }
+        self.link = link;
         Ok(())
     }
 
@@ -266,21 +274,18 @@ impl Store for SqliteStore {
         let reader = Arc::clone(&self.reader);
         let db = self.db()?;
         let before = floor(db).await.map_err(of)?;
-        let after = next_floor(db, before, upto, events_max).await.map_err(of)?;
-        if after <= before {
-            return Ok(before);
-        }
+        let Some(piece) = next_piece(db, before, upto, events_max).await.map_err(of)? else { return Ok(before) };
         // Before anything is gone: a reader that finds a hole finds the floor too.
-        reader.raise_floor(after);
+        reader.raise_floor(piece.floor);
         self.is_in_transaction = true;
-        let pruned = prune(self.db()?, before, after).await.map_err(of);
+        let pruned = prune(self.db()?, before, &piece).await.map_err(of);
         if let Err(error) = pruned {
             self.roll_back().await;
             self.reopen_if_unknown(&error).await;
             return Err(error);
         }
         self.is_in_transaction = false;
-        Ok(after)
+        Ok(piece.floor)
     }
 
     async fn look(&mut self, deep: bool) -> Result<Option<Sizes>, StoreError> {
@@ -343,7 +348,7 @@ impl SqliteStore {
     }
 }
 
-async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner), sqlx::Error> {
+async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner, Link), sqlx::Error> {
     let mut names = Interner::default();
     let mut texts = std::collections::BTreeMap::new();
     for row in sqlx::query(NAMES_AFTER).bind(0_i64).bind(0_i64).fetch_all(&mut *db).await? {
@@ -351,7 +356,14 @@ async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner), sqlx::Err
         names.learn(&text, id);
         texts.insert(id, text);
     }
-    let last: i64 = db.fetch_one(LAST_SEQ).await?.try_get(0)?;
+    let (mut last, mut link) = (0_i64, Link::START);
+    if let Some(row) = db.fetch_optional(LAST_LINK).await? {
+        last = row.try_get(0)?;
+        if let Some(bytes) = row.try_get::<Option<&[u8]>, _>(1)? {
+            let damaged = || sqlx::Error::Decode("the last check value has the wrong length".into());
+            link = Link::from_slice(bytes).ok_or_else(damaged)?;
+        }
+    }
     let mut teams = Vec::new();
     for row in db.fetch_all(TEAMS).await? {
         let text = texts.get(&row.try_get::<i64, _>(0)?);
@@ -366,5 +378,5 @@ async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner), sqlx::Err
     }
     teams.sort_by(|a, b| a.team.cmp(&b.team));
     let floor = floor(db).await?;
-    Ok((Loaded { last_seq: Seq(last as u64), teams, floor }, names))
+    Ok((Loaded { last_seq: Seq(last as u64), teams, floor }, names, link))
 }

@@ -6,8 +6,17 @@
 use atra_bus::Seq;
 use sqlx::{Executor as _, Row as _, SqliteConnection};
 
-use super::queries::{BEGIN, COMMIT, FLOOR, LAST_SEQ, NEEDED, PRUNE, PRUNE_OLDER_WRITES, SET_FLOOR};
+use super::{
+    chain::{Link, ORIGIN_KEY, Origin},
+    queries::{
+        BEGIN, COMMIT, FIRST_BATCH_END, FLOOR, LAST_BATCH_END, LAST_SEQ, META, NEEDED, PRUNE, PRUNE_OLDER_WRITES,
+        SET_META,
+    },
+};
 use crate::{OPEN_EFFECT, retention::event_of};
+
+/// The key of the floor in the `meta` table; without it nothing was pruned.
+const FLOOR_KEY: &str = "journal_floor";
 
 /// Where the journal begins: the last seq that was pruned.
 pub(super) async fn floor(db: &mut SqliteConnection) -> Result<Seq, sqlx::Error> {
@@ -16,30 +25,64 @@ pub(super) async fn floor(db: &mut SqliteConnection) -> Result<Seq, sqlx::Error>
     Ok(Seq(floor as u64))
 }
 
-/// The seq up to which the next transaction deletes; the floor itself when there is nothing to do.
-pub(super) async fn next_floor(
+/// Where the next transaction ends: the floor afterwards, and where the chain of check values begins then, if that
+/// changes. Batches go as a whole, since a check value stands for one.
+pub(super) struct Piece {
+    pub(super) floor: Seq,
+    origin: Option<Origin>,
+}
+
+/// Finds the next piece on the way from `floor` to `upto`, of some `events_max` events; `None`: there is none.
+pub(super) async fn next_piece(
     db: &mut SqliteConnection,
     floor: Seq,
     upto: Seq,
     events_max: u64,
-) -> Result<Seq, sqlx::Error> {
+) -> Result<Option<Piece>, sqlx::Error> {
     let last: i64 = db.fetch_one(LAST_SEQ).await?.try_get(0)?;
     // The last batch stays: who opens the file finds its end, and what the next one is chained to.
     let upto = upto.min(Seq((last as u64).saturating_sub(1)));
     if upto <= floor {
-        return Ok(floor);
+        return Ok(None);
     }
-    Ok(upto.min(Seq(floor.get().saturating_add(events_max.max(1)))))
+    let end = upto.min(Seq(floor.get().saturating_add(events_max.max(1))));
+    let origin = sqlx::query(META).bind(ORIGIN_KEY).fetch_optional(&mut *db).await?;
+    let origin = origin.and_then(|row| Origin::parse(row.try_get(0).ok()?)).unwrap_or_default();
+    if origin.seq > floor {
+        // Events of an older version, which have no check values.
+        return Ok(Some(Piece { floor: end.min(origin.seq), origin: None }));
+    }
+    let found = match batch_end(db, LAST_BATCH_END, floor, end).await? {
+        None => batch_end(db, FIRST_BATCH_END, end, upto).await?,
+        found => found,
+    };
+    Ok(found.map(|origin| Piece { floor: origin.seq, origin: Some(origin) }))
 }
 
-/// Deletes events in (`floor`, `upto`] that nobody needs. On an error the transaction may still be open.
-pub(super) async fn prune(db: &mut SqliteConnection, floor: Seq, upto: Seq) -> Result<(), sqlx::Error> {
+async fn batch_end(
+    db: &mut SqliteConnection,
+    sql: &'static str,
+    after: Seq,
+    upto: Seq,
+) -> Result<Option<Origin>, sqlx::Error> {
+    let query = sqlx::query(sql).bind(after.get() as i64).bind(upto.get() as i64);
+    let Some(row) = query.fetch_optional(db).await? else { return Ok(None) };
+    let link = Link::from_slice(row.try_get(1)?);
+    let link = link.ok_or_else(|| sqlx::Error::Decode("a check value has the wrong length".into()))?;
+    Ok(Some(Origin { seq: Seq(row.try_get::<i64, _>(0)? as u64), link }))
+}
+
+/// Deletes what nobody needs from `floor` to the end of the piece. On an error the transaction may still be open.
+pub(super) async fn prune(db: &mut SqliteConnection, floor: Seq, piece: &Piece) -> Result<(), sqlx::Error> {
     db.execute(BEGIN).await?;
     let needed = needed(db).await?;
-    let (from, to) = (floor.get() as i64, upto.get() as i64);
+    let (from, to) = (floor.get() as i64, piece.floor.get() as i64);
     sqlx::query(PRUNE_OLDER_WRITES).bind(from).bind(to).execute(&mut *db).await?;
     sqlx::query(PRUNE).bind(from).bind(to).bind(needed).execute(&mut *db).await?;
-    sqlx::query(SET_FLOOR).bind(upto.to_string()).execute(&mut *db).await?;
+    sqlx::query(SET_META).bind(FLOOR_KEY).bind(piece.floor.to_string()).execute(&mut *db).await?;
+    if let Some(origin) = &piece.origin {
+        sqlx::query(SET_META).bind(ORIGIN_KEY).bind(origin.to_string()).execute(&mut *db).await?;
+    }
     db.execute(COMMIT).await?;
     Ok(())
 }
