@@ -217,7 +217,8 @@ fn a_span_is_kept_in_the_journals_own_time() {
     let folder = Folder::finished();
     // 3,000 quarter hours are 31 days.
     let done = folder.atra(&["db", "prune", "--keep", "60d", "--db", "a.db", "--json"]).ok().one();
-    assert_eq!(done["floor"], 0);
+    // The first event is the start, which has the wall's time and is kept anyway.
+    assert!(done["floor"].as_u64() <= Some(1), "{done}");
     folder.atra(&["db", "prune", "--keep", "10d", "--db", "a.db"]).ok();
     let left = folder.atra(&["status", "--db", "a.db", "--json"]).ok().one()["topics"]["market.candle"].as_u64();
     assert!(left.is_some_and(|n| (960..=1_300).contains(&n)), "{left:?} candles are left of ten days");
