@@ -102,11 +102,9 @@ pub fn run(work: &Work) -> bool {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     tokio.block_on(async {
         let ledger = Ledger::open(&work.ledger).expect("the ledger can be opened");
-        let options = StorageOptions {
-            checkpoint_after_idle: Duration::from_millis(work.checkpoint_ms),
-            backoff_max: Duration::from_millis(50),
-            ..StorageOptions::default()
-        };
+        let mut options = StorageOptions::default();
+        options.checkpoint_after_idle = Duration::from_millis(work.checkpoint_ms);
+        options.backoff_max = Duration::from_millis(50);
         let opened = match SqliteStore::open(SqliteOptions::new(&work.db)).await {
             Ok(store) => Storage::open(Box::new(store), options, Arc::new(Nobody)).await,
             Err(error) => Err(error),

@@ -87,17 +87,6 @@ pub(crate) fn until(work: &Work, what: &str, is_so: impl Fn(&[Line]) -> bool) {
     }
 }
 
-/// Copies a database with what lies beside it.
-pub(crate) fn copy(from: &Path, to: &Path) {
-    for suffix in ["", "-wal"] {
-        let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
-        let _ = std::fs::remove_file(with(to));
-        if with(from).exists() {
-            std::fs::copy(with(from), with(to)).unwrap();
-        }
-    }
-}
-
 /// Repeatable choices.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seed(u64);
