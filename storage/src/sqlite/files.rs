@@ -145,7 +145,11 @@ pub fn log(db: &Path) -> Log {
         let slots = (0..5).filter(|slot| locks.contains(&(READ_LOCKS.start + *slot as u64)));
         let Some(oldest) = slots.map(mark).filter(|mark| *mark > 0).min() else { continue };
         let holds_bytes = (pages - oldest.min(pages)) * (page + FRAME_HEAD);
-        readers.push(LogReader { process, holds_bytes });
+        // A process may hold several marks: the oldest counts.
+        match readers.iter_mut().find(|reader| reader.process == process) {
+            Some(reader) => reader.holds_bytes = reader.holds_bytes.max(holds_bytes),
+            None => readers.push(LogReader { process, holds_bytes }),
+        }
     }
     readers.sort_by(|a, b| b.holds_bytes.cmp(&a.holds_bytes).then(a.process.cmp(&b.process)));
     Log { bytes, pages, moved, readers }
