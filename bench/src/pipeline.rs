@@ -21,7 +21,7 @@ use atra_agents::{
     desk::{self, desk},
     market::{
         candle::SeriesKey,
-        import::{ImportOptions, import_csv},
+        import::{ImportOptions, import_candles},
     },
 };
 use atra_bus::{Event, Filter, Seq, Timestamp};
@@ -86,7 +86,7 @@ fn import(scale: Scale, reporter: &mut Reporter, tokio: &tokio::runtime::Runtime
 
 fn blocks(csv: &[u8]) -> Vec<Block> {
     let series: SeriesKey = SERIES.parse().expect("a series");
-    let import = import_csv(csv, &ImportOptions::default(), |_| {}).expect("real candles");
+    let import = import_candles(csv, &ImportOptions::default(), |_| {}).expect("real candles");
     blocks_of(&series, &import.candles, import.scale).expect("sorted and sane")
 }
 

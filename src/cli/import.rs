@@ -15,7 +15,7 @@ use atra::{
     agents::market::{
         block::MergeReport,
         candle::{Interval, SeriesKey},
-        import::{Import, ImportError, ImportOptions, ImportReport, import_csv},
+        import::{Import, ImportError, ImportOptions, ImportReport, import_candles},
     },
     config::Config,
     storage::{Level, Store, WriteBatch},
@@ -122,7 +122,7 @@ fn parse(file: &Path, args: &ImportArgs) -> Result<Parsed, CliError> {
         ..ImportOptions::default()
     };
     let bar = bar(file);
-    let import = import_csv(&bytes, &options, |progress| {
+    let import = import_candles(&bytes, &options, |progress| {
         bar.set_length(progress.bytes_total as u64);
         bar.set_position(progress.bytes as u64);
     });
@@ -140,7 +140,7 @@ fn why_not(file: &Path, bytes: &[u8], options: &ImportOptions, source: ImportErr
     let path = file.to_owned();
     let ImportError::TooManyRefused { first, .. } = source else { return CliError::Import { path, source } };
     let unbounded = ImportOptions { refused_max: usize::MAX, ..options.clone() };
-    match import_csv(bytes, &unbounded, |_| {}) {
+    match import_candles(bytes, &unbounded, |_| {}) {
         Err(ImportError::TooManyRefused { count, .. }) => CliError::NoRow { path, n_rows: count, first },
         _ => CliError::Import { path, source },
     }
