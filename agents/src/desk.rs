@@ -316,3 +316,51 @@ fn choose(wanted: &[String], known: Vec<SeriesKey>) -> Result<Vec<SeriesKey>, De
     chosen.dedup();
     Ok(chosen)
 }
+
+#[cfg(test)]
+mod tests {
+    use atra_bus::{EventType, Filter, Interest, Seq};
+    use atra_runtime::sim::Swarm;
+    use atra_storage::{MemoryDisk, Read};
+
+    use super::*;
+    use crate::{events::TargetChanged, market::broker::Fill};
+
+    /// Signals and fills of a desk with or without its risk agent.
+    fn run(with_risk: bool) -> (usize, usize) {
+        let series: Vec<SeriesKey> = vec!["AAA.15m".parse().unwrap()];
+        let candles = CandleSource::Simulator { seed: 11, series: series.clone(), candles: Some(1_500) };
+        let wanted = Wanted { series, from: None, to: None, speed: None, speed_from: None };
+        let DeskConfig { cash, fee_ppm, lot_decimals, exits, .. } = DeskConfig::default();
+        let account = Account { cash, close_at_end: false, exits, lot_decimals, fee_ppm, slippage_ppm: 0 };
+        let spec = StrategySpec::SmaCross { fast: 10, slow: 20, side: Side::LongOnly };
+        let mut team = Team::new(TEAM)
+            .clock(Clock::Events)
+            .agent(move || Feed::new(candles.clone(), wanted.clone()))
+            .agent(Indicator::default)
+            .agent(move || Signal::new(SignalPlan::Fixed(spec)));
+        if with_risk {
+            team = team.agent(|| RiskAgent::new(RiskLimits::default(), false));
+        }
+        let team = team
+            .agent(move || Execution::new(account))
+            .agent(move || PortfolioAgent::new(account, RiskLimits::default()));
+        let disk = MemoryDisk::new();
+        let done = Swarm::new(1).on(&disk).team(team).run(|runtime| async move { runtime.idle().await });
+        done.unwrap();
+        let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let count = |filter: Filter| {
+            let interest = Interest::in_topics(vec![filter]);
+            let last = tokio.block_on(disk.last_seq()).unwrap();
+            tokio.block_on(disk.journal(Seq::ZERO, last, &interest, usize::MAX)).unwrap().0.len()
+        };
+        (count(Filter::exactly(&TargetChanged::TOPIC)), count(Filter::exactly(&Fill::TOPIC)))
+    }
+
+    #[test]
+    fn a_desk_without_its_risk_agent_trades_nothing() {
+        let (signals, fills) = run(true);
+        assert!(signals > 20 && fills > 20, "{signals} signals, {fills} fills");
+        assert_eq!(run(false), (signals, 0));
+    }
+}

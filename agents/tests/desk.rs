@@ -467,6 +467,35 @@ fn a_kill_withdraws_what_was_approved_and_not_filled() {
     assert!(events::<Fill>(&disk).is_empty());
 }
 
+/// A kill from the command line is journalled while nothing runs. It was once heard after hundreds of candles, since the
+/// source was quicker than the journal.
+#[test]
+fn a_kill_that_was_said_while_nothing_ran_is_heard_before_the_first_candle() {
+    let disk = MemoryDisk::new();
+    let config = fixed(Side::LongOnly);
+    run(&disk, team(&config, &simulator(400)));
+    let before = events::<Fill>(&disk).len();
+    assert!(before > 4);
+    let said = Swarm::new(1).on(&disk).run(|runtime| async move {
+        runtime.publish(Kill { reason: "test".into() }).await.unwrap();
+    });
+    said.unwrap();
+    run(&disk, team(&config, &simulator(1_200)));
+    assert_eq!(events::<Fill>(&disk).len(), before);
+    assert!(events::<Denied>(&disk).iter().all(|denied| denied.code == DenyCode::KillSwitch));
+    assert!(events::<Denied>(&disk).len() > 4);
+}
+
+#[test]
+fn without_an_approval_there_is_no_order_whatever_the_signal_wants() {
+    let halted = RiskLimits { orders_per_hour_max: 0, ..RiskLimits::default() };
+    let disk = MemoryDisk::new();
+    run(&disk, team(&DeskConfig { risk: halted, ..fixed(Side::LongShort) }, &simulator(1_500)));
+    assert!(events::<TargetChanged>(&disk).len() > 20);
+    assert!(events::<Approved>(&disk).is_empty() && events::<Fill>(&disk).is_empty());
+    assert!(events::<Denied>(&disk).iter().all(|denied| denied.code == DenyCode::OrderRate));
+}
+
 #[test]
 fn an_exit_that_was_denied_is_carried_out_after_a_resume() {
     let disk = MemoryDisk::new();

@@ -243,6 +243,11 @@ impl Terms {
         self.fee_ppm
     }
 
+    /// Slippage in parts per million.
+    pub fn slippage_ppm(self) -> u32 {
+        self.slippage_ppm
+    }
+
     #[inline]
     fn tick_lot(self) -> i128 {
         // At least 10^6, since both decimals together are at most 18.

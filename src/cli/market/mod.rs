@@ -248,6 +248,6 @@ mod tests {
     #[test]
     fn results_of_all_cores_are_in_order() {
         assert_eq!(on_all_cores(1_000, |n| n * n, || {}), (0..1_000).map(|n| n * n).collect::<Vec<_>>());
-        assert_eq!(on_all_cores(0, |n| n, || {}), []);
+        assert!(on_all_cores(0, |n| n, || {}).is_empty());
     }
 }

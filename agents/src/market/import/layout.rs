@@ -105,7 +105,7 @@ pub(super) fn of_rows(rows: impl Iterator<Item = Vec<Option<f64>>>, map: &Map) -
     if count < 5 {
         return Err(ImportError::NoColumns { lines: SAMPLE_ROWS });
     }
-    positioned(&votes, map, Place { delimiter: b',', start: 0, lines: 0 }, count)
+    positioned(&votes, map, &Place { delimiter: b',', start: 0, lines: 0 }, count)
 }
 
 /// Finds the delimiter, the header or its absence, and the columns.
@@ -124,7 +124,7 @@ pub(super) fn detect(bytes: &[u8], map: &Map) -> Result<Layout, ImportError> {
             return Ok(layout);
         }
         if count >= 5 && time(fields[0]).is_some() && fields[1..5].iter().all(|f| decimal(f).is_some()) {
-            return by_position(bytes, map, Place { delimiter, start, lines }, count);
+            return by_position(bytes, map, &Place { delimiter, start, lines }, count);
         }
         start = next;
     }
@@ -194,7 +194,7 @@ impl Votes {
 }
 
 /// Time first, then open, high, low, close – unless the rows only make sense as open, close, high, low (Bitfinex).
-fn by_position(bytes: &[u8], map: &Map, place: Place, count: usize) -> Result<Layout, ImportError> {
+fn by_position(bytes: &[u8], map: &Map, place: &Place, count: usize) -> Result<Layout, ImportError> {
     let mut fields = [&[][..]; COLUMNS_MAX];
     let mut votes = Votes::default();
     for line in bytes[place.start..].split(|b| *b == b'\n').take(SAMPLE_ROWS) {
@@ -210,8 +210,8 @@ fn by_position(bytes: &[u8], map: &Map, place: Place, count: usize) -> Result<La
     positioned(&votes, map, place, count)
 }
 
-fn positioned(votes: &Votes, map: &Map, place: Place, count: usize) -> Result<Layout, ImportError> {
-    let Place { delimiter, start, lines } = place;
+fn positioned(votes: &Votes, map: &Map, place: &Place, count: usize) -> Result<Layout, ImportError> {
+    let &Place { delimiter, start, lines } = place;
     let (mut columns, order) = if votes.usual > 0 && votes.close_second == 0 {
         ([0, 1, 3, 4, 2], ColumnOrder::OpenCloseHighLow)
     } else {

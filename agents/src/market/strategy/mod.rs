@@ -409,18 +409,20 @@ mod tests {
 
     #[test]
     fn a_breakout_needs_a_close_beyond_the_candles_before() {
-        let spec = |side| StrategySpec::Donchian { entry: 3, exit: 2, side };
-        let closes = [10, 11, 12, 12, 13, 12, 11, 10, 9, 10, 11];
+        let spec = |side| StrategySpec::Donchian { entry: 5, exit: 2, side };
+        // 13 is above everything, the 12 before it was not; 11 is below the two candles before it, 10 below all five.
+        let closes = [10, 11, 12, 11, 12, 13, 12, 11, 10];
         let long = targets(spec(Side::LongOnly), &closes);
-        // 12 is not above the 12 before it, 13 is; 11 is below the 12 of the two candles before.
-        assert_eq!(long.iter().map(|t| t.unwrap_or(9.0)).collect::<Vec<_>>()[3..7], [9.0, 1.0, 9.0, 0.0]);
+        assert_eq!(long[5..], [Some(1.0), None, Some(0.0), None]);
+        assert_eq!(long[..5], [None; 5]);
         let short: Vec<f64> = targets(spec(Side::LongShort), &closes).into_iter().flatten().collect();
-        assert_eq!(short, [1.0, 0.0, -1.0, 0.0]);
+        assert_eq!(short, [1.0, 0.0, -1.0]);
     }
 
     #[test]
     fn a_weak_trend_is_left_but_not_entered() {
-        let closes: Vec<i64> = (0..400).map(|i| 10_000 + 300 * ((i / 20) % 2) + 7 * (i % 20)).collect();
+        let market = super::super::simulator::Simulator::new(3, "15m".parse().unwrap(), 0);
+        let closes: Vec<i64> = market.take(600).map(|candle| candle.close).collect();
         let spec =
             |adx_min| StrategySpec::MacdAdx { fast: 3, slow: 8, signal: 3, adx: 5, adx_min, side: Side::LongShort };
         let entries = |adx_min| targets(spec(adx_min), &closes).into_iter().flatten().filter(|t| *t != 0.0).count();
