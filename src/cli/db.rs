@@ -47,18 +47,21 @@ pub(crate) async fn check(path: &Path, out: &mut Output) -> Result<(), CliError>
     drop(open(path).await?);
     let report = check_file(path).await?;
     if out.is_json() {
-        let (last, events) = (report.last_seq, report.events);
-        out.json(
-            &json!({ "sound": report.is_sound(), "last_seq": last, "events": events, "problems": report.problems }),
-        )?;
+        let mut value = json!(report);
+        value["sound"] = json!(report.is_sound());
+        out.json(&value)?;
     } else {
         for problem in &report.problems {
             let text = out.paint(Style::Red, problem);
             out.line(&text)?;
         }
         if report.is_sound() {
-            let text = format!("sound: {} events, no gaps, causes and memory agree", grouped(report.events));
+            let text =
+                format!("sound: {} events, no gaps, check values, causes and memory agree", grouped(report.events));
             out.line(&out.paint(Style::Green, &text))?;
+            if report.chained_from.get() > 1 {
+                out.line(&format!("check values cover the journal from seq {} on", report.chained_from))?;
+            }
         }
     }
     if report.is_sound() {

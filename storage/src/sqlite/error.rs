@@ -22,6 +22,12 @@ pub(super) fn code(error: &sqlx::Error) -> Option<i32> {
     Some(code & 0xff)
 }
 
+/// Whether an error says that the file is damaged, and not that it could not be read this time.
+pub(super) fn is_damage(error: &sqlx::Error) -> bool {
+    // What is stored where a number or a text should be can be anything: decoding fails then.
+    matches!(code(error), Some(CORRUPT)) || matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
+}
+
 /// The class of an error. Of a write: the transaction is rolled back, except for what is `Unknown`.
 pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
     let text = error.to_string();

@@ -1,5 +1,6 @@
 //! SQLite: the store that ships. One file, one writing connection, a few reading ones.
 
+mod chain;
 mod check;
 mod connection;
 mod error;
@@ -26,11 +27,12 @@ pub use read::SqliteReader;
 pub use schema::SCHEMA_VERSION;
 
 use self::{
+    chain::Link,
     connection::{FileLock, ReadMode, close, open_writer, set_level},
     error::{classify, fatal},
     names::{BatchNames, Interner},
-    queries::{COMMIT, FORGET_RUNS, LAST_SEQ, NAMES_AFTER, ROLLBACK, TEAMS},
-    write::{WriteError, write},
+    queries::{COMMIT, FORGET_RUNS, LAST_LINK, NAMES_AFTER, ROLLBACK, TEAMS},
+    write::{WriteError, Written, write},
 };
 use crate::{Level, Loaded, Read, Store, StoreError, TeamRow, WriteBatch};
 
@@ -67,6 +69,8 @@ pub struct SqliteStore {
     /// A transaction was begun and its end was not seen: the future was dropped in between.
     is_in_transaction: bool,
     names: Interner,
+    /// What the next batch is chained to.
+    link: Link,
     reader: Arc<SqliteReader>,
     /// Held until the store is closed or dropped.
     lock: Option<FileLock>,
@@ -97,6 +101,7 @@ impl SqliteStore {
             level: Level::Process,
             is_in_transaction: false,
             names: Interner::default(),
+            link: Link::START,
             reader,
             lock: Some(lock),
         })
@@ -126,6 +131,7 @@ impl SqliteStore {
             return Err(error);
         }
         self.reader.forget_last();
+        self.link = Link::START;
         Ok(())
     }
 
@@ -179,16 +185,17 @@ impl Store for SqliteStore {
         let path = self.path.clone();
         let db = self.db()?;
         let loaded = load(db).await.map_err(|error| classify(&path, &error))?;
-        self.names = loaded.1;
-        Ok(loaded.0)
+        let (loaded, names, link) = loaded;
+        (self.names, self.link) = (names, link);
+        Ok(loaded)
     }
 
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
         self.begin_at(batch.level).await?;
         let Some(db) = &mut self.db else { return Err(fatal(&self.path, "it was closed")) };
         self.is_in_transaction = true;
-        let written = write(db, batch, BatchNames::new(&self.names)).await;
-        let (new_names, is_committed) = match written {
+        let written = write(db, batch, BatchNames::new(&self.names), self.link).await;
+        let Written { names, link, is_committed } = match written {
             Ok(written) => written,
             Err(error) => {
                 let error = match error {
@@ -207,9 +214,10 @@ impl Store for SqliteStore {
             return Err(error);
         }
         self.is_in_transaction = false;
-        for (text, id) in new_names {
+        for (text, id) in names {
             self.names.learn(&text, id);
         }
+        self.link = link;
         Ok(())
     }
 
@@ -251,7 +259,7 @@ impl SqliteStore {
     }
 }
 
-async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner), sqlx::Error> {
+async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner, Link), sqlx::Error> {
     let mut names = Interner::default();
     let mut texts = std::collections::BTreeMap::new();
     for row in sqlx::query(NAMES_AFTER).bind(0_i64).bind(0_i64).fetch_all(&mut *db).await? {
@@ -259,7 +267,14 @@ async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner), sqlx::Err
         names.learn(&text, id);
         texts.insert(id, text);
     }
-    let last: i64 = db.fetch_one(LAST_SEQ).await?.try_get(0)?;
+    let (mut last, mut link) = (0_i64, Link::START);
+    if let Some(row) = db.fetch_optional(LAST_LINK).await? {
+        last = row.try_get(0)?;
+        if let Some(bytes) = row.try_get::<Option<&[u8]>, _>(1)? {
+            let damaged = || sqlx::Error::Decode("the last check value has the wrong length".into());
+            link = Link::from_slice(bytes).ok_or_else(damaged)?;
+        }
+    }
     let mut teams = Vec::new();
     for row in db.fetch_all(TEAMS).await? {
         let text = texts.get(&row.try_get::<i64, _>(0)?);
@@ -273,5 +288,5 @@ async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner), sqlx::Err
         });
     }
     teams.sort_by(|a, b| a.team.cmp(&b.team));
-    Ok((Loaded { last_seq: Seq(last as u64), teams }, names))
+    Ok((Loaded { last_seq: Seq(last as u64), teams }, names, link))
 }

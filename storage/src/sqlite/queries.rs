@@ -26,6 +26,15 @@ pub(super) static INSERT_EVENTS: BySize = LazyLock::new(|| {
     by_size(&format!("INSERT INTO journal({columns})"), "(?,?,?,?,?,?,?,?,?,?,?,?)", "")
 });
 
+/// As `INSERT_EVENTS`; the last row is the last of its batch and has the check value.
+pub(super) static INSERT_LAST_EVENTS: BySize = LazyLock::new(|| {
+    let columns = "seq, id, topic, version, source, time, cause, root, hops, cause_seq, seen, payload, chain";
+    SIZES.map(|n| {
+        let before = "(?,?,?,?,?,?,?,?,?,?,?,?,NULL),".repeat(n - 1);
+        format!("INSERT INTO journal({columns}) VALUES {before}(?,?,?,?,?,?,?,?,?,?,?,?,?);")
+    })
+});
+
 pub(super) static UPSERT_FACTS: BySize = LazyLock::new(|| {
     by_size(
         "INSERT INTO facts(kind, owner, key, writer, version, event, value)",
@@ -50,8 +59,8 @@ pub(super) const UPDATE_TEAM: &str = "UPDATE teams SET epoch = ?, number = ?, cu
      WHERE team = ? AND epoch = ? AND number = ? AND cursor = ?;";
 
 /// Everything that runs have written; blocks are not of a run, and names are never deleted.
-pub(super) const FORGET_RUNS: &str =
-    "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; COMMIT;";
+pub(super) const FORGET_RUNS: &str = "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; \
+     DELETE FROM meta WHERE key = 'chain_origin'; COMMIT;";
 
 // === read ===
 
@@ -60,12 +69,21 @@ pub(super) const FORGET_RUNS: &str =
 /// root, and the cause if there is one), the numbers one text; `seen` is −1 for none, `cause_seq` 0.
 macro_rules! events {
     () => {
-        "SELECT concat_ws(' ', seq, topic, version, source, time, hops, coalesce(cause_seq, 0), \
-         coalesce(seen, -1)), CAST(id || root || coalesce(cause, x'') AS BLOB), payload FROM journal"
+        events!("")
+    };
+    ($more:literal) => {
+        concat!(
+            "SELECT concat_ws(' ', seq, topic, version, source, time, hops, coalesce(cause_seq, 0), \
+             coalesce(seen, -1)), CAST(id || root || coalesce(cause, x'') AS BLOB), payload",
+            $more,
+            " FROM journal"
+        )
     };
 }
 
 pub(super) const LAST_SEQ: &str = "SELECT coalesce(max(seq), 0) FROM journal";
+/// The last seq and the check value in its row.
+pub(super) const LAST_LINK: &str = "SELECT seq, chain FROM journal ORDER BY seq DESC LIMIT 1";
 /// Names that came after the known ones: ids grow away from zero in both directions.
 pub(super) const NAMES_AFTER: &str =
     "SELECT id, text FROM names WHERE id > ?1 UNION ALL SELECT id, text FROM names WHERE id < ?2";
@@ -110,6 +128,9 @@ pub(super) const SERIES: &str = "SELECT series, sum(rows), min(start), max(start
 // === check ===
 
 pub(super) const CHECK_SEQS: &str = "SELECT count(*), coalesce(min(seq), 1), coalesce(max(seq), 0) FROM journal";
+/// Every event with its check value, in the order in which they were chained.
+pub(super) const CHECK_CHAIN: &str = concat!(events!(", chain"), " WHERE seq > ?1 ORDER BY seq");
+pub(super) const META: &str = "SELECT value FROM meta WHERE key = ?1";
 pub(super) const CHECK_CAUSES: &str = "SELECT count(*) FROM journal WHERE cause_seq IS NOT NULL AND cause_seq >= seq";
 /// Memory keys whose fact and newest journal write disagree: a fact that is not the newest write, or a newest
 /// write that is neither a removal nor a fact.
@@ -124,6 +145,11 @@ pub(super) const CHECK_MEMORY: &str = "SELECT count(*) FROM \
 /// Memory facts that no journal write stands behind.
 pub(super) const CHECK_ORPHANS: &str = "SELECT count(*) FROM facts WHERE kind = 1 AND NOT EXISTS \
      (SELECT 1 FROM journal WHERE journal.seq = facts.version AND journal.id = facts.event)";
+/// A journal that lost its end: its rows are chained and whole, but others speak of what came after.
+pub(super) const CHECK_FACTS_AHEAD: &str =
+    "SELECT count(*) FROM facts WHERE version > (SELECT coalesce(max(seq), 0) FROM journal)";
+pub(super) const CHECK_TEAMS_AHEAD: &str =
+    "SELECT count(*) FROM teams WHERE cursor > (SELECT coalesce(max(seq), 0) FROM journal)";
 pub(super) const COUNT_ROWS: [(&str, &str); 6] = [
     ("journal", "SELECT count(*) FROM journal"),
     ("facts", "SELECT count(*) FROM facts"),
@@ -135,8 +161,11 @@ pub(super) const COUNT_ROWS: [(&str, &str); 6] = [
 
 /// Every query that the runtime runs often, and whether it may scan a whole table.
 #[cfg(test)]
-pub(super) const PLANNED: [(&str, bool); 18] = [
+pub(super) const PLANNED: [(&str, bool); 20] = [
     (LAST_SEQ, false),
+    // Read backwards for one row.
+    (LAST_LINK, true),
+    (CHECK_CHAIN, false),
     (NAMES_AFTER, false),
     (JOURNAL, false),
     (JOURNAL_WANTED, false),

@@ -39,7 +39,7 @@ pub struct SqliteReader {
 }
 
 /// What a row holds that is neither what we wrote nor what SQLite promises.
-enum RowError {
+pub(super) enum RowError {
     Sql(sqlx::Error),
     /// A topic or name that is not known yet.
     UnknownName,
@@ -122,13 +122,13 @@ impl SqliteReader {
         self.pool.close().await;
     }
 
-    fn with_names<T>(&self, read: impl FnOnce(&NameTable) -> T) -> T {
+    pub(super) fn with_names<T>(&self, read: impl FnOnce(&NameTable) -> T) -> T {
         // The table is whole after each change, so a panic elsewhere does not matter.
         read(&self.names.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads the names that came since the last time.
-    async fn learn(&self) -> Result<(), StoreError> {
+    pub(super) async fn learn(&self) -> Result<(), StoreError> {
         let (greatest, least) = self.with_names(NameTable::ends);
         let query = sqlx::query(queries::NAMES_AFTER).bind(greatest).bind(least);
         let rows = query.fetch_all(&self.pool).await.map_err(|error| self.class(&error))?;
@@ -374,14 +374,14 @@ impl Read for SqliteReader {
 // === rows ===
 
 /// An event and the numbers of its topic and source.
-struct EventRow {
-    committed: Committed,
+pub(super) struct EventRow {
+    pub(super) committed: Committed,
     topic: i64,
     source: i64,
 }
 
 /// Columns: numbers (seq, topic, version, source, time, hops, cause_seq, seen), ids (id, root, cause), payload.
-fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowError> {
+pub(super) fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowError> {
     // Unchecked: the query makes these types; this is the hot path.
     let numbers = row.try_get_unchecked::<&str, _>(0)?;
     let mut numbers = numbers.split(' ').map(str::parse::<i64>);
