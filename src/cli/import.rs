@@ -4,7 +4,7 @@
 //! in one transaction. Candles that are there already stay as they are, so importing again changes nothing.
 
 use std::{
-    io::{IsTerminal, Read as _},
+    io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -21,7 +21,6 @@ use atra::{
     config::Config,
     storage::{Level, Store, WriteBatch},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -31,6 +30,7 @@ use super::{
     error::CliError,
     look,
     output::{Output, Style, grouped},
+    progress::bytes_bar,
     time::Moment,
 };
 
@@ -211,7 +211,7 @@ fn parse(file: &Path, args: &ImportArgs) -> Result<Parsed, CliError> {
         price_shift: args.scale,
         ..ImportOptions::default()
     };
-    let bar = bar(file);
+    let bar = bytes_bar(&file.display().to_string());
     let import = import_candles(&bytes, &options, |progress| {
         bar.set_length(progress.bytes_total as u64);
         bar.set_position(progress.bytes as u64);
@@ -248,18 +248,6 @@ fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// A progress bar on standard error, if a person looks at it.
-fn bar(file: &Path) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
-    // The template is a literal; without it the bar is plain.
-    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_message(file.display().to_string());
-    bar
 }
 
 fn tell(done: &Done<'_>, out: &mut Output) -> Result<(), CliError> {

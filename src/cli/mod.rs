@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `args` | what clap reads |
-//! | `error`, `output`, `time` | what a person sees |
+//! | `error`, `output`, `progress`, `time` | what a person sees |
 //! | `run` | a runtime with the desk, live view, signals |
 //! | `import` | files into candles in a database |
 //! | `market` | candles out again, indicators, back-tests, checks, searches |
@@ -21,6 +21,7 @@ mod journal;
 mod market;
 mod memory;
 mod output;
+mod progress;
 mod risk;
 mod run;
 mod status;
@@ -62,7 +63,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
         Command::Check(command) => block_on(market::check::check(command, &mut out))?,
         Command::Optimize(args) => block_on(market::optimize::optimize(*args, &mut out))?,
         Command::Risk(command) => block_on(risk::risk(command, &mut out))?,
-        Command::Status(args) => block_on(status::status(&db_of(&args)?, &mut out))?,
+        Command::Status(args) => block_on(status::status(&config_of(&args)?, &mut out))?,
         Command::Journal(JournalCommand::Tail(args)) => block_on(journal::tail(&args, &mut out))?,
         Command::Journal(JournalCommand::Show(args)) => block_on(journal::show(&args, &mut out))?,
         Command::Why(args) => block_on(why::why(&args, &mut out))?,
@@ -81,6 +82,10 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
         }
         Command::Db(DbCommand::Check(db)) => block_on(db::check(&db_of(&db)?, &mut out))?,
         Command::Db(DbCommand::Info(db)) => block_on(db::info(&db_of(&db)?, &mut out))?,
+        Command::Db(DbCommand::Backup { file, db }) => block_on(db::backup(&db_of(&db)?, &file, &mut out))?,
+        Command::Db(DbCommand::Restore { file, db }) => block_on(db::restore(&db_of(&db)?, &file, &mut out))?,
+        Command::Db(DbCommand::Prune(args)) => block_on(db::prune(&args, &mut out))?,
+        Command::Db(DbCommand::Vacuum(db)) => block_on(db::vacuum(&db_of(&db)?, &mut out))?,
         Command::Config(ConfigCommand::Show(db)) => show_config(&db, &mut out)?,
     }
     out.finish()

@@ -10,10 +10,11 @@ use atra::agents::market::{
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{SeriesArgs, StrategyArgs, backtest::parameters, bar, on_all_cores, usage};
+use super::{SeriesArgs, StrategyArgs, backtest::parameters, on_all_cores, usage};
 use crate::cli::{
     error::CliError,
     output::{Output, Style, grouped},
+    progress::runs_bar,
 };
 
 /// Warm-ups that are tried, as multiples of the longest period.
@@ -89,7 +90,7 @@ async fn check_lookahead(args: &LookaheadArgs, out: &mut Output) -> Result<(), C
     };
     let strategy = build(spec)?;
     let whole = decisions(strategy.clone(), candles);
-    let bar = bar("cutting", cuts);
+    let bar = runs_bar("cutting", cuts);
     let find = |index: usize| {
         // The longest first, so that all cores are busy to the end.
         let cut = candles.len() * (cuts - index) / cuts;
@@ -135,7 +136,7 @@ async fn check_warm_up(args: &WarmUpArgs, out: &mut Output) -> Result<(), CliErr
     let strategy = build(spec)?;
     let tried: Vec<usize> =
         MULTIPLES.iter().map(|n| n * spec.warm_up()).filter(|warm| *warm < candles.len() / 2).collect();
-    let bar = bar("starting afresh", tried.len());
+    let bar = runs_bar("starting afresh", tried.len());
     let found: Vec<WarmUp> =
         on_all_cores(tried.len(), |n| warm_up(candles, || strategy.clone(), tried[n], POINTS), || bar.inc(1));
     bar.finish_and_clear();

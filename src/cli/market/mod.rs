@@ -14,7 +14,7 @@ pub(crate) mod export;
 pub(crate) mod indicators;
 pub(crate) mod optimize;
 
-use std::{io::IsTerminal, path::Path};
+use std::path::Path;
 
 use atra::agents::market::{
     backtest::BacktestOptions,
@@ -25,7 +25,6 @@ use atra::agents::market::{
     strategy::{Side, StrategySpec},
 };
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{args::DbArgs, candles, db_of, error::CliError, open, time::Moment};
 
@@ -188,17 +187,6 @@ impl TradeArgs {
     fn exits(&self) -> Exits {
         Exits { stop_loss_ppm: self.stop_loss, take_profit_ppm: self.take_profit }
     }
-}
-
-/// A progress bar on standard error, if a person looks at it.
-pub(crate) fn bar(what: &str, n: usize) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}");
-    // The template is a literal; without it the bar is plain.
-    let bar = ProgressBar::new(n as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.with_message(what.to_owned())
 }
 
 /// Writes a file that was asked for.

@@ -13,11 +13,12 @@ use serde_json::json;
 use super::{
     Loaded, SeriesArgs, StrategyArgs, TradeArgs,
     backtest::{maybe, number, parameters, percent, walk_config, walk_json, walk_text},
-    bar, on_all_cores, usage,
+    on_all_cores, usage,
 };
 use crate::cli::{
     error::CliError,
     output::{Output, Style, grouped},
+    progress::runs_bar,
 };
 
 /// Candidates that are listed, best first.
@@ -94,7 +95,7 @@ pub(crate) async fn optimize(args: OptimizeArgs, out: &mut Output) -> Result<(),
     };
     let Candidates { specs, left_out } = candidates.map_err(|error| usage(&error))?;
     let split = (loaded.candles.len() as f64 * args.train) as usize;
-    let bar = bar("trying", specs.len());
+    let bar = runs_bar("trying", specs.len());
     let work = |index: usize| search::try_one(&loaded.candles, split, specs[index], &options);
     let tried: Result<Vec<Tried>, MoneyError> = on_all_cores(specs.len(), work, || bar.inc(1)).into_iter().collect();
     bar.finish_and_clear();
