@@ -5,6 +5,7 @@
 //! storage flushes and checkpoints. The second ends the process at once; even that loses nothing acknowledged.
 
 mod begun;
+mod figures;
 mod live;
 mod phrase;
 mod report;
@@ -13,7 +14,7 @@ mod signals;
 use std::{sync::Arc, time::Duration};
 
 use atra::{
-    Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Team, TeamState,
+    Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, SqliteStore, Team, TeamState,
     agents::{
         CandleSource, SIMULATED_FROM, desk,
         market::candle::{Interval, SeriesKey},
@@ -24,11 +25,15 @@ use atra::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use self::{begun::Begun, live::Live, report::Finished, signals::Signals};
+use self::{
+    begun::Begun,
+    live::Live,
+    report::Finished,
+    signals::{Asked, Signals},
+};
 use super::{
     args::{RunArgs, Speed},
-    candles::{self, Stored},
-    config_of,
+    candles, config_of,
     error::CliError,
     import::prepare_folder,
     look,
@@ -90,11 +95,10 @@ async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<
     let began = Instant::now();
     // Listened to from here on, so that a signal during the start is not lost.
     let mut signals = Signals::listen()?;
+    let mut asked = Asked::listen()?;
     let besides = check(&config, args).await?;
     prepare_folder(&config)?;
-    let mut options = SqliteOptions::new(&config.db);
-    options.readers = config.storage.readers;
-    let mut store = SqliteStore::open(options).await?;
+    let mut store = SqliteStore::open(config.storage.sqlite(&config.db)).await?;
     let reader = store.reader();
     let market = market(&mut config, args, &reader).await?;
     let Market { source, what, name, seed } = market;
@@ -115,8 +119,11 @@ async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<
         eprintln!("atra: {} has no candles: this is a simulated market, seed {seed}", config.db.display());
     }
     let live = Live::start(&runtime, &what, &config, before, json, is_killed);
-    let mut ended = until_end(&runtime, args.until_idle, &mut signals).await;
+    let mut ended = until_end(&runtime, args.until_idle, &mut signals, &mut asked, json).await;
     let figures = portfolio(&runtime).await;
+    if tracing::enabled!(tracing::Level::INFO) {
+        figures::tell(&runtime.metrics(), json);
+    }
     let turns = runtime.status().iter().map(|team| team.turns).sum();
     live.stop().await;
     stop(&runtime, &config, &mut signals).await?;
@@ -165,7 +172,7 @@ async fn market(config: &mut Config, args: &RunArgs, reader: &Arc<dyn Read>) -> 
     if stored.is_empty() {
         return simulated(config, args);
     }
-    let chosen = choose(&stored, &config.desk.series, args.interval)?;
+    let chosen = candles::choose(&stored, &config.desk.series, args.interval)?;
     config.desk.series = chosen.iter().map(|row| row.key.to_string()).collect();
     let what = match chosen.as_slice() {
         [one] => format!("{}, {} candles", one.key, super::output::grouped(one.candles)),
@@ -208,36 +215,6 @@ fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
     Ok(Market { source, what, name: "simulated".into(), seed: Some(config.run.seed) })
 }
 
-/// The series of the file that are wanted; a name that is not there is an error that says which are.
-fn choose(stored: &[Stored], wanted: &[String], interval: Option<Interval>) -> Result<Vec<Stored>, CliError> {
-    let suits = |row: &&Stored| interval.is_none_or(|interval| row.key.interval() == interval);
-    let names = |rows: &[Stored]| rows.iter().take(20).map(|row| row.key.to_string()).collect::<Vec<_>>().join(", ");
-    for name in wanted {
-        if stored.iter().any(|row| row.key.as_str() == name || row.key.ticker() == name) {
-            continue;
-        }
-        let score = |row: &&Stored| strsim::jaro_winkler(row.key.ticker(), &name.to_ascii_uppercase());
-        let nearest = stored.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
-        let nearest = nearest.map_or_else(String::new, |row| format!("; did you mean {}?", row.key.ticker()));
-        return Err(CliError::NotFound {
-            what: format!("there is no ticker {name:?} in the database{nearest}"),
-            next: format!("it has {}; import others with 'atra import candles'", names(stored)),
-        });
-    }
-    let is_wanted = |row: &&Stored| {
-        wanted.is_empty() || wanted.iter().any(|name| row.key.as_str() == name || row.key.ticker() == name)
-    };
-    let chosen: Vec<Stored> = stored.iter().filter(is_wanted).filter(suits).cloned().collect();
-    if chosen.is_empty() {
-        let interval = interval.map_or_else(String::new, |interval| interval.to_string());
-        return Err(CliError::NotFound {
-            what: format!("there are no candles of {interval} for what is wanted"),
-            next: format!("the database has {}", names(stored)),
-        });
-    }
-    Ok(chosen)
-}
-
 async fn team(config: &Config, source: CandleSource) -> Result<Team, CliError> {
     let team = desk(config.desk.clone(), source).await?;
     Ok(team.clock(Clock::Events).placement(config.run.placement).limits(config.limits.clone()))
@@ -271,7 +248,13 @@ impl Ended {
     }
 }
 
-async fn until_end(runtime: &Runtime, until_idle: bool, signals: &mut Signals) -> Ended {
+async fn until_end(runtime: &Runtime, until_idle: bool, signals: &mut Signals, asked: &mut Asked, json: bool) -> Ended {
+    let tell = async {
+        loop {
+            asked.next().await;
+            figures::tell(&runtime.metrics(), json);
+        }
+    };
     let idle = async { if until_idle { runtime.idle().await } else { std::future::pending().await } };
     let ended = tokio::select! {
         // Biased: a signal is obeyed even when the end has come too.
@@ -283,6 +266,7 @@ async fn until_end(runtime: &Runtime, until_idle: bool, signals: &mut Signals) -
             Err(_) => Ended::Idle,
         },
         () = idle => Ended::Idle,
+        () = tell => Ended::Signal,
     };
     match ended {
         Ended::Idle => runtime
