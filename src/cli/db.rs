@@ -1,17 +1,27 @@
-//! `atra db`: questions about a whole database.
+//! `atra db`: questions about a whole database, and what is done to it as a whole.
+
+mod copy;
+mod info;
+mod prune;
 
 use std::path::Path;
 
 use atra::{
     Name,
-    storage::{check as check_file, digest as digest_of, digest_of_publisher, info as info_of},
+    storage::{check as check_file, digest as digest_of, digest_of_publisher},
 };
 use serde_json::json;
 
 use super::{
     error::CliError,
     open,
-    output::{Output, Style, bytes, grouped},
+    output::{Output, Style, grouped},
+};
+
+pub(crate) use self::{
+    copy::{backup, restore, vacuum},
+    info::info,
+    prune::prune,
 };
 
 /// Hashes what was decided, by all or by one publisher.
@@ -69,32 +79,4 @@ pub(crate) async fn check(path: &Path, out: &mut Output) -> Result<(), CliError>
     }
     out.finish()?;
     Err(CliError::Damaged { path: path.to_owned(), n_problems: report.problems.len() })
-}
-
-/// Says what is in a file.
-pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> {
-    let db = open(path).await?;
-    let info = info_of(path).await?;
-    let series = super::candles::series(&*db).await?;
-    if out.is_json() {
-        let series: Vec<_> = series.iter().map(|row| json!({ "series": row.key, "candles": row.candles })).collect();
-        let mut value = json!(info);
-        value["path"] = json!(path);
-        value["series"] = json!(series);
-        return out.json(&value);
-    }
-    let mut pairs = vec![
-        ("file", path.display().to_string()),
-        ("size", bytes(info.file_bytes)),
-        ("log", bytes(info.wal_bytes)),
-        ("schema", format!("{} (this build knows {})", info.schema_version, info.schema_version_known)),
-        ("sqlite", info.sqlite_version.clone()),
-        ("last seq", info.last_seq.to_string()),
-    ];
-    pairs.extend(info.rows.iter().map(|(table, n)| (table.as_str(), format!("{} rows", grouped(*n)))));
-    out.pairs(&pairs)?;
-    for row in &series {
-        out.line(&format!("{}  {} candles", row.key, grouped(row.candles)))?;
-    }
-    Ok(())
 }

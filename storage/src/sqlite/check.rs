@@ -5,13 +5,15 @@ use std::path::Path;
 use atra_bus::Seq;
 use futures::TryStreamExt as _;
 use serde::Serialize;
-use sqlx::{Executor as _, Row as _, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     SCHEMA_VERSION,
     chain::{Linking, ORIGIN_KEY, Origin},
-    connection::{pragma, sqlite_version},
+    connection::{pragma, sqlite_version, used_bytes},
     error,
+    files::{Log, Owner, log, owner, size_of},
+    prune::floor,
     queries::{
         CHECK_CAUSES, CHECK_CHAIN, CHECK_FACTS_AHEAD, CHECK_MEMORY, CHECK_ORPHANS, CHECK_SEQS, CHECK_TEAMS_AHEAD,
         COUNT_ROWS, LAST_SEQ, META,
@@ -61,7 +63,15 @@ pub struct Info {
     pub sqlite_version: String,
     /// Rows per table.
     pub rows: Vec<(String, u64)>,
-    /// Every team's row, sorted by name.
+    /// Bytes of the file that hold something; the rest is used again before the file grows.
+    pub used_bytes: u64,
+    /// The write-ahead log, and who reads from it.
+    pub log: Log,
+    /// Who has the file for writing.
+    pub owner: Option<Owner>,
+    /// The last seq that was pruned.
+    pub floor: Seq,
+    /// Every team's row, sorted by name. Nothing behind the smallest cursor can be pruned.
     pub teams: Vec<TeamRow>,
     /// The last seq of the journal.
     pub last_seq: Seq,
@@ -84,17 +94,22 @@ pub async fn check(path: impl AsRef<Path>) -> Result<CheckReport, StoreError> {
 
 async fn check_on(reader: &SqliteReader) -> Result<CheckReport, sqlx::Error> {
     // One transaction: a runtime may be writing.
-    let mut db = reader.pool().begin().await?;
+    let mut db = reader.acquire().await?;
+    let mut db = db.begin().await?;
     let mut problems = Vec::new();
     match pages(&mut db).await {
         Ok(found) => problems = found,
         Err(error) if error::is_damage(&error) => problems.push(format!("pages cannot be read: {error}")),
         Err(error) => return Err(error),
     }
-    let row = db.fetch_one(CHECK_SEQS).await?;
+    let floor = floor(&mut db).await?;
+    let row = db.fetch_one(sqlx::query(CHECK_SEQS).bind(floor.get() as i64)).await?;
     let (n, first, last): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    if first != 1 || n != last {
-        problems.push(format!("journal has {n} events of seqs {first} to {last}: seqs must be 1, 2, 3 without gaps"));
+    if first as u64 != floor.get() + 1 || n as u64 != (last as u64).saturating_sub(floor.get()) {
+        let from = floor.next();
+        problems.push(format!(
+            "journal has {n} events of seqs {first} to {last}: it must have all from {from} on without gaps"
+        ));
     }
     let chain = Chain::check(reader, &mut db).await?;
     problems.extend(chain.problem.clone());
@@ -228,22 +243,22 @@ pub async fn info(path: impl AsRef<Path>) -> Result<Info, StoreError> {
 
 async fn info_on(path: &Path, reader: &SqliteReader) -> Result<Info, StoreError> {
     let mut rows = Vec::new();
-    let (schema_version, sqlite_version) = {
-        let mut db = reader.pool().acquire().await.map_err(|error| reader.class(&error))?;
+    let (log, owner) = (log(path), owner(path));
+    let (schema_version, sqlite_version, used_bytes) = {
+        let mut db = reader.acquire().await.map_err(|error| reader.class(&error))?;
         for (table, sql) in COUNT_ROWS {
             rows.push((table.to_owned(), count(&mut db, sql).await.map_err(|error| reader.class(&error))?));
         }
         let version = pragma(&mut db, path, "user_version").await?;
-        (version.parse().unwrap_or(0), sqlite_version(&mut db, path).await?)
-    };
-    let size = |suffix: &str| {
-        let mut file = path.as_os_str().to_owned();
-        file.push(suffix);
-        std::fs::metadata(file).map_or(0, |file| file.len())
+        (version.parse().unwrap_or(0), sqlite_version(&mut db, path).await?, used_bytes(&mut db, path).await?)
     };
     Ok(Info {
-        file_bytes: size(""),
-        wal_bytes: size("-wal"),
+        file_bytes: size_of(path, ""),
+        wal_bytes: log.bytes,
+        used_bytes,
+        log,
+        owner,
+        floor: reader.floor().await?,
         schema_version,
         schema_version_known: SCHEMA_VERSION,
         sqlite_version,

@@ -58,9 +58,32 @@ pub(super) const INSERT_TEAM: &str =
 pub(super) const UPDATE_TEAM: &str = "UPDATE teams SET epoch = ?, number = ?, cursor = ? \
      WHERE team = ? AND epoch = ? AND number = ? AND cursor = ?;";
 
+// === prune ===
+
+/// Older writes of memory keys that were written in (?1, ?2], except for the newest of each.
+pub(super) const PRUNE_OLDER_WRITES: &str = "DELETE FROM journal WHERE seq IN (SELECT older.seq FROM \
+     (SELECT topic, max(seq) AS seq FROM journal WHERE seq > ?1 AND seq <= ?2 AND +topic < 0 GROUP BY topic) AS newest \
+     JOIN journal AS older ON older.topic = newest.topic AND older.topic < 0 AND older.seq < newest.seq)";
+/// Events in (?1, ?2], except for the newest write of a memory key that exists, starts of teams, and the ids in the list
+/// ?3 of hexadecimal texts. The plus keeps the planner at the range of seqs.
+pub(super) const PRUNE: &str = "DELETE FROM journal WHERE seq > ?1 AND seq <= ?2 \
+     AND (+topic > 0 OR payload = 'null') \
+     AND topic NOT IN (SELECT id FROM names WHERE text = 'sys.team.started') \
+     AND hex(id) NOT IN (SELECT value FROM json_each(?3))";
+/// What says that an event is still needed.
+pub(super) const NEEDED: &str = "SELECT key FROM facts WHERE kind IN (5, 6) OR (kind = 7 AND value = ?1)";
+/// The last batch that ends in (?1, ?2], and the first: seq and check value.
+pub(super) const LAST_BATCH_END: &str = "SELECT seq, chain FROM journal \
+     WHERE seq > ?1 AND seq <= ?2 AND chain IS NOT NULL ORDER BY seq DESC LIMIT 1";
+pub(super) const FIRST_BATCH_END: &str = "SELECT seq, chain FROM journal \
+     WHERE seq > ?1 AND seq <= ?2 AND chain IS NOT NULL ORDER BY seq LIMIT 1";
+pub(super) const FLOOR: &str = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'journal_floor'";
+pub(super) const SET_META: &str = "INSERT INTO meta(key, value) VALUES (?1, ?2) \
+     ON CONFLICT(key) DO UPDATE SET value = excluded.value";
+
 /// Everything that runs have written; blocks are not of a run, and names are never deleted.
 pub(super) const FORGET_RUNS: &str = "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; \
-     DELETE FROM meta WHERE key = 'chain_origin'; COMMIT;";
+     DELETE FROM meta WHERE key IN ('chain_origin', 'journal_floor'); COMMIT;";
 
 // === read ===
 
@@ -103,6 +126,12 @@ pub(super) const TAIL_WANTED: &str = concat!(
      WHERE (topic IN (SELECT value FROM json_each(?2)) OR topic > ?3 OR topic < ?4) \
      AND source NOT IN (SELECT value FROM json_each(?5)) ORDER BY seq DESC LIMIT ?1"
 );
+/// The time of the newest event that is not the runtime's own.
+pub(super) const NEWEST_TIME: &str = "SELECT time FROM journal \
+     WHERE topic NOT IN (SELECT id FROM names WHERE text >= 'sys.' AND text < 'sys/') ORDER BY seq DESC LIMIT 1";
+/// The first event in (?1, ?2] of at least this time that is not the runtime's own.
+pub(super) const FIRST_FROM_TIME: &str = "SELECT seq FROM journal WHERE seq > ?1 AND seq <= ?2 AND time >= ?3 \
+     AND topic NOT IN (SELECT id FROM names WHERE text >= 'sys.' AND text < 'sys/') ORDER BY seq LIMIT 1";
 pub(super) const EFFECTS_OF: &str = concat!(events!(), " WHERE cause_seq = ?1 ORDER BY seq LIMIT ?2");
 /// `topic < 0` is what lets the planner use the partial index: memory topics have negative ids.
 pub(super) const MEMORY_AS_OF: &str = concat!(
@@ -127,7 +156,8 @@ pub(super) const SERIES: &str = "SELECT series, sum(rows), min(start), max(start
 
 // === check ===
 
-pub(super) const CHECK_SEQS: &str = "SELECT count(*), coalesce(min(seq), 1), coalesce(max(seq), 0) FROM journal";
+pub(super) const CHECK_SEQS: &str =
+    "SELECT count(*), coalesce(min(seq), ?1 + 1), coalesce(max(seq), ?1) FROM journal WHERE seq > ?1";
 /// Every event with its check value, in the order in which they were chained.
 pub(super) const CHECK_CHAIN: &str = concat!(events!(", chain"), " WHERE seq > ?1 ORDER BY seq");
 pub(super) const META: &str = "SELECT value FROM meta WHERE key = ?1";
@@ -157,33 +187,4 @@ pub(super) const COUNT_ROWS: [(&str, &str); 6] = [
     ("blocks", "SELECT count(*) FROM blocks"),
     ("names", "SELECT count(*) FROM names"),
     ("meta", "SELECT count(*) FROM meta"),
-];
-
-/// Every query that the runtime runs often, and whether it may scan a whole table.
-#[cfg(test)]
-pub(super) const PLANNED: [(&str, bool); 20] = [
-    (LAST_SEQ, false),
-    // Read backwards for one row.
-    (LAST_LINK, true),
-    (CHECK_CHAIN, false),
-    (NAMES_AFTER, false),
-    (JOURNAL, false),
-    (JOURNAL_WANTED, false),
-    // The tail is read backwards and ends at its limit.
-    (TAIL, true),
-    (TAIL_WANTED, true),
-    (EFFECTS_OF, false),
-    (MEMORY_AS_OF, false),
-    // For people, and said so.
-    (TOPIC_COUNTS, true),
-    (FACT, false),
-    (MEMORY_FACT, false),
-    (FACTS, false),
-    (FACTS_OF, false),
-    // As many rows as teams.
-    (TEAMS, true),
-    (BLOCKS, false),
-    (SERIES, true),
-    (DELETE_FACT, false),
-    (UPDATE_TEAM, false),
 ];

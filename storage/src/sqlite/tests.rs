@@ -5,41 +5,40 @@ use std::{path::Path, sync::Arc};
 use atra_bus::{Committed, EventId, Seq};
 use futures::FutureExt as _;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _, SqliteConnection,
-    sqlite::SqliteConnectOptions,
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqliteConnection, sqlite::SqliteConnectOptions,
 };
 use tempfile::TempDir;
 
-use super::{SqliteOptions, SqliteReader, SqliteStore, check, connection::pragma, info, queries::PLANNED};
+use super::{SqliteOptions, SqliteReader, SqliteStore, check, connection::pragma, info};
 use crate::{
     FactKind, FactRow, Level, Release, Storage, StorageOptions, Store, StoreError, TeamMove, TeamRow, WriteBatch,
     conformance::{event, name},
 };
 
-struct Folder(TempDir);
+pub(super) struct Folder(TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().expect("a temporary folder"))
     }
 
-    fn db(&self) -> std::path::PathBuf {
+    pub(super) fn db(&self) -> std::path::PathBuf {
         self.0.path().join("a.db")
     }
 
-    async fn store(&self) -> SqliteStore {
+    pub(super) async fn store(&self) -> SqliteStore {
         let mut store = SqliteStore::open(SqliteOptions::new(self.db())).await.expect("a sound file opens");
         store.load().await.expect("loaded");
         store
     }
 
-    async fn raw(&self) -> SqliteConnection {
+    pub(super) async fn raw(&self) -> SqliteConnection {
         let options = SqliteConnectOptions::new().filename(self.db()).create_if_missing(true);
         options.connect().await.expect("a raw connection")
     }
 }
 
-fn events(seqs: std::ops::RangeInclusive<u64>, topic: &str) -> WriteBatch {
+pub(super) fn events(seqs: std::ops::RangeInclusive<u64>, topic: &str) -> WriteBatch {
     let event = |seq| Committed { seq: Seq(seq), event: event("a", topic, "1", seq), cause_seq: None, seen: None };
     WriteBatch { events: seqs.map(event).collect(), ..WriteBatch::default() }
 }
@@ -61,28 +60,6 @@ fn sound() -> WriteBatch {
     let to = TeamRow { team: name("t"), epoch: 1, number: 1, cursor: Seq(4) };
     batch.teams.push(TeamMove { from: None, to });
     batch
-}
-
-#[tokio::test]
-async fn no_query_scans_a_table_that_it_should_not() {
-    let folder = Folder::new();
-    let _store = folder.store().await;
-    let mut db = folder.raw().await;
-    for (sql, may_scan) in PLANNED {
-        let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-        let mut plan = Vec::new();
-        for row in db.fetch_all(sql.0.as_str().to_owned().leak() as &'static str).await.expect("a plan") {
-            plan.push(row.try_get::<String, _>(3).expect("a step"));
-        }
-        // A list of a query's own values may be scanned; sorting and ad-hoc indexes may not be needed.
-        let is_bad = |step: &&String| {
-            (step.starts_with("SCAN ") && !step.contains("json_each") && !step.contains("CONSTANT"))
-                || step.contains("AUTOMATIC")
-                || step.contains("TEMP B-TREE")
-        };
-        let bad: Vec<_> = plan.iter().filter(is_bad).collect();
-        assert!(bad.is_empty() || may_scan, "{}: {bad:?}", sql.0);
-    }
 }
 
 #[tokio::test]
@@ -362,7 +339,7 @@ async fn info_tells_what_is_in_a_file() {
     assert!(found.rows.contains(&("journal".into(), 4)) && found.wal_bytes > 0);
 }
 
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Release for Nobody {
     fn release(&self, _: &Arc<atra_bus::Batch>) {}
