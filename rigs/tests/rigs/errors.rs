@@ -44,11 +44,9 @@ fn whatever_call_to_the_disk_fails_the_ledger_is_kept() {
         let work = work(&format!("{class}-{at}-{times}.db"));
         let told =
             [("CLASS", class.clone()), ("AT", at.to_string()), ("FOR", times.to_string()), ("ERRNO", EIO.to_string())];
-        let started = std::time::Instant::now();
         let is_stopped = end(child(&work, &told).spawn().unwrap(), &what);
         n_stopped += u64::from(is_stopped);
         let verdict = Judge::default().judge(&work.db, &lines(&work), Promise::Process);
-        eprintln!("{what}: {:?}", started.elapsed());
         sum += verdict.unwrap_or_else(|wrong| panic!("{what}: {wrong}; the ledger: {:?}", lines(&work)));
         std::fs::remove_file(&work.db).unwrap();
     }
