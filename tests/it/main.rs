@@ -10,6 +10,7 @@
 //! | `acting` | calls to the outside: intent, result, `Unknown` |
 //! | `kill` | the real binary on real candles: killed, stopped, placed apart |
 //! | `lifecycle` | topology, publish with keys, `settled`, pause, stop |
+//! | `pruned` | a journal without a beginning: subscriptions, new teams, retention while running |
 //! | `process_death` | an event that takes the whole process down |
 //! | `swarm` | simulated swarms under virtual time |
 //! | `tidy` | the source tree itself: what each part must not know or do |
@@ -25,6 +26,7 @@ mod lifecycle;
 mod memory;
 mod order;
 mod process_death;
+mod pruned;
 mod swarm;
 mod tidy;
 mod timers;

@@ -100,6 +100,8 @@ pub struct SqliteStore {
     level: Level,
     /// A transaction was begun and its end was not seen: the future was dropped in between.
     is_in_transaction: bool,
+    /// Whether something was committed, so that statistics may be out of date.
+    has_written: bool,
     names: Interner,
     /// What the next batch is chained to.
     link: Link,
@@ -138,6 +140,7 @@ impl SqliteStore {
             is_closed: false,
             level: Level::Process,
             is_in_transaction: false,
+            has_written: false,
             names: Interner::default(),
             link: Link::START,
             reader,
@@ -256,7 +259,7 @@ impl Store for SqliteStore {
             self.reopen_if_unknown(&error).await;
             return Err(error);
         }
-        self.is_in_transaction = false;
+        (self.is_in_transaction, self.has_written) = (false, true);
         for (text, id) in names {
             self.names.learn(&text, id);
         }
@@ -341,6 +344,14 @@ impl Store for SqliteStore {
 
     async fn close(&mut self) -> Result<(), StoreError> {
         self.is_closed = true;
+        if self.has_written
+            && let Some(db) = &mut self.db
+        {
+            // Bounded by the limit. Nothing depends on it but speed.
+            if let Err(error) = db.execute("PRAGMA analysis_limit = 400; PRAGMA optimize;").await {
+                warn!(%error, "statistics were not renewed");
+            }
+        }
         // Readers first: the last connection to close moves the log into the file and removes it.
         self.reader.close().await;
         let closed = match self.db.take() {
