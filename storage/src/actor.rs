@@ -1,12 +1,13 @@
 //! The storage actor: the only writer of the store.
 //!
 //! It takes whatever queued while the last commit ran, plans one batch, commits it, releases it, and then
-//! answers. Acknowledged means committed: no path answers `Ok` before the store did. What a failure does
-//! depends on its class; see the table at `StorageActor::commit`.
+//! answers; if more is queued, while the next commit runs. Acknowledged means committed: no path answers `Ok` before
+//! the store did. What a failure does depends on its class; see the table at `StorageActor::commit`.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
+    task::Poll,
     time::Duration,
 };
 
@@ -38,10 +39,20 @@ pub struct StorageActor {
     /// Commits since the last checkpoint.
     pub(crate) is_dirty: bool,
     pub(crate) upkeep: Upkeep,
+    /// What is committed and released and will be answered as soon as the next commit is under way, or at once when
+    /// there is none: half of the actor's own time goes into answers, and the store need not wait for them.
+    committed: Option<Committed>,
 }
 
 /// A flow of answers, in the order of the commands.
 type Answers = Vec<Result<Outcome, Rejected>>;
+
+/// Commands that are carried out, with their answers and the level that was reached.
+struct Committed {
+    commands: Vec<Command>,
+    answers: Answers,
+    level: Level,
+}
 
 /// How a batch ended.
 enum Ending {
@@ -67,7 +78,19 @@ impl StorageActor {
         let power = Power::new(loaded.is_unflushed);
         let ledger = ledger_of(loaded);
         let upkeep = Upkeep::new();
-        Self { store, lanes, options, release, gauges, ledger, power, is_open: false, is_dirty: false, upkeep }
+        Self {
+            store,
+            lanes,
+            options,
+            release,
+            gauges,
+            ledger,
+            power,
+            is_open: false,
+            is_dirty: false,
+            upkeep,
+            committed: None,
+        }
     }
 
     /// Works until it is stopped, every handle is dropped, or the store fails for good.
@@ -112,6 +135,12 @@ impl StorageActor {
 
     /// The next batch; does what else is to be done when none comes for a while. `Err`: the actor must stop writing.
     async fn next(&mut self) -> Result<Vec<Command>, StoreError> {
+        if self.committed.is_some() {
+            if let Some(commands) = self.lanes.try_next() {
+                return Ok(commands);
+            }
+            self.answer_committed();
+        }
         while let Some(patience) = self.patience() {
             match timeout(patience, self.lanes.next()).await {
                 Ok(commands) => return Ok(commands),
@@ -129,7 +158,12 @@ impl StorageActor {
             return Ok(());
         }
         match self.attempt(&commands).await {
-            (Ending::Committed(level), answers) => self.answer(commands, answers, level),
+            (Ending::Committed(level), answers) => {
+                self.answer_committed();
+                let answers =
+                    answers.into_iter().map(|answer| answer.map_err(|rejected| self.opened(rejected))).collect();
+                self.committed = Some(Committed { commands, answers, level });
+            }
             (Ending::Failed(answer), _) => self.answer_all(commands, &answer),
             (Ending::Isolate(StoreError::Unknown(cause)), _) if commands.len() == 1 => {
                 self.answer_all(commands, &Rejected::Unknown(cause));
@@ -200,6 +234,7 @@ impl StorageActor {
         if ids.is_empty() {
             return Found::new();
         }
+        self.answer_committed();
         let reader = self.store.reader();
         let reads = ids.into_keys().map(|id| {
             let reader = Arc::clone(&reader);
@@ -236,7 +271,18 @@ impl StorageActor {
             false => Rejected::Failed(error),
         };
         loop {
-            let error = match self.store.commit(batch).await {
+            let committed = {
+                let mut commit = self.store.commit(batch);
+                let begun = futures::poll!(&mut commit);
+                if let Some(before) = self.committed.take() {
+                    answer(&self.gauges, before);
+                }
+                match begun {
+                    Poll::Ready(committed) => committed,
+                    Poll::Pending => commit.await,
+                }
+            };
+            let error = match committed {
                 Ok(()) => {
                     self.gauges.set_state(StorageState::Running);
                     return Ending::Committed(batch.level);
@@ -372,50 +418,34 @@ impl StorageActor {
         self.gauges.set_released(last);
     }
 
-    /// Answers each command with its own outcome and the level that the commit reached.
-    fn answer(&self, commands: Vec<Command>, answers: Answers, level: Level) {
-        for (command, answer) in commands.into_iter().zip(answers) {
-            let is_less = level < level_of(&command.work) && writes(&command.work);
-            let answer = match answer {
-                Ok(_) if is_less => Err(Rejected::Unknown(format!(
-                    "the commit is there, but it is not known to survive power loss (asked for {:?})",
-                    level_of(&command.work)
-                ))),
-                Ok(mut outcome) => {
-                    outcome.acknowledged.level = level;
-                    Ok(outcome)
-                }
-                rejected => rejected,
-            };
-            self.answer_one(command, answer);
+    /// Answers what is committed now, because it may take a while until the next commit.
+    pub(crate) fn answer_committed(&mut self) {
+        if let Some(committed) = self.committed.take() {
+            answer(&self.gauges, committed);
         }
     }
 
     pub(crate) fn answer_all(&self, commands: Vec<Command>, answer: &Rejected) {
         for command in commands {
-            self.answer_one(command, Err(answer.clone()));
+            answer_one(&self.gauges, command, Err(self.opened(answer.clone())));
         }
     }
 
-    fn answer_one(&self, command: Command, answer: Result<Outcome, Rejected>) {
-        let Command { bytes, answer: to, room, work: _ } = command;
-        let answer = match answer {
-            Err(Rejected::Failed(error)) if self.is_open => {
-                Err(Rejected::Unknown(format!("{error}, after a commit of unknown outcome")))
+    /// After a commit of unknown outcome an error does not say that nothing is there.
+    fn opened(&self, rejected: Rejected) -> Rejected {
+        match rejected {
+            Rejected::Failed(error) if self.is_open => {
+                Rejected::Unknown(format!("{error}, after a commit of unknown outcome"))
             }
-            answer => answer,
-        };
-        Gauges::add(&self.gauges.rejected, u64::from(answer.is_err()));
-        self.gauges.unqueue(bytes);
-        drop(room);
-        // Nobody waits for it any more: the receipt was dropped, which is allowed.
-        let _ = to.send(answer);
+            rejected => rejected,
+        }
     }
 
     // === the end ===
 
     /// A clean end: everything is committed.
     async fn finish(mut self, stops: Vec<Command>) {
+        self.answer_committed();
         self.checkpoint().await;
         match self.store.close().await {
             Ok(()) => {
@@ -423,7 +453,7 @@ impl StorageActor {
                 self.gauges.end(StorageState::Stopped);
                 let last = self.ledger.last;
                 for stop in stops {
-                    self.answer_one(stop, Ok(Outcome::nothing(last)));
+                    answer_one(&self.gauges, stop, Ok(Outcome::nothing(last)));
                 }
             }
             Err(cause) => {
@@ -437,6 +467,7 @@ impl StorageActor {
 
     /// The store failed: everything that is queued is answered so.
     async fn fail(mut self, cause: StoreError, stops: Vec<Command>) {
+        self.answer_committed();
         error!(error = %cause, seq = %self.ledger.last, "storage failed and stopped writing");
         let _ = self.gauges.failure.set(cause.clone());
         self.lanes.close();
@@ -462,6 +493,35 @@ impl Drop for StorageActor {
             self.gauges.end(StorageState::Failed);
         }
     }
+}
+
+/// Answers each command with its own outcome and the level that the commit reached.
+fn answer(gauges: &Gauges, committed: Committed) {
+    let Committed { commands, answers, level } = committed;
+    for (command, answer) in commands.into_iter().zip(answers) {
+        let is_less = level < level_of(&command.work) && writes(&command.work);
+        let answer = match answer {
+            Ok(_) if is_less => Err(Rejected::Unknown(format!(
+                "the commit is there, but it is not known to survive power loss (asked for {:?})",
+                level_of(&command.work)
+            ))),
+            Ok(mut outcome) => {
+                outcome.acknowledged.level = level;
+                Ok(outcome)
+            }
+            rejected => rejected,
+        };
+        answer_one(gauges, command, answer);
+    }
+}
+
+fn answer_one(gauges: &Gauges, command: Command, answer: Result<Outcome, Rejected>) {
+    let Command { bytes, answer: to, room, work: _ } = command;
+    Gauges::add(&gauges.rejected, u64::from(answer.is_err()));
+    gauges.unqueue(bytes);
+    drop(room);
+    // Nobody waits for it any more: the receipt was dropped, which is allowed.
+    let _ = to.send(answer);
 }
 
 fn ledger_of(loaded: Loaded) -> Ledger {

@@ -48,6 +48,7 @@ impl StorageActor {
         if !self.power.is_in_doubt || !commands.iter().any(wants) {
             return;
         }
+        self.answer_committed();
         let is_due = self.power.renew_at.is_none_or(|at| Instant::now() >= at);
         let cause = if is_due {
             let began = Instant::now();
@@ -73,6 +74,7 @@ impl StorageActor {
 
     /// Moves the log into the database. Nothing is lost when that fails: it is kept and moved next time.
     pub(crate) async fn checkpoint(&mut self) {
+        self.answer_committed();
         Gauges::add(&self.gauges.checkpoints, 1);
         self.power.log_bytes = 0;
         match self.store.checkpoint().await {

@@ -118,6 +118,18 @@ impl Lanes {
         self.fill(first)
     }
 
+    /// The next batch, if anything is queued now.
+    pub(crate) fn try_next(&mut self) -> Option<Vec<Command>> {
+        let first = match self.control.commands.try_recv() {
+            Ok(command) => (Lane::Control, command),
+            Err(_) => match self.turns.commands.try_recv() {
+                Ok(command) => (Lane::Turns, command),
+                Err(_) => (Lane::Bulk, self.bulk.commands.try_recv().ok()?),
+            },
+        };
+        Some(self.fill(first))
+    }
+
     fn fill(&mut self, (lane, first): (Lane, Command)) -> Vec<Command> {
         let (commands_max, bytes_max) = (self.options.batch_commands_max, self.options.batch_bytes_max);
         let mut bytes = first.bytes;

@@ -158,6 +158,7 @@ impl StorageActor {
         if self.gauges.wal_bytes() <= bytes_max || now < self.upkeep.shortened_at + SHORTEN_BETWEEN {
             return;
         }
+        self.answer_committed();
         match self.store.shorten_log().await {
             Ok(true) => {
                 Gauges::add(&self.gauges.checkpoints, 1);
@@ -187,6 +188,7 @@ impl StorageActor {
             return;
         }
         self.upkeep.retention_at = Instant::now() + self.options.retention_every;
+        self.answer_committed();
         match plan_prune(&*self.store.reader(), keep).await {
             Ok(plan) if !plan.is_empty() => self.upkeep.prune_to = Some(plan.upto),
             Ok(_) => {}
@@ -198,6 +200,7 @@ impl StorageActor {
     async fn prune_some(&mut self) {
         self.upkeep.skips = 0;
         let Some(upto) = self.upkeep.prune_to.take() else { return };
+        self.answer_committed();
         let (began, before) = (Instant::now(), self.ledger.floor);
         match self.store.prune(upto, PRUNE_EVENTS).await {
             Ok(floor) => {

@@ -16,6 +16,7 @@
 //!
 //! Random choices come from a seed that is printed: `ATRA_RIG_SEED` repeats it, `ATRA_RIG_ROUNDS` sets how many.
 
+#![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that fails should fail")]
 
 mod corruption;

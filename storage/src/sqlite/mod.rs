@@ -324,7 +324,7 @@ impl Store for SqliteStore {
             Ok(row) => row.try_get::<i64, _>(0).map_err(of)? != 0,
             Err(error) => match of(error) {
                 StoreError::Busy(_) => true,
-                error => return self.noted(Err(error)).map(|()| false),
+                error => return self.noted(Err(error)),
             },
         };
         self.tell_who_holds_the_log(is_held);
@@ -373,6 +373,14 @@ impl Store for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Notes for the next process when the disk has failed.
+    fn noted<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let (Err(StoreError::Unknown(_)), Some(lock)) = (&result, &mut self.lock) {
+            lock.set_unflushed(true);
+        }
+        result
+    }
+
     /// Warns of processes that keep the log from being begun anew, each time that it has doubled since.
     fn tell_who_holds_the_log(&mut self, is_held: bool) {
         if !is_held {
@@ -388,14 +396,6 @@ impl SqliteStore {
         let others: Vec<u32> =
             log.readers.iter().map(|reader| reader.process).filter(|process| *process != own).collect();
         warn!(wal_bytes = log.bytes, processes = ?others, "log cannot be begun anew: somebody reads from it");
-    }
-
-    /// Notes for the next process when the disk has failed.
-    fn noted<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let (Err(StoreError::Unknown(_)), Some(lock)) = (&result, &mut self.lock) {
-            lock.set_unflushed(true);
-        }
-        result
     }
 
     /// After a failure that leaves the state of the connection in doubt, a new one tells the truth.

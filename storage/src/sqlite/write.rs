@@ -24,6 +24,10 @@ use crate::{FactKind, StoreError, TeamMove, WriteBatch};
 /// Statements with fewer rows than this are joined, up to this many rows in a call.
 const JOINED_ROWS_MAX: usize = 64;
 
+/// Events in the first call of a large batch: enough that the round trip does not show, few enough that the
+/// connection's thread does not wait long for its first rows.
+const FIRST_ROWS_MAX: usize = 64;
+
 /// One text for the connection, with its values.
 struct Call<'a> {
     sql: Cow<'static, str>,
@@ -158,7 +162,10 @@ pub(super) async fn write(
     script.add(BEGIN, 0, None, |_| Ok(()))?;
     let mut linking = Linking::after(before);
     let mut events = batch.events.as_slice();
-    while let Some(size) = SIZES.into_iter().find(|size| *size <= events.len()) {
+    // The first call is small, so that the thread has something to do soon.
+    let mut rows_max = FIRST_ROWS_MAX;
+    while let Some(size) = SIZES.into_iter().find(|size| *size <= events.len().min(rows_max)) {
+        rows_max = SIZES[0];
         let (these, rest) = events.split_at(size);
         let rows = event_rows(these, &mut names, &mut linking)?;
         script.add_events(&rows, rest.is_empty().then(|| linking.finish()))?;
