@@ -18,9 +18,6 @@ use crate::cli::{
 /// Events that one transaction deletes. 10,000: nobody else waits, and the bar moves.
 const PIECE_EVENTS: u64 = 10_000;
 
-/// Events after whose deletion the log is moved into the database. 100,000: some tens of megabytes.
-const MOVED_EVENTS: u64 = 100_000;
-
 /// Deletes what is older than what is to be kept, and not needed by anybody; or says what that would be.
 pub(crate) async fn prune(args: &PruneArgs, out: &mut Output) -> Result<(), CliError> {
     let path = db_of(&args.db)?;
@@ -48,7 +45,6 @@ async fn delete(store: &mut SqliteStore, keep: Keep) -> Result<(PrunePlan, Seq),
     let bar = events_bar("prune");
     bar.set_length(plan.upto.get().saturating_sub(plan.floor.get()));
     let mut floor = plan.floor;
-    let mut moved = floor;
     while floor < plan.upto {
         let next = store.prune(plan.upto, PIECE_EVENTS).await?;
         if next <= floor {
@@ -57,11 +53,6 @@ async fn delete(store: &mut SqliteStore, keep: Keep) -> Result<(PrunePlan, Seq),
         }
         floor = next;
         bar.set_position(floor.get() - plan.floor.get());
-        if floor.get() - moved.get() >= MOVED_EVENTS {
-            // So that the log does not grow by everything that is touched.
-            store.checkpoint().await?;
-            moved = floor;
-        }
     }
     bar.finish_and_clear();
     Ok((plan, floor))
