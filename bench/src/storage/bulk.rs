@@ -10,7 +10,7 @@ use atra_agents::{
     market::{
         block,
         candle::{Candle, Scale, SeriesKey},
-        import::{ImportOptions, import_csv},
+        import::{ImportOptions, import_candles},
     },
 };
 use atra_storage::{Block, SqliteOptions, SqliteReader, SqliteStore, Store};
@@ -71,7 +71,7 @@ impl Bench<'_> {
             eprintln!("storage: bulk skipped, no real candles beside the repository");
             return;
         };
-        let import = import_csv(csv.as_slice(), &ImportOptions::default(), |_| {}).expect("real candles");
+        let import = import_candles(csv.as_slice(), &ImportOptions::default(), |_| {}).expect("real candles");
         let mut candles = import.candles;
         // All of them on a full scale.
         candles.truncate(self.scale.events);
