@@ -107,6 +107,8 @@ pub struct SqliteStore {
     id: FileId,
     /// Bytes of the database that hold something, when they were last read.
     used_bytes: u64,
+    /// Size of the log when its readers were last told of.
+    told_wal_bytes: u64,
     /// Held until the store is closed or dropped.
     lock: Option<FileLock>,
 }
@@ -143,6 +145,7 @@ impl SqliteStore {
             reader,
             id,
             used_bytes: 0,
+            told_wal_bytes: 0,
             lock: Some(lock),
         })
     }
@@ -312,13 +315,15 @@ impl Store for SqliteStore {
         let row = db.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await;
         // In any case: the writer itself never waits inside SQLite.
         db.execute("PRAGMA busy_timeout = 0").await.map_err(of)?;
-        match row {
-            Ok(row) => Ok(row.try_get::<i64, _>(0).map_err(of)? == 0),
+        let is_held = match row {
+            Ok(row) => row.try_get::<i64, _>(0).map_err(of)? != 0,
             Err(error) => match of(error) {
-                StoreError::Busy(_) => Ok(false),
-                error => Err(error),
+                StoreError::Busy(_) => true,
+                error => return Err(error),
             },
-        }
+        };
+        self.tell_who_holds_the_log(is_held);
+        Ok(!is_held)
     }
 
     async fn close(&mut self) -> Result<(), StoreError> {
@@ -347,6 +352,23 @@ impl Store for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Warns of processes that keep the log from being begun anew, each time that it has doubled since.
+    fn tell_who_holds_the_log(&mut self, is_held: bool) {
+        if !is_held {
+            self.told_wal_bytes = 0;
+            return;
+        }
+        let log = log(&self.path);
+        if log.bytes < self.told_wal_bytes.saturating_mul(2) {
+            return;
+        }
+        self.told_wal_bytes = log.bytes;
+        let own = std::process::id();
+        let others: Vec<u32> =
+            log.readers.iter().map(|reader| reader.process).filter(|process| *process != own).collect();
+        warn!(wal_bytes = log.bytes, processes = ?others, "log cannot be begun anew: somebody reads from it");
+    }
+
     /// After a failure that leaves the state of the connection in doubt, a new one tells the truth.
     async fn reopen_if_unknown(&mut self, error: &StoreError) {
         if let StoreError::Unknown(cause) = error

@@ -155,6 +155,8 @@ async fn the_log_is_begun_anew_under_load_and_a_reader_that_holds_it_is_found() 
         let [reader] = log.readers.as_slice() else { panic!("one reader, found {log:?}") };
         assert_eq!(reader.process, std::process::id());
         assert!(reader.holds_bytes > 100_000 && reader.holds_bytes <= log.bytes, "found {log:?}");
+        // A look that closed the index would have taken the locks of this process away.
+        assert_eq!(super::log(&folder.db()).readers.len(), 1);
     }
     reading.execute("ROLLBACK").await.expect("rolled back");
     assert!(store.shorten_log().await.expect("told"));
