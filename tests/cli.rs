@@ -1,6 +1,7 @@
 //! The real binary, as a person and as a script use it: what it prints, what it ends with, what it leaves behind.
 //!
-//! Index: imports · runs and resumes · reads · errors · signals and two runtimes · real data.
+//! Index: imports · runs and resumes · reads · errors · signals and two runtimes · real data; `cli/db.rs`: the file as a
+//! whole.
 
 use std::{
     io::{BufRead, BufReader, Write as _},
@@ -11,6 +12,9 @@ use std::{
 };
 
 use serde_json::Value;
+
+#[path = "cli/db.rs"]
+mod db;
 
 /// How long one command may take; far above what any does, so that a hang is a failure and not a stuck build.
 const PATIENCE: Duration = Duration::from_secs(120);

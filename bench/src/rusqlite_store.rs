@@ -144,7 +144,7 @@ fn id(db: &Connection, names: &mut FxHashMap<String, i64>, text: &str) -> rusqli
 #[async_trait]
 impl Store for RusqliteStore {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
-        Ok(Loaded { last_seq: Seq::ZERO, teams: Vec::new() })
+        Ok(Loaded::default())
     }
 
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {

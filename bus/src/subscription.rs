@@ -70,6 +70,9 @@ pub struct JournalError {
     pub cause: String,
     /// Whether trying again may help.
     pub retryable: bool,
+    /// The journal was pruned up to here, beyond where the read began: what lies between is gone. Take a snapshot of
+    /// what you keep, and go on from here with [`Subscription::reset`].
+    pub pruned: Option<Seq>,
 }
 
 /// A page of the journal.
@@ -253,6 +256,16 @@ impl Subscription {
         lock(&self.subscriber.queue).lagged
     }
 
+    /// Goes on after `seq`, leaving out what lies before it: for a reader that fell behind a pruned journal
+    /// ([`JournalError::pruned`]). Does nothing when it is beyond that, or holds events that it has not handed out.
+    pub fn reset(&mut self, seq: Seq) {
+        if self.buffer.is_empty() && seq > self.handed_out {
+            (self.handed_out, self.buffer_upto) = (seq, seq);
+            self.failed = None;
+            *self.fetch.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
     /// What it wants.
     #[must_use]
     pub fn interest(&self) -> &Interest {
@@ -426,5 +439,5 @@ fn check(page: &Page, after: Seq, upto: Seq) -> Result<(), JournalError> {
         return Ok(());
     }
     let cause = format!("page up to {} with {} events does not lie in ({after}, {upto}]", page.upto, page.events.len());
-    Err(JournalError { after, cause, retryable: false })
+    Err(JournalError { after, cause, retryable: false, pruned: None })
 }

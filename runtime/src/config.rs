@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use atra_storage::{Level, StorageOptions};
+use atra_storage::{Keep, Level, Span, SqliteOptions, StorageOptions};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -60,6 +60,18 @@ pub struct StorageConfig {
     pub retries_max: u32,
     /// Idle time after which the log is moved into the database, in milliseconds. 1,000.
     pub checkpoint_after_idle_ms: u64,
+    /// Size of the write-ahead log from which on it is begun anew under load. 64 MiB.
+    pub wal_bytes_max: u64,
+    /// How long one read may take before it is cut, in milliseconds. 10,000.
+    pub read_deadline_ms: u64,
+    /// From how long on a read or a commit is logged with what it waited for, in milliseconds. 1,000.
+    pub slow_after_ms: u64,
+    /// Bytes of the database from which on callers' publishes are refused. Not set: the disk decides.
+    pub db_bytes_max: Option<u64>,
+    /// How old events may become before they are deleted, such as `30d`, by their own times. Not set: for ever.
+    pub keep: Option<Span>,
+    /// How many events are kept. Not set: all.
+    pub keep_events: Option<u64>,
 }
 
 impl Default for StorageConfig {
@@ -73,7 +85,13 @@ impl Default for StorageConfig {
             batch_commands_max: options.batch_commands_max,
             batch_bytes_max: options.batch_bytes_max,
             retries_max: options.retries_max,
-            checkpoint_after_idle_ms: u64::try_from(options.checkpoint_after_idle.as_millis()).unwrap_or(u64::MAX),
+            checkpoint_after_idle_ms: millis(options.checkpoint_after_idle),
+            wal_bytes_max: options.wal_bytes_max,
+            read_deadline_ms: 10_000,
+            slow_after_ms: millis(options.slow_after),
+            db_bytes_max: None,
+            keep: None,
+            keep_events: None,
         }
     }
 }
@@ -89,8 +107,26 @@ impl StorageConfig {
         options.batch_bytes_max = self.batch_bytes_max;
         options.retries_max = self.retries_max;
         options.checkpoint_after_idle = Duration::from_millis(self.checkpoint_after_idle_ms);
+        options.wal_bytes_max = self.wal_bytes_max;
+        options.slow_after = Duration::from_millis(self.slow_after_ms);
+        options.db_bytes_max = self.db_bytes_max;
+        options.keep = Keep { span: self.keep.map(|span| span.0), events: self.keep_events };
         options
     }
+
+    /// How `db` is opened.
+    #[must_use]
+    pub fn sqlite(&self, db: impl Into<PathBuf>) -> SqliteOptions {
+        let mut options = SqliteOptions::new(db);
+        options.readers = self.readers;
+        options.read_deadline = Duration::from_millis(self.read_deadline_ms);
+        options.slow_after = Duration::from_millis(self.slow_after_ms);
+        options
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Why a configuration cannot be used. Nothing was started or changed.
@@ -334,6 +370,7 @@ mod tests {
             ("[storage]\nlevel = \"paper\"", "atra.toml, line 2", "process"),
             ("[storage\n", "atra.toml, line 1", ""),
             ("names = 3", "atra.toml, line 1", "names"),
+            ("[storage]\nkeep = \"30 days\"", "atra.toml, line 2", "such as 30d"),
         ] {
             let text = read(text).unwrap_err().to_string();
             assert!(text.starts_with(place) && text.contains(part), "{text}");
@@ -366,6 +403,8 @@ mod tests {
     #[test]
     fn storage_defaults_are_those_of_the_storage_actor() {
         let (ours, theirs) = (StorageConfig::default().options(), StorageOptions::default());
+        assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+        let (ours, theirs) = (StorageConfig::default().sqlite("a.db"), SqliteOptions::new("a.db"));
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     }
 }

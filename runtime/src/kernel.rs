@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use atra_bus::{Batch, Bus, Env, Event, EventId, Interest, Journal, JournalError, Name, Page, Seq, Topic};
-use atra_storage::{Ancestor, FactKind, FactWrite, Level, NewEvent, Publish, Read, Rejected, Release, Storage};
+use atra_storage::{
+    Ancestor, FactKind, FactWrite, Level, NewEvent, Publish, Read, Rejected, Release, Storage, StoreError,
+};
 use serde_json::Value;
 
 use crate::memory::SharedMemory;
@@ -90,7 +92,10 @@ impl Journal for JournalReader {
     async fn read(&self, after: Seq, upto: Seq, interest: &Interest, limit: usize) -> Result<Page, JournalError> {
         match self.0.journal(after, upto, interest, limit).await {
             Ok((events, upto)) => Ok(Page { events, upto }),
-            Err(error) => Err(JournalError { after, cause: error.to_string(), retryable: error.is_retryable() }),
+            Err(error) => {
+                let pruned = if let StoreError::Pruned { floor, .. } = error { Some(floor) } else { None };
+                Err(JournalError { after, cause: error.to_string(), retryable: error.is_retryable(), pruned })
+            }
         }
     }
 }

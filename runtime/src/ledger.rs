@@ -141,3 +141,14 @@ fn key_of(event: EventId, name: &str) -> String {
 fn shape(name: &str, error: &serde_json::Error) -> EffectError {
     EffectError::Shape { name: name.into(), cause: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Retention keeps the events of open effects, and the storage knows them by this value.
+    #[test]
+    fn an_intent_is_stored_as_the_storage_knows_it() {
+        assert_eq!(json!(Record::Intent).to_string(), atra_storage::OPEN_EFFECT);
+    }
+}

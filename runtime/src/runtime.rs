@@ -11,7 +11,8 @@ use std::{
 };
 
 use atra_bus::{
-    Draft, Event, EventId, Filter, Interest, Name, Observer, PayloadError, Seq, Subscription, Task, Topic, TopicError,
+    Draft, Event, EventId, Filter, Interest, Name, Observer, PayloadError, Seq, SubscriberStatus, Subscription, Task,
+    Topic, TopicError,
 };
 use atra_storage::{Level, Publish, Read, Rejected, StorageMetrics, StoreError};
 use serde::Serialize;
@@ -23,6 +24,7 @@ use crate::{
     coordinator::{StorageTask, Watchdog, note_clean_stop},
     kernel::{Kernel, id_of_key, publish_of},
     memory::SharedMemory,
+    metrics::{self, Metric},
     supervisor::{TeamState, interest},
     team::{Counters, Team, TeamControl, TurnWatch, Waiter},
 };
@@ -240,6 +242,18 @@ impl Runtime {
     #[must_use]
     pub fn storage_metrics(&self) -> StorageMetrics {
         self.kernel.storage.metrics()
+    }
+
+    /// Every live figure: storage, journal, bus, teams.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<Metric> {
+        metrics::read(self)
+    }
+
+    /// Who is subscribed to committed events, and how far behind each is.
+    #[must_use]
+    pub fn subscribers(&self) -> Vec<SubscriberStatus> {
+        self.kernel.bus.subscribers()
     }
 
     /// Every team, in starting order.

@@ -9,6 +9,7 @@ use atra::{
         import::{FlatPolicy, GapPolicy},
     },
     runtime::Placement,
+    storage::Span,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -309,8 +310,44 @@ pub(crate) enum DbCommand {
     },
     /// Reads every page and checks the journal, causes and memory.
     Check(DbArgs),
-    /// Says what is in the file.
+    /// Says what is in the file, who has it, and what keeps it from becoming smaller.
     Info(DbArgs),
+    /// Copies the database to a new file, checked, whether a runtime has it or not.
+    Backup {
+        /// The copy; must not exist.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        db: DbArgs,
+    },
+    /// Puts a backup in the place of the database; what was there is kept aside. Not while a runtime has it.
+    Restore {
+        /// The backup.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        db: DbArgs,
+    },
+    /// Deletes old events that nobody needs. Not while a runtime has the database.
+    Prune(PruneArgs),
+    /// Gives free space in the file back to the disk. Not while a runtime has it.
+    Vacuum(DbArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("kept").required(true).multiple(true).args(["keep", "keep_events"]))]
+pub(crate) struct PruneArgs {
+    /// Keeps what is at most so much older than the newest event, such as 30d, 12h, 90m; by the events' own times.
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) keep: Option<Span>,
+    /// Keeps the newest N events.
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_events: Option<u64>,
+    /// Only says what would be deleted; also while a runtime has the database.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
 }
 
 #[derive(Debug, Subcommand)]

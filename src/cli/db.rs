@@ -1,17 +1,27 @@
-//! `atra db`: questions about a whole database.
+//! `atra db`: questions about a whole database, and what is done to it as a whole.
+
+mod copy;
+mod info;
+mod prune;
 
 use std::path::Path;
 
 use atra::{
     Name,
-    storage::{check as check_file, digest as digest_of, digest_of_publisher, info as info_of},
+    storage::{check as check_file, digest as digest_of, digest_of_publisher},
 };
 use serde_json::json;
 
 use super::{
     error::CliError,
     open,
-    output::{Output, Style, bytes, grouped},
+    output::{Output, Style, grouped},
+};
+
+pub(crate) use self::{
+    copy::{backup, restore, vacuum},
+    info::info,
+    prune::prune,
 };
 
 /// Hashes what was decided, by all or by one publisher.
@@ -47,18 +57,21 @@ pub(crate) async fn check(path: &Path, out: &mut Output) -> Result<(), CliError>
     drop(open(path).await?);
     let report = check_file(path).await?;
     if out.is_json() {
-        let (last, events) = (report.last_seq, report.events);
-        out.json(
-            &json!({ "sound": report.is_sound(), "last_seq": last, "events": events, "problems": report.problems }),
-        )?;
+        let mut value = json!(report);
+        value["sound"] = json!(report.is_sound());
+        out.json(&value)?;
     } else {
         for problem in &report.problems {
             let text = out.paint(Style::Red, problem);
             out.line(&text)?;
         }
         if report.is_sound() {
-            let text = format!("sound: {} events, no gaps, causes and memory agree", grouped(report.events));
+            let text =
+                format!("sound: {} events, no gaps, check values, causes and memory agree", grouped(report.events));
             out.line(&out.paint(Style::Green, &text))?;
+            if report.chained_from.get() > 1 {
+                out.line(&format!("check values cover the journal from seq {} on", report.chained_from))?;
+            }
         }
     }
     if report.is_sound() {
@@ -66,32 +79,4 @@ pub(crate) async fn check(path: &Path, out: &mut Output) -> Result<(), CliError>
     }
     out.finish()?;
     Err(CliError::Damaged { path: path.to_owned(), n_problems: report.problems.len() })
-}
-
-/// Says what is in a file.
-pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> {
-    let db = open(path).await?;
-    let info = info_of(path).await?;
-    let series = super::candles::series(&*db).await?;
-    if out.is_json() {
-        let series: Vec<_> = series.iter().map(|row| json!({ "series": row.key, "candles": row.candles })).collect();
-        let mut value = json!(info);
-        value["path"] = json!(path);
-        value["series"] = json!(series);
-        return out.json(&value);
-    }
-    let mut pairs = vec![
-        ("file", path.display().to_string()),
-        ("size", bytes(info.file_bytes)),
-        ("log", bytes(info.wal_bytes)),
-        ("schema", format!("{} (this build knows {})", info.schema_version, info.schema_version_known)),
-        ("sqlite", info.sqlite_version.clone()),
-        ("last seq", info.last_seq.to_string()),
-    ];
-    pairs.extend(info.rows.iter().map(|(table, n)| (table.as_str(), format!("{} rows", grouped(*n)))));
-    out.pairs(&pairs)?;
-    for row in &series {
-        out.line(&format!("{}  {} candles", row.key, grouped(row.candles)))?;
-    }
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Events as a person and as a program read them.
 
-use atra::{Committed, EventId, Name, Seq, Timestamp, Topic};
+use atra::{Committed, EventId, Name, Read, Seq, Timestamp, Topic};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -68,12 +68,13 @@ pub(crate) fn line(committed: &Committed, out: &Output) -> String {
     )
 }
 
-/// The error for a seq that the journal does not have.
-pub(crate) fn not_there(seq: Seq, last: Seq) -> CliError {
-    let what = format!("the journal has no event {seq}");
+/// The error for a seq that the journal does not have, or not any more.
+pub(crate) async fn not_there(seq: Seq, db: &dyn Read) -> Result<CliError, CliError> {
+    let (floor, last) = (db.floor().await?, db.last_seq().await?);
+    let what = if seq <= floor { format!("event {seq} was pruned") } else { format!("the journal has no event {seq}") };
     let next = match last {
         Seq(0) => "it is empty: run something with 'atra run' first".to_owned(),
-        last => format!("its events are 1 to {last}; see the newest with 'atra journal tail'"),
+        last => format!("its events are {} to {last}; see the newest with 'atra journal tail'", floor.next()),
     };
-    CliError::NotFound { what, next }
+    Ok(CliError::NotFound { what, next })
 }

@@ -4,7 +4,7 @@
 //! in one transaction. Candles that are there already stay as they are, so importing again changes nothing.
 
 use std::{
-    io::{IsTerminal, Read as _},
+    io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -20,7 +20,6 @@ use atra::{
     config::Config,
     storage::{Level, Store, WriteBatch},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -30,6 +29,7 @@ use super::{
     error::CliError,
     look,
     output::{Output, Style, grouped},
+    progress::bytes_bar,
     time::Moment,
 };
 
@@ -121,7 +121,7 @@ fn parse(file: &Path, args: &ImportArgs) -> Result<Parsed, CliError> {
         flat: args.flat.into(),
         ..ImportOptions::default()
     };
-    let bar = bar(file);
+    let bar = bytes_bar(&file.display().to_string());
     let import = import_csv(&bytes, &options, |progress| {
         bar.set_length(progress.bytes_total as u64);
         bar.set_position(progress.bytes as u64);
@@ -153,18 +153,6 @@ fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// A progress bar on standard error, if a person looks at it.
-fn bar(file: &Path) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
-    // The template is a literal; without it the bar is plain.
-    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_message(file.display().to_string());
-    bar
 }
 
 fn tell(done: &Done<'_>, out: &mut Output) -> Result<(), CliError> {

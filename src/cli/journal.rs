@@ -90,7 +90,7 @@ fn interest(topics: &[String]) -> Result<Interest, CliError> {
 /// Shows one event whole.
 pub(crate) async fn show(args: &ShowArgs, out: &mut Output) -> Result<(), CliError> {
     let db = open(&db_of(&args.db)?).await?;
-    let Some(committed) = db.event(args.seq).await? else { return Err(not_there(args.seq, db.last_seq().await?)) };
+    let Some(committed) = db.event(args.seq).await? else { return Err(not_there(args.seq, &*db).await?) };
     if out.is_json() {
         return out.json(&EventJson::new(&committed)?);
     }

@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `args` | what clap reads |
-//! | `error`, `output`, `time` | what a person sees |
+//! | `error`, `output`, `progress`, `time` | what a person sees |
 //! | `run` | a runtime with the desk, live view, signals |
 //! | `import` | files into candles in a database |
 //! | `status`, `journal`, `why`, `memory`, `dead_letters`, `db` | reads of a file, whether a runtime has it or not |
@@ -18,6 +18,7 @@ mod import;
 mod journal;
 mod memory;
 mod output;
+mod progress;
 mod run;
 mod status;
 mod time;
@@ -51,7 +52,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
             return run::run(&args, json);
         }
         Command::Import(ImportCommand::Candles(args)) => block_on(import::candles(args, &mut out))?,
-        Command::Status(args) => block_on(status::status(&db_of(&args)?, &mut out))?,
+        Command::Status(args) => block_on(status::status(&config_of(&args)?, &mut out))?,
         Command::Journal(JournalCommand::Tail(args)) => block_on(journal::tail(&args, &mut out))?,
         Command::Journal(JournalCommand::Show(args)) => block_on(journal::show(&args, &mut out))?,
         Command::Why(args) => block_on(why::why(&args, &mut out))?,
@@ -70,6 +71,10 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
         }
         Command::Db(DbCommand::Check(db)) => block_on(db::check(&db_of(&db)?, &mut out))?,
         Command::Db(DbCommand::Info(db)) => block_on(db::info(&db_of(&db)?, &mut out))?,
+        Command::Db(DbCommand::Backup { file, db }) => block_on(db::backup(&db_of(&db)?, &file, &mut out))?,
+        Command::Db(DbCommand::Restore { file, db }) => block_on(db::restore(&db_of(&db)?, &file, &mut out))?,
+        Command::Db(DbCommand::Prune(args)) => block_on(db::prune(&args, &mut out))?,
+        Command::Db(DbCommand::Vacuum(db)) => block_on(db::vacuum(&db_of(&db)?, &mut out))?,
         Command::Config(ConfigCommand::Show(db)) => show_config(&db, &mut out)?,
     }
     out.finish()

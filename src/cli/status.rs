@@ -3,8 +3,9 @@
 use std::{fs::OpenOptions, path::Path};
 
 use atra::{
-    Filter, Name, Read, Timestamp,
+    Filter, Name, Read, Seq, Timestamp,
     bus::Interest,
+    config::Config,
     storage::{FactKind, TeamRow, info},
 };
 use serde_json::{Value, json};
@@ -29,7 +30,8 @@ pub(crate) enum Running {
 }
 
 /// Says whether a runtime runs, and how far its teams are.
-pub(crate) async fn status(path: &Path, out: &mut Output) -> Result<(), CliError> {
+pub(crate) async fn status(config: &Config, out: &mut Output) -> Result<(), CliError> {
+    let path = config.db.as_path();
     let db = open(path).await?;
     let running = running(&*db, path).await?;
     let teams = db.teams().await?;
@@ -44,6 +46,8 @@ pub(crate) async fn status(path: &Path, out: &mut Output) -> Result<(), CliError
     let dead_letters = db.facts(FactKind::DeadLetter, None).await?.len();
     let series = candles::series(&*db).await?;
     let info = info(path).await?;
+    let limit = config.storage.db_bytes_max;
+    let is_full = limit.is_some_and(|limit| info.used_bytes >= limit);
     if out.is_json() {
         let teams: Vec<Value> =
             teams.iter().zip(&states).map(|(team, state)| team_json(team, state.as_ref(), running)).collect();
@@ -62,6 +66,10 @@ pub(crate) async fn status(path: &Path, out: &mut Output) -> Result<(), CliError
             "topics": topics,
             "dead_letters": dead_letters,
             "series": series,
+            "floor": info.floor,
+            "used_bytes": info.used_bytes,
+            "db_bytes_max": limit,
+            "full": is_full,
             "file_bytes": info.file_bytes,
             "wal_bytes": info.wal_bytes,
         }));
@@ -84,6 +92,22 @@ pub(crate) async fn status(path: &Path, out: &mut Output) -> Result<(), CliError
         ("dead letters", dead_letters.to_string()),
         ("size", format!("{} and {} of log", bytes(info.file_bytes), bytes(info.wal_bytes))),
     ])?;
+    if let Some(limit) = limit {
+        let used = format!("{} of {} are in use", bytes(info.used_bytes), bytes(limit));
+        let slowest = info.teams.iter().min_by_key(|team| team.cursor).filter(|team| team.cursor < info.last_seq);
+        let pins = slowest.map_or_else(String::new, |team| {
+            format!("; team {} pins the journal at {}", team.team, grouped(team.cursor.get()))
+        });
+        let text = if is_full {
+            out.paint(Style::Red, &format!("limit         full: {used}, callers are refused{pins}"))
+        } else {
+            format!("limit         {used}")
+        };
+        out.line(&text)?;
+    }
+    if info.floor > Seq::ZERO {
+        out.line(&format!("pruned        up to {}, but for what is needed", grouped(info.floor.get())))?;
+    }
     let rows = |(team, state): (&TeamRow, &Option<Value>)| {
         let state = state_text(state.as_ref(), running);
         vec![team.team.to_string(), team.epoch.to_string(), team.number.to_string(), team.cursor.to_string(), state]

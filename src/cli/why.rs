@@ -1,6 +1,6 @@
 //! `atra why`: the chain of causes above an event, and the tree of effects below it.
 
-use atra::{Committed, Read};
+use atra::{Committed, Read, Seq};
 use serde_json::{Value, json};
 
 use super::{
@@ -30,14 +30,21 @@ struct Node {
 /// Tells why an event is there.
 pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError> {
     let db = open(&db_of(&args.db)?).await?;
-    let Some(event) = db.event(args.seq).await? else { return Err(not_there(args.seq, db.last_seq().await?)) };
-    let causes = causes(&*db, &event).await?;
+    let Some(event) = db.event(args.seq).await? else { return Err(not_there(args.seq, &*db).await?) };
+    let (causes, pruned) = causes(&*db, &event).await?;
     let mut left = EFFECTS_MAX;
     let tree = effects(&*db, event, args.depth, args.width, &mut left).await?;
     if out.is_json() {
         let causes: Vec<EventJson<'_>> = causes.iter().map(EventJson::new).collect::<Result<_, _>>()?;
-        return out
-            .json(&json!({ "causes": causes, "event": EventJson::new(&tree.committed)?, "effects": to_json(&tree)? }));
+        return out.json(&json!({
+            "causes": causes,
+            "pruned_cause": pruned,
+            "event": EventJson::new(&tree.committed)?,
+            "effects": to_json(&tree)?,
+        }));
+    }
+    if let Some(seq) = pruned {
+        out.line(&out.paint(Style::Dim, &format!("#{seq} led to this and was pruned, with what led to it")))?;
     }
     for (depth, cause) in causes.iter().enumerate() {
         let text = format!("{}{}", "  ".repeat(depth), line(cause, out));
@@ -46,20 +53,23 @@ pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError
     print(&tree, causes.len(), true, out)
 }
 
-/// From the root down to the direct cause.
-async fn causes(db: &dyn Read, event: &Committed) -> Result<Vec<Committed>, CliError> {
+/// From the root down to the direct cause; and the cause where the chain ends because it was pruned.
+async fn causes(db: &dyn Read, event: &Committed) -> Result<(Vec<Committed>, Option<Seq>), CliError> {
     let mut causes = Vec::new();
-    let mut above = event.cause_seq;
+    let (mut above, mut pruned) = (event.cause_seq, None);
     while let Some(seq) = above
         && causes.len() < CAUSES_MAX
     {
-        let Some(cause) = db.event(seq).await? else { break };
+        let Some(cause) = db.event(seq).await? else {
+            pruned = Some(seq);
+            break;
+        };
         // A cause comes before its effect; anything else is a damaged file, and a check says so.
         above = cause.cause_seq.filter(|next| *next < seq);
         causes.push(cause);
     }
     causes.reverse();
-    Ok(causes)
+    Ok((causes, pruned))
 }
 
 async fn effects(

@@ -20,21 +20,23 @@ use crate::{
     metrics::Gauges,
     plan::{FactId, Found, Ledger, Plan},
     queue::{Command, Lanes, Outcome, Work},
+    upkeep::Upkeep,
 };
 
 /// The storage actor; spawn [`run`](Self::run).
 pub struct StorageActor {
-    store: Box<dyn Store>,
+    pub(crate) store: Box<dyn Store>,
     lanes: Lanes,
-    options: StorageOptions,
+    pub(crate) options: StorageOptions,
     release: Arc<dyn Release>,
-    gauges: Arc<Gauges>,
-    ledger: Ledger,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) ledger: Ledger,
     /// A flush failed: what the disk holds of the file is not known, so level `power` cannot be promised
     /// until the database has been written anew. Set once, never cleared in this process.
     is_power_in_doubt: bool,
     /// Commits since the last checkpoint.
-    is_dirty: bool,
+    pub(crate) is_dirty: bool,
+    pub(crate) upkeep: Upkeep,
 }
 
 /// A flow of answers, in the order of the commands.
@@ -62,7 +64,8 @@ impl StorageActor {
         gauges: Arc<Gauges>,
     ) -> Self {
         let ledger = ledger_of(loaded);
-        Self { store, lanes, options, release, gauges, ledger, is_power_in_doubt: false, is_dirty: false }
+        let upkeep = Upkeep::new();
+        Self { store, lanes, options, release, gauges, ledger, is_power_in_doubt: false, is_dirty: false, upkeep }
     }
 
     /// Works until it is stopped, every handle is dropped, or the store fails for good.
@@ -72,8 +75,15 @@ impl StorageActor {
     /// [`Rejected::Unknown`].
     pub async fn run(mut self) {
         let mut stops = Vec::new();
+        let begun = self.begin_upkeep().await;
         let failure = loop {
-            let mut commands = self.next().await;
+            if let Err(cause) = &begun {
+                break Some(cause.clone());
+            }
+            let mut commands = match self.next().await {
+                Ok(commands) => commands,
+                Err(cause) => break Some(cause),
+            };
             if commands.is_empty() {
                 break None;
             }
@@ -89,6 +99,7 @@ impl StorageActor {
             if let Err(cause) = self.work(commands).await {
                 break Some(cause);
             }
+            self.upkeep_under_load().await;
         };
         match failure {
             None => self.finish(stops).await,
@@ -96,26 +107,21 @@ impl StorageActor {
         }
     }
 
-    /// The next batch; moves the log into the database when nothing comes for a while.
-    async fn next(&mut self) -> Vec<Command> {
-        if self.is_dirty {
-            match timeout(self.options.checkpoint_after_idle, self.lanes.next()).await {
-                Ok(commands) => return commands,
-                Err(_) => {
-                    self.is_dirty = false;
-                    if let Err(error) = self.store.checkpoint().await {
-                        // Nothing is lost: the log is kept and moved next time.
-                        warn!(%error, "checkpoint failed");
-                    }
-                }
+    /// The next batch; does what else is to be done when none comes for a while. `Err`: the actor must stop writing.
+    async fn next(&mut self) -> Result<Vec<Command>, StoreError> {
+        while let Some(patience) = self.patience() {
+            match timeout(patience, self.lanes.next()).await {
+                Ok(commands) => return Ok(commands),
+                Err(_) => self.upkeep_when_idle().await?,
             }
         }
-        self.lanes.next().await
+        Ok(self.lanes.next().await)
     }
 
     /// Carries out commands and answers them. `Err`: the actor must stop writing; all are answered.
     async fn work(&mut self, mut commands: Vec<Command>) -> Result<(), StoreError> {
         self.refuse_power(&mut commands);
+        self.refuse_full(&mut commands);
         if commands.is_empty() {
             return Ok(());
         }
@@ -157,6 +163,7 @@ impl StorageActor {
     async fn attempt(&mut self, commands: &[Command]) -> (Ending, Answers) {
         let started = Instant::now();
         let found = self.look_up(commands).await;
+        let looked_up = started.elapsed();
         let mut plan = Plan::new(&self.ledger, &found);
         let answers: Answers = commands.iter().map(|command| plan.add(&command.work)).collect();
         let batch = plan.finish();
@@ -167,9 +174,12 @@ impl StorageActor {
         }
         let ending = self.commit(&batch).await;
         if let Ending::Committed(_) = ending {
+            if let Err(cause) = self.look_after().await {
+                return (Ending::Broken(Rejected::Unknown(cause.to_string()), cause), answers);
+            }
             self.is_dirty = true;
             self.ledger.apply(&batch);
-            self.count(&batch, &answers, started);
+            self.count(&batch, &answers, started, looked_up);
             self.release(batch);
         }
         (ending, answers)
@@ -330,13 +340,21 @@ impl StorageActor {
 
     // === after the commit ===
 
-    fn count(&self, batch: &WriteBatch, answers: &Answers, started: Instant) {
+    fn count(&self, batch: &WriteBatch, answers: &Answers, started: Instant, looked_up: Duration) {
         let n_steps = answers.iter().filter(|answer| answer.is_ok()).count() as u64;
         Gauges::add(&self.gauges.batches, 1);
         Gauges::add(&self.gauges.steps, n_steps);
         Gauges::add(&self.gauges.events, batch.events.len() as u64);
-        let micros = started.elapsed().as_micros() as u64;
+        let took = started.elapsed();
+        let micros = took.as_micros() as u64;
         self.gauges.last_commit_micros.store(micros, Ordering::Relaxed);
+        self.gauges.commits.record(micros);
+        self.gauges.batch_steps.record(n_steps);
+        if took > self.options.slow_after {
+            let (took_ms, lookups_ms) = (took.as_millis() as u64, looked_up.as_millis() as u64);
+            let events = batch.events.len();
+            warn!(took_ms, lookups_ms, commit_ms = took_ms - lookups_ms, steps = n_steps, events, "commit was slow");
+        }
         debug!(steps = n_steps, events = batch.events.len(), facts = batch.facts.len(), micros, "committed a batch");
     }
 
@@ -344,7 +362,7 @@ impl StorageActor {
         let Some(last) = batch.events.last().map(|event| event.seq) else { return };
         self.release.release(&Arc::new(Batch { events: batch.events }));
         // Release: who sees the seq sees what the hand-over did.
-        self.gauges.released.store(last.get(), Ordering::Release);
+        self.gauges.set_released(last);
     }
 
     /// Answers each command with its own outcome and the level that the commit reached.
@@ -366,7 +384,7 @@ impl StorageActor {
         }
     }
 
-    fn answer_all(&self, commands: Vec<Command>, answer: &Rejected) {
+    pub(crate) fn answer_all(&self, commands: Vec<Command>, answer: &Rejected) {
         for command in commands {
             self.answer_one(command, Err(answer.clone()));
         }
@@ -437,7 +455,7 @@ impl Drop for StorageActor {
 
 fn ledger_of(loaded: Loaded) -> Ledger {
     let teams = loaded.teams.into_iter().map(|row| (row.team.clone(), row)).collect();
-    Ledger { last: loaded.last_seq, teams }
+    Ledger { last: loaded.last_seq, teams, floor: loaded.floor }
 }
 
 fn level_of(work: &Work) -> Level {

@@ -3,6 +3,8 @@
 //! Each case gets a fresh place and panics, with what it found, when the backend breaks the rule that is its
 //! name. Run all of them with [`run`].
 
+mod prune;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -38,6 +40,7 @@ pub async fn run<P: Place>(mut fresh: impl FnMut() -> P) {
     reopening_keeps_everything(&mut fresh()).await;
     a_reader_sees_whole_batches_only(&mut fresh()).await;
     large_batches_of_every_size_are_stored(&mut fresh()).await;
+    prune::run(&mut fresh).await;
 }
 
 // === what the cases are made of ===

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use atra_bus::{Event, Filter, Interest, Name, Seq, topic::SYSTEM_ROOT};
+use atra_bus::{Event, Filter, Interest, Name, topic::SYSTEM_ROOT};
 use serde::Serialize;
 
 use crate::{FactKind, FactRow, Read, StoreError};
@@ -131,7 +131,8 @@ async fn publishers(read: &dyn Read, is_wanted: impl Fn(&Name) -> bool) -> Resul
     let all = Interest::in_topics(vec![Filter::all()]);
     let last = read.last_seq().await?;
     let mut streams: BTreeMap<Name, Stream> = BTreeMap::new();
-    let mut at = Seq::ZERO;
+    // What was pruned is not part of it: two files are compared from the same floor on.
+    let mut at = read.floor().await?;
     while at < last {
         let (events, upto) = read.journal(at, last, &all, PAGE_EVENTS).await?;
         if upto <= at {
@@ -173,7 +174,7 @@ fn put_facts(buffer: &mut Vec<u8>, kind: FactKind, facts: &[FactRow]) {
 mod tests {
     use std::sync::Arc;
 
-    use atra_bus::{Committed, EventId, Timestamp};
+    use atra_bus::{Committed, EventId, Seq, Timestamp};
 
     use super::*;
     use crate::{

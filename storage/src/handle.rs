@@ -5,12 +5,16 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use atra_bus::{Batch, Name, Seq};
 use futures::future::join_all;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::timeout,
+};
 
 use crate::{
     Block, FactWrite, Lane, Level, Publish, Read, Rejected, Step, StorageActor, StorageMetrics, StorageOptions,
@@ -231,6 +235,23 @@ impl Storage {
     #[must_use]
     pub fn released(&self) -> Seq {
         Seq(self.0.gauges.released.load(Ordering::Acquire))
+    }
+
+    /// Waits until everything up to `seq` is released, so that reads made afterwards see it: for a caller that was
+    /// told a seq by somebody else. What a call of its own acknowledged is released already.
+    ///
+    /// # Cancel safety
+    /// Only looks.
+    ///
+    /// # Errors
+    /// [`Rejected::NotReleased`] after `deadline`; [`Rejected::Stopped`] or [`Rejected::Failed`] when it will never be.
+    pub async fn read_your_writes(&self, seq: Seq, deadline: Duration) -> Result<(), Rejected> {
+        let released = timeout(deadline, self.0.gauges.until_released(seq)).await;
+        match released {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.stopped()),
+            Err(_) => Err(Rejected::NotReleased { seq, released: self.released(), waited: deadline }),
+        }
     }
 
     /// A snapshot of the counters.

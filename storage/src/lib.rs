@@ -16,19 +16,27 @@ pub mod options;
 mod plan;
 mod queue;
 pub mod rejected;
+pub mod retention;
 pub mod sqlite;
 pub mod step;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 pub use actor::StorageActor;
 pub use digest::{Digest, digest, digest_of_publisher};
 pub use handle::{Acknowledged, Receipt, Release, Storage};
 pub use memory::{MemoryDisk, MemoryStore};
-pub use metrics::{StorageMetrics, StorageState};
+pub use metrics::{Distribution, StorageMetrics, StorageState};
 pub use options::StorageOptions;
 pub use rejected::Rejected;
-pub use sqlite::{CheckReport, Info, SqliteOptions, SqliteReader, SqliteStore, check, info};
-pub use step::{Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, Publish, Step, new_event_bytes};
-pub use store::{Loaded, Read, SeriesRow, Store, StoreError, TeamMove, TeamRow, WriteBatch};
+pub use retention::{Keep, NoSpan, PrunePlan, Span, plan_prune};
+pub use sqlite::{
+    CheckReport, Copied, Info, Log, LogReader, Owner, Progress, Restored, SqliteOptions, SqliteReader, SqliteStore,
+    Vacuumed, backup, check, info, log, owner, restore, vacuum,
+};
+pub use step::{
+    Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, OPEN_EFFECT, Publish, Step, new_event_bytes,
+};
+pub use store::{Loaded, Read, SeriesRow, Sizes, Store, StoreError, TeamMove, TeamRow, WriteBatch};

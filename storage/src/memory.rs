@@ -6,15 +6,19 @@
 //! does not survive a round trip shows here too.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use atra_bus::{Committed, Event, Interest, Name, Payload, Seq, Topic};
+use atra_bus::{Committed, Event, EventId, Interest, Name, Payload, Seq, Topic, topic::SYSTEM_ROOT};
 
-use crate::{Block, FactKind, FactRow, Loaded, Read, SeriesRow, Store, StoreError, TeamRow, WriteBatch, plan::FactId};
+use crate::{
+    Block, FactKind, FactRow, Loaded, OPEN_EFFECT, Read, SeriesRow, Store, StoreError, TeamRow, WriteBatch,
+    plan::FactId,
+    retention::{KEPT_TOPIC, event_of},
+};
 
 /// What is committed, and the faults to come. Cheap to clone; outlives the stores on it.
 #[derive(Debug, Clone, Default)]
@@ -22,8 +26,10 @@ pub struct MemoryDisk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Seq n at index n − 1.
-    journal: Vec<Committed>,
+    /// Seq n at index n − 1; `None` when it was pruned.
+    journal: Vec<Option<Committed>>,
+    /// The last seq that was pruned.
+    floor: Seq,
     facts: BTreeMap<FactId, FactRow>,
     teams: BTreeMap<Name, TeamRow>,
     blocks: BTreeMap<(Name, i64), Block>,
@@ -170,7 +176,7 @@ impl Default for MemoryStore {
 impl Store for MemoryStore {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
         let state = self.disk.state();
-        Ok(Loaded { last_seq: state.last_seq(), teams: state.teams.values().cloned().collect() })
+        Ok(Loaded { last_seq: state.last_seq(), teams: state.teams.values().cloned().collect(), floor: state.floor })
     }
 
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
@@ -198,6 +204,14 @@ impl Store for MemoryStore {
     async fn checkpoint(&mut self) -> Result<(), StoreError> {
         self.disk.state().flush();
         Ok(())
+    }
+
+    async fn prune(&mut self, upto: Seq, events_max: u64) -> Result<Seq, StoreError> {
+        let mut state = self.disk.state();
+        let upto = upto.min(Seq(state.last_seq().get().saturating_sub(1)));
+        let upto = upto.min(Seq(state.floor.get().saturating_add(events_max.max(1))));
+        state.prune(upto);
+        Ok(state.floor)
     }
 
     async fn close(&mut self) -> Result<(), StoreError> {
@@ -236,7 +250,7 @@ impl State {
     }
 
     fn apply(&mut self, batch: &WriteBatch) {
-        self.journal.extend(batch.events.iter().map(stored));
+        self.journal.extend(batch.events.iter().map(stored).map(Some));
         for fact in &batch.facts {
             let id = FactId::new(fact.kind, &fact.owner, &fact.key);
             if fact.value.is_some() {
@@ -287,7 +301,52 @@ impl State {
     }
 
     fn get(&self, seq: Seq) -> Option<&Committed> {
-        self.journal.get(usize::try_from(seq.get()).ok()?.checked_sub(1)?)
+        self.journal.get(usize::try_from(seq.get()).ok()?.checked_sub(1)?)?.as_ref()
+    }
+
+    /// What is left of the journal, in order.
+    fn events(&self) -> impl DoubleEndedIterator<Item = &Committed> {
+        self.journal.iter().flatten()
+    }
+
+    fn check_floor(&self, after: Seq) -> Result<(), StoreError> {
+        if after < self.floor { Err(StoreError::Pruned { after, floor: self.floor }) } else { Ok(()) }
+    }
+
+    fn prune(&mut self, upto: Seq) {
+        if upto <= self.floor {
+            return;
+        }
+        let needed: BTreeSet<EventId> = self
+            .facts
+            .values()
+            .filter(|fact| match fact.kind {
+                FactKind::DeadLetter | FactKind::Attempt => true,
+                FactKind::Result => fact.value.as_deref() == Some(OPEN_EFFECT),
+                _ => false,
+            })
+            .filter_map(|fact| event_of(&fact.key))
+            .collect();
+        let mut newest: BTreeMap<Topic, Seq> = BTreeMap::new();
+        for committed in self.events().take_while(|committed| committed.seq <= upto) {
+            if committed.event.topic.memory_key().is_some() {
+                newest.insert(committed.event.topic.clone(), committed.seq);
+            }
+        }
+        for place in &mut self.journal[..upto.get() as usize] {
+            let is_kept = |committed: &Committed| {
+                let Committed { seq, event, .. } = committed;
+                match newest.get(&event.topic) {
+                    Some(newest) if newest != seq => needed.contains(&event.id) && *seq > self.floor,
+                    Some(_) => needed.contains(&event.id) || event.payload.json().is_ok_and(|json| json != "null"),
+                    None => *seq <= self.floor || needed.contains(&event.id) || event.topic.as_str() == KEPT_TOPIC,
+                }
+            };
+            if !place.as_ref().is_some_and(is_kept) {
+                *place = None;
+            }
+        }
+        self.floor = upto;
     }
 }
 
@@ -322,6 +381,7 @@ impl Read for MemoryDisk {
         limit: usize,
     ) -> Result<(Vec<Committed>, Seq), StoreError> {
         let state = self.state();
+        state.check_floor(after)?;
         let end = upto.min(state.last_seq());
         let (mut events, mut at) = (Vec::new(), after);
         while at < end {
@@ -339,10 +399,26 @@ impl Read for MemoryDisk {
         Ok((events, end.max(after)))
     }
 
+    async fn floor(&self) -> Result<Seq, StoreError> {
+        Ok(self.state().floor)
+    }
+
+    async fn last_older_than(&self, span: Duration) -> Result<Seq, StoreError> {
+        let state = self.state();
+        let mut counted = state.events().filter(|committed| !committed.event.topic.as_str().starts_with(SYSTEM_ROOT));
+        let Some(newest) = counted.next_back().map(|committed| committed.event.time) else { return Ok(state.floor) };
+        let oldest = newest.millis().saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
+        let mut counted = state.events().filter(|committed| {
+            committed.seq > state.floor && !committed.event.topic.as_str().starts_with(SYSTEM_ROOT)
+        });
+        let first = counted.find(|committed| committed.event.time.millis() >= oldest);
+        Ok(first.map_or(state.last_seq(), |first| Seq(first.seq.get() - 1)))
+    }
+
     async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
         let wanted = |committed: &&Committed| interest.wants(committed.event.topic.as_str(), &committed.event.source);
-        let mut events: Vec<_> = state.journal.iter().rev().filter(wanted).take(limit).cloned().collect();
+        let mut events: Vec<_> = state.events().rev().filter(wanted).take(limit).cloned().collect();
         events.reverse();
         Ok(events)
     }
@@ -353,12 +429,12 @@ impl Read for MemoryDisk {
 
     async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
-        Ok(state.journal.iter().filter(|committed| committed.cause_seq == Some(seq)).take(limit).cloned().collect())
+        Ok(state.events().filter(|committed| committed.cause_seq == Some(seq)).take(limit).cloned().collect())
     }
 
     async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
         let mut counts = BTreeMap::new();
-        for committed in &self.state().journal {
+        for committed in self.state().events() {
             *counts.entry(committed.event.topic.as_str().to_owned()).or_insert(0) += 1;
         }
         Ok(counts.into_iter().collect())
@@ -367,8 +443,10 @@ impl Read for MemoryDisk {
     async fn memory_as_of(&self, key: &str, at: Seq) -> Result<Option<Committed>, StoreError> {
         let Ok(topic) = Topic::memory(key) else { return Ok(None) };
         let state = self.state();
+        state.check_floor(at)?;
         let upto = at.min(state.last_seq()).get() as usize;
-        Ok(state.journal[..upto].iter().rev().find(|committed| committed.event.topic == topic).cloned())
+        let mut writes = state.journal[..upto].iter().rev().flatten();
+        Ok(writes.find(|committed| committed.event.topic == topic).cloned())
     }
 
     async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Keep;
+
 /// How much the storage actor queues, batches and retries.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -37,6 +39,17 @@ pub struct StorageOptions {
     /// Idle time after which the write-ahead log is moved into the database. 1 s: never between two steps
     /// of a running team.
     pub checkpoint_after_idle: Duration,
+    /// Size of the write-ahead log from which on it is begun anew even under load, which waits a tenth of a second for
+    /// readers. 64 MiB: four times what commits move by themselves, so it happens only when readers keep them from it.
+    pub wal_bytes_max: u64,
+    /// Bytes of the database from which on callers' publishes are refused. Not set: the disk decides.
+    pub db_bytes_max: Option<u64>,
+    /// How much of the journal is kept. Not set: all of it.
+    pub keep: Keep,
+    /// How often it is found out what may be deleted. A minute: deleting is not urgent.
+    pub retention_every: Duration,
+    /// From how long on a commit is logged, with what it waited for. 1 s.
+    pub slow_after: Duration,
 }
 
 impl Default for StorageOptions {
@@ -54,6 +67,11 @@ impl Default for StorageOptions {
             backoff_first: Duration::from_millis(5),
             backoff_max: Duration::from_secs(2),
             checkpoint_after_idle: Duration::from_secs(1),
+            wal_bytes_max: 64 << 20,
+            db_bytes_max: None,
+            keep: Keep::default(),
+            retention_every: Duration::from_secs(60),
+            slow_after: Duration::from_secs(1),
         }
     }
 }

@@ -56,6 +56,8 @@ pub(crate) type Found = BTreeMap<FactId, Result<Option<FactRow>, StoreError>>;
 pub(crate) struct Ledger {
     pub(crate) last: Seq,
     pub(crate) teams: BTreeMap<Name, TeamRow>,
+    /// The last seq that was pruned: where a new team begins.
+    pub(crate) floor: Seq,
 }
 
 impl Ledger {
@@ -209,7 +211,8 @@ impl<'a> Plan<'a> {
             team: team.clone(),
             epoch: row.map_or(0, |row| row.epoch) + 1,
             number: row.map_or(0, |row| row.number),
-            cursor: row.map_or(Seq::ZERO, |row| row.cursor),
+            // A journal without a beginning is complete from its floor on.
+            cursor: row.map_or(self.ledger.floor, |row| row.cursor),
         };
         self.move_team(to.clone());
         Outcome { row: Some(to), ..self.written(self.last, true, Level::Process) }

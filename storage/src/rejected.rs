@@ -1,6 +1,8 @@
 //! Why a command was not carried out.
 
-use atra_bus::{EventId, Name};
+use std::time::Duration;
+
+use atra_bus::{EventId, Name, Seq};
 
 use crate::StoreError;
 
@@ -62,6 +64,26 @@ pub enum Rejected {
         /// The limit by size.
         bytes_max: usize,
     },
+    /// The database is as large as it may be: `db_bytes_max`.
+    #[error("database is full: {used_bytes} of {limit_bytes} bytes are in use{}", pins(pinned_by))]
+    Full {
+        /// Bytes in use.
+        used_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+        /// The team that is farthest behind, and its cursor: nothing after that can be deleted.
+        pinned_by: Option<(Name, Seq)>,
+    },
+    /// The seq was not released in time.
+    #[error("seq {seq} is not released after {waited:?}, {released} is")]
+    NotReleased {
+        /// What was waited for.
+        seq: Seq,
+        /// How far it is.
+        released: Seq,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// The storage actor has stopped, or is stopping.
     #[error("storage is stopped")]
     Stopped,
@@ -78,10 +100,19 @@ impl Rejected {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Overloaded { .. } => true,
+            Self::Overloaded { .. } | Self::Full { .. } | Self::NotReleased { .. } => true,
             Self::Failed(cause) => cause.is_retryable(),
             _ => false,
         }
+    }
+}
+
+fn pins(pinned_by: &Option<(Name, Seq)>) -> String {
+    match pinned_by {
+        Some((team, cursor)) => {
+            format!(", and team {team} pins the journal at seq {cursor}: let it go on, or raise storage.db_bytes_max")
+        }
+        None => ": prune the journal, or raise storage.db_bytes_max".into(),
     }
 }
 

@@ -54,6 +54,9 @@ pub enum FactKind {
     Meta = 9,
 }
 
+/// The value of a [`FactKind::Result`] fact while its call to the outside has no result: an intent.
+pub const OPEN_EFFECT: &str = "\"intent\"";
+
 impl FactKind {
     /// Every kind, in stored order.
     pub const ALL: [Self; 9] = [

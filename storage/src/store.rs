@@ -42,6 +42,20 @@ pub enum StoreError {
         /// Who holds it, if known (` (process 123)`), else empty.
         holder: String,
     },
+    /// A read of this process took longer than it may, and was cut: it keeps the write-ahead log from being begun anew.
+    #[error("read was cut after {after:?}; read in smaller pages, or raise storage.read_deadline_ms")]
+    ReadDeadline {
+        /// How long it may take.
+        after: std::time::Duration,
+    },
+    /// What was asked for has been deleted: the journal is complete above `floor` only.
+    #[error("journal was pruned up to seq {floor}, nothing complete can be read after {after}; read on from {floor}")]
+    Pruned {
+        /// Where the read began.
+        after: Seq,
+        /// The last seq that was pruned.
+        floor: Seq,
+    },
     /// The file was written by a newer atra.
     #[error("database {path} has schema version {found}, this build knows {known}; use a newer atra")]
     Newer {
@@ -115,6 +129,8 @@ pub struct Loaded {
     pub last_seq: Seq,
     /// Every team's row.
     pub teams: Vec<TeamRow>,
+    /// The last seq that was pruned: above it the journal is complete.
+    pub floor: Seq,
 }
 
 /// A backend. One owner, the storage actor, commits; anybody reads through [`Store::reader`].
@@ -136,11 +152,47 @@ pub trait Store: Send + Sync {
     /// Moves what is in the write-ahead log into the database, if the backend has one; called when idle.
     async fn checkpoint(&mut self) -> Result<(), StoreError>;
 
+    /// Deletes events from the beginning of the journal up to `upto`, some `events_max` at once, and gives the last seq
+    /// that is gone now (the floor): `upto`, or less when there is more to do or batches end elsewhere. All or nothing.
+    ///
+    /// Kept, whatever their seq: the newest write of each memory key that exists, the events that dead letters, attempt
+    /// marks and open effects name, the starts of teams, and the last batch.
+    async fn prune(&mut self, upto: Seq, events_max: u64) -> Result<Seq, StoreError> {
+        let _ = (upto, events_max);
+        Err(StoreError::Invalid("this store does not delete".into()))
+    }
+
+    /// Looks after what the store lies on: fatal when it is not there any more. Cheap; with `deep`, sizes are read anew.
+    /// `None`: there is nothing to look after, and no need to ask again.
+    async fn look(&mut self, deep: bool) -> Result<Option<Sizes>, StoreError> {
+        let _ = deep;
+        Ok(None)
+    }
+
+    /// Moves the whole write-ahead log into the database and begins it anew, waiting a moment for readers. `false`:
+    /// one still reads from it.
+    async fn shorten_log(&mut self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
     /// Flushes and closes for good.
     async fn close(&mut self) -> Result<(), StoreError>;
 
     /// A handle for readers; cheap to clone, stays valid until the store is closed.
     fn reader(&self) -> Arc<dyn Read>;
+}
+
+/// What a store takes up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Sizes {
+    /// Bytes of the database that hold something; what was freed by deleting does not count.
+    pub used_bytes: u64,
+    /// Size of the write-ahead log.
+    pub wal_bytes: u64,
+    /// Reading connections that were opened.
+    pub readers: u64,
+    /// Reads that were cut at their deadline.
+    pub reads_cut: u64,
 }
 
 /// Reads of committed data. All are cancel safe and see whole batches only.
@@ -158,6 +210,16 @@ pub trait Read: Send + Sync {
         interest: &Interest,
         limit: usize,
     ) -> Result<(Vec<Committed>, Seq), StoreError>;
+
+    /// The last seq that was pruned, 0 if none was. Above it the journal is complete; what is kept below it is what
+    /// somebody still needs. [`journal`](Self::journal) after a smaller seq, and
+    /// [`memory_as_of`](Self::memory_as_of) a smaller one, give [`StoreError::Pruned`].
+    async fn floor(&self) -> Result<Seq, StoreError>;
+
+    /// The last seq before the first event that is at most `span` older than the newest one, by their own times;
+    /// events on `sys.` topics do not count, since they have the wall's time. What lies up to it may go, if nobody
+    /// needs it.
+    async fn last_older_than(&self, span: std::time::Duration) -> Result<Seq, StoreError>;
 
     /// The last `limit` events that `interest` wants, in journal order.
     async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError>;

@@ -47,7 +47,7 @@ impl Journal for MemoryJournal {
             tokio::task::yield_now().await;
         }
         if self.failing.load(Ordering::Relaxed) {
-            return Err(JournalError { after, cause: "told to fail".into(), retryable: true });
+            return Err(JournalError { after, cause: "told to fail".into(), retryable: true, pruned: None });
         }
         let mut page = Page { events: Vec::new(), upto };
         {

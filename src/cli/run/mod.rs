@@ -5,6 +5,7 @@
 //! storage flushes and checkpoints. The second ends the process at once; even that loses nothing acknowledged.
 
 mod begun;
+mod figures;
 mod live;
 mod phrase;
 mod report;
@@ -13,7 +14,7 @@ mod signals;
 use std::{sync::Arc, time::Duration};
 
 use atra::{
-    Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Team, TeamState,
+    Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, SqliteStore, Team, TeamState,
     agents::{
         CandleSource, SIMULATED_FROM, desk,
         market::candle::{Interval, SeriesKey},
@@ -24,7 +25,12 @@ use atra::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use self::{begun::Begun, live::Live, report::Finished, signals::Signals};
+use self::{
+    begun::Begun,
+    live::Live,
+    report::Finished,
+    signals::{Asked, Signals},
+};
 use super::{
     args::{RunArgs, Speed},
     candles::{self, Stored},
@@ -90,11 +96,10 @@ async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<
     let began = Instant::now();
     // Listened to from here on, so that a signal during the start is not lost.
     let mut signals = Signals::listen()?;
+    let mut asked = Asked::listen()?;
     let besides = check(&config, args).await?;
     prepare_folder(&config)?;
-    let mut options = SqliteOptions::new(&config.db);
-    options.readers = config.storage.readers;
-    let mut store = SqliteStore::open(options).await?;
+    let mut store = SqliteStore::open(config.storage.sqlite(&config.db)).await?;
     let reader = store.reader();
     let market = market(&mut config, args, &reader).await?;
     let Market { source, what, name, seed } = market;
@@ -115,8 +120,11 @@ async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<
         eprintln!("atra: {} has no candles: this is a simulated market, seed {seed}", config.db.display());
     }
     let live = Live::start(&runtime, &what, &config, before, json, is_killed);
-    let mut ended = until_end(&runtime, args.until_idle, &mut signals).await;
+    let mut ended = until_end(&runtime, args.until_idle, &mut signals, &mut asked, json).await;
     let figures = portfolio(&runtime).await;
+    if tracing::enabled!(tracing::Level::INFO) {
+        figures::tell(&runtime.metrics(), json);
+    }
     let turns = runtime.status().iter().map(|team| team.turns).sum();
     live.stop().await;
     stop(&runtime, &config, &mut signals).await?;
@@ -271,7 +279,13 @@ impl Ended {
     }
 }
 
-async fn until_end(runtime: &Runtime, until_idle: bool, signals: &mut Signals) -> Ended {
+async fn until_end(runtime: &Runtime, until_idle: bool, signals: &mut Signals, asked: &mut Asked, json: bool) -> Ended {
+    let tell = async {
+        loop {
+            asked.next().await;
+            figures::tell(&runtime.metrics(), json);
+        }
+    };
     let idle = async { if until_idle { runtime.idle().await } else { std::future::pending().await } };
     let ended = tokio::select! {
         // Biased: a signal is obeyed even when the end has come too.
@@ -283,6 +297,7 @@ async fn until_end(runtime: &Runtime, until_idle: bool, signals: &mut Signals) -
             Err(_) => Ended::Idle,
         },
         () = idle => Ended::Idle,
+        () = tell => Ended::Signal,
     };
     match ended {
         Ended::Idle => runtime

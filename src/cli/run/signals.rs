@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM as one stream.
+//! Ctrl-C and SIGTERM as one stream; SIGUSR1 as another.
 
 use crate::cli::error::CliError;
 
@@ -8,6 +8,40 @@ pub(super) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+}
+
+/// The signal that asks for the live figures: SIGUSR1.
+pub(super) struct Asked {
+    #[cfg(unix)]
+    user: tokio::signal::unix::Signal,
+}
+
+impl Asked {
+    /// Listens from now on; call it inside a tokio runtime. Without it, the signal would end the process.
+    #[cfg(unix)]
+    pub(super) fn listen() -> Result<Self, CliError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let failed = |source| CliError::Process { what: "signal handling", source };
+        Ok(Self { user: signal(SignalKind::user_defined1()).map_err(failed)? })
+    }
+
+    /// Listens to nothing: there are no Unix signals.
+    #[cfg(not(unix))]
+    pub(super) fn listen() -> Result<Self, CliError> {
+        Ok(Self {})
+    }
+
+    /// The next one. Cancel safe.
+    #[cfg(unix)]
+    pub(super) async fn next(&mut self) {
+        self.user.recv().await;
+    }
+
+    /// Never. Cancel safe.
+    #[cfg(not(unix))]
+    pub(super) async fn next(&mut self) {
+        std::future::pending::<()>().await;
+    }
 }
 
 impl Signals {

@@ -3,14 +3,22 @@
 use std::path::Path;
 
 use atra_bus::Seq;
+use futures::TryStreamExt as _;
 use serde::Serialize;
-use sqlx::{Executor as _, Row as _, SqliteConnection};
+use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     SCHEMA_VERSION,
-    connection::{pragma, sqlite_version},
-    queries::{CHECK_CAUSES, CHECK_MEMORY, CHECK_ORPHANS, CHECK_SEQS, COUNT_ROWS},
-    read::SqliteReader,
+    chain::{Linking, ORIGIN_KEY, Origin},
+    connection::{pragma, sqlite_version, used_bytes},
+    error,
+    files::{Log, Owner, log, owner, size_of},
+    prune::floor,
+    queries::{
+        CHECK_CAUSES, CHECK_CHAIN, CHECK_FACTS_AHEAD, CHECK_MEMORY, CHECK_ORPHANS, CHECK_SEQS, CHECK_TEAMS_AHEAD,
+        COUNT_ROWS, LAST_SEQ, META,
+    },
+    read::{RowError, SqliteReader, event},
 };
 use crate::{Read as _, StoreError, TeamRow};
 
@@ -22,6 +30,11 @@ pub struct CheckReport {
     pub last_seq: Seq,
     /// How many events were looked at.
     pub events: u64,
+    /// The first seq that the chain of check values covers: 1, unless the journal was begun by an older atra or
+    /// its beginning was pruned.
+    pub chained_from: Seq,
+    /// The first event of the first batch that is not as it was written.
+    pub first_bad: Option<Seq>,
     /// What is wrong, a sentence each; at most 100 of SQLite's own.
     pub problems: Vec<String>,
 }
@@ -50,13 +63,22 @@ pub struct Info {
     pub sqlite_version: String,
     /// Rows per table.
     pub rows: Vec<(String, u64)>,
-    /// Every team's row, sorted by name.
+    /// Bytes of the file that hold something; the rest is used again before the file grows.
+    pub used_bytes: u64,
+    /// The write-ahead log, and who reads from it.
+    pub log: Log,
+    /// Who has the file for writing.
+    pub owner: Option<Owner>,
+    /// The last seq that was pruned.
+    pub floor: Seq,
+    /// Every team's row, sorted by name. Nothing behind the smallest cursor can be pruned.
     pub teams: Vec<TeamRow>,
     /// The last seq of the journal.
     pub last_seq: Seq,
 }
 
-/// Checks a file: its pages, the journal's order, causes, and memory against the journal. Reads every page.
+/// Checks a file: its pages, the journal's order, check values and causes, and memory against the journal. Reads
+/// every page.
 ///
 /// # Cancel safety
 /// Reads only.
@@ -72,31 +94,132 @@ pub async fn check(path: impl AsRef<Path>) -> Result<CheckReport, StoreError> {
 
 async fn check_on(reader: &SqliteReader) -> Result<CheckReport, sqlx::Error> {
     // One transaction: a runtime may be writing.
-    let mut db = reader.pool().begin().await?;
+    let mut db = reader.acquire().await?;
+    let mut db = db.begin().await?;
     let mut problems = Vec::new();
-    for row in db.fetch_all("PRAGMA quick_check").await? {
-        let text: String = row.try_get(0)?;
-        if text != "ok" {
-            problems.push(text);
-        }
+    match pages(&mut db).await {
+        Ok(found) => problems = found,
+        Err(error) if error::is_damage(&error) => problems.push(format!("pages cannot be read: {error}")),
+        Err(error) => return Err(error),
     }
-    let row = db.fetch_one(CHECK_SEQS).await?;
+    let floor = floor(&mut db).await?;
+    let row = db.fetch_one(sqlx::query(CHECK_SEQS).bind(floor.get() as i64)).await?;
     let (n, first, last): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    if first != 1 || n != last {
-        problems.push(format!("journal has {n} events of seqs {first} to {last}: seqs must be 1, 2, 3 without gaps"));
+    if first as u64 != floor.get() + 1 || n as u64 != (last as u64).saturating_sub(floor.get()) {
+        let from = floor.next();
+        problems.push(format!(
+            "journal has {n} events of seqs {first} to {last}: it must have all from {from} on without gaps"
+        ));
     }
+    let chain = Chain::check(reader, &mut db).await?;
+    problems.extend(chain.problem.clone());
     for (sql, what) in [
         (CHECK_CAUSES, "events have a cause that does not come before them"),
         (CHECK_MEMORY, "memory keys disagree with their newest write in the journal"),
         (CHECK_ORPHANS, "memory keys have no write in the journal"),
+        (CHECK_FACTS_AHEAD, "facts are newer than the journal's end"),
+        (CHECK_TEAMS_AHEAD, "teams are beyond the journal's end"),
     ] {
-        let found = count(&mut db, sql).await?;
-        if found > 0 {
-            problems.push(format!("{found} {what}"));
+        match count(&mut db, sql).await {
+            Ok(0) => {}
+            Ok(found) => problems.push(format!("{found} {what}")),
+            Err(error) if error::is_damage(&error) => problems.push(format!("{error}, while looking whether {what}")),
+            Err(error) => return Err(error),
         }
     }
     db.rollback().await?;
-    Ok(CheckReport { last_seq: Seq(last as u64), events: n as u64, problems })
+    let (chained_from, first_bad) = (chain.origin.seq.next(), chain.first_bad);
+    Ok(CheckReport { last_seq: Seq(last as u64), events: n as u64, chained_from, first_bad, problems })
+}
+
+/// What SQLite finds wrong with the pages.
+async fn pages(db: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
+    let rows = db.fetch_all("PRAGMA quick_check").await?;
+    let texts: Result<Vec<String>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+    Ok(texts?.into_iter().filter(|text| text != "ok").collect())
+}
+
+/// The walk along the chain of check values.
+struct Chain {
+    origin: Origin,
+    first_bad: Option<Seq>,
+    problem: Option<String>,
+}
+
+impl Chain {
+    /// Computes every link anew and stops at the first that differs: what comes after hangs on it.
+    async fn check(reader: &SqliteReader, db: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
+        let mut chain = Self { origin: Origin::default(), first_bad: None, problem: None };
+        if pragma(db, Path::new(""), "user_version").await.is_ok_and(|version| version == "1") {
+            // A file of the first version that no runtime of this one has opened yet.
+            chain.origin.seq = Seq(db.fetch_one(LAST_SEQ).await?.try_get::<i64, _>(0)? as u64);
+            return Ok(chain);
+        }
+        if let Some(row) = sqlx::query(META).bind(ORIGIN_KEY).fetch_optional(&mut *db).await? {
+            match Origin::parse(row.try_get(0)?) {
+                Some(origin) => chain.origin = origin,
+                None => return Ok(chain.bad(Seq(1), "where the chain of check values begins cannot be read")),
+            }
+        }
+        // After the transaction's first read, so that no name is missing.
+        if let Err(error) = reader.learn().await {
+            let first = chain.origin.seq.next();
+            return Ok(chain.bad(first, &format!("the names table cannot be read: {error}")));
+        }
+        chain.walk(reader, db).await
+    }
+
+    async fn walk(self, reader: &SqliteReader, db: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
+        let (mut link, mut last, mut batch) = (self.origin.link, self.origin.seq, self.origin.seq.next());
+        let mut linking = Linking::after(link);
+        let mut rows = sqlx::query(CHECK_CHAIN).bind(last.get() as i64).fetch(db);
+        loop {
+            let row = match rows.try_next().await {
+                Ok(Some(row)) => row,
+                Ok(None) if last >= batch => return Ok(self.bad(batch, &format!("it ends at seq {last} without one"))),
+                Ok(None) => return Ok(self),
+                Err(error) if error::is_damage(&error) => return Ok(self.bad(batch, &error.to_string())),
+                Err(error) => return Err(error),
+            };
+            let stored = match link_row(reader, &row, last, &mut linking) {
+                Ok(stored) => stored,
+                Err(cause) => return Ok(self.bad(batch, &cause)),
+            };
+            last = last.next();
+            let Some(stored) = stored else { continue };
+            link = linking.finish();
+            if stored != link.as_bytes() {
+                return Ok(self.bad(batch, &format!("the check value of seqs {batch} to {last} differs")));
+            }
+            (batch, linking) = (last.next(), Linking::after(link));
+        }
+    }
+
+    fn bad(self, seq: Seq, cause: &str) -> Self {
+        let problem = format!("journal is not as it was written, from seq {seq} on: {cause}");
+        Self { first_bad: Some(seq), problem: Some(problem), ..self }
+    }
+}
+
+/// Adds a row to the batch's link; gives the stored link if the row is the last of its batch.
+fn link_row<'a>(
+    reader: &SqliteReader,
+    row: &'a SqliteRow,
+    last: Seq,
+    linking: &mut Linking,
+) -> Result<Option<&'a [u8]>, String> {
+    let event = reader.with_names(|names| event(row, names)).map_err(|error| match error {
+        RowError::Sql(error) => error.to_string(),
+        RowError::UnknownName => "a row names what is not in the names table".into(),
+        RowError::Damaged(what) => format!("a row has {what}"),
+    })?;
+    let committed = event.committed;
+    if committed.seq != last.next() {
+        return Err(format!("seq {} follows {last}", committed.seq));
+    }
+    linking.add(&committed, committed.event.payload.json().map_err(|error| error.to_string())?);
+    // Unchecked: a damaged row may hold anything.
+    row.try_get_unchecked(3).map_err(|error| error.to_string())
 }
 
 async fn count(db: &mut SqliteConnection, sql: &'static str) -> Result<u64, sqlx::Error> {
@@ -120,22 +243,22 @@ pub async fn info(path: impl AsRef<Path>) -> Result<Info, StoreError> {
 
 async fn info_on(path: &Path, reader: &SqliteReader) -> Result<Info, StoreError> {
     let mut rows = Vec::new();
-    let (schema_version, sqlite_version) = {
-        let mut db = reader.pool().acquire().await.map_err(|error| reader.class(&error))?;
+    let (log, owner) = (log(path), owner(path));
+    let (schema_version, sqlite_version, used_bytes) = {
+        let mut db = reader.acquire().await.map_err(|error| reader.class(&error))?;
         for (table, sql) in COUNT_ROWS {
             rows.push((table.to_owned(), count(&mut db, sql).await.map_err(|error| reader.class(&error))?));
         }
         let version = pragma(&mut db, path, "user_version").await?;
-        (version.parse().unwrap_or(0), sqlite_version(&mut db, path).await?)
-    };
-    let size = |suffix: &str| {
-        let mut file = path.as_os_str().to_owned();
-        file.push(suffix);
-        std::fs::metadata(file).map_or(0, |file| file.len())
+        (version.parse().unwrap_or(0), sqlite_version(&mut db, path).await?, used_bytes(&mut db, path).await?)
     };
     Ok(Info {
-        file_bytes: size(""),
-        wal_bytes: size("-wal"),
+        file_bytes: size_of(path, ""),
+        wal_bytes: log.bytes,
+        used_bytes,
+        log,
+        owner,
+        floor: reader.floor().await?,
         schema_version,
         schema_version_known: SCHEMA_VERSION,
         sqlite_version,

@@ -9,7 +9,7 @@ use std::{
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
+    sqlite::SqliteConnectOptions,
 };
 
 use super::{
@@ -26,7 +26,7 @@ const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 const STATEMENTS_MAX: usize = 256;
 
 /// How long readers, and everybody at the start, wait for a lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Rows that a reading connection's thread may be ahead of us. 1,024: a page of the journal.
 const ROWS_AHEAD: usize = 1_024;
@@ -44,7 +44,7 @@ const WRITER_PRAGMAS: [(&str, &str, &str); 8] = [
     ("trusted_schema", "OFF", "0"),
 ];
 
-fn base_options(path: &Path) -> SqliteConnectOptions {
+pub(super) fn base_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(BUSY_TIMEOUT)
@@ -151,6 +151,15 @@ pub(super) async fn pragma(db: &mut SqliteConnection, path: &Path, name: &str) -
     row.try_get_unchecked::<String, _>(0).map_err(of)
 }
 
+/// Bytes of a database that hold something.
+pub(super) async fn used_bytes(db: &mut SqliteConnection, path: &Path) -> Result<u64, StoreError> {
+    let mut values = [0_u64; 3];
+    for (place, name) in values.iter_mut().zip(["page_count", "freelist_count", "page_size"]) {
+        *place = pragma(db, path, name).await?.parse().unwrap_or(0);
+    }
+    Ok(values[0].saturating_sub(values[1]) * values[2])
+}
+
 pub(super) async fn sqlite_version(db: &mut SqliteConnection, path: &Path) -> Result<String, StoreError> {
     let of = |error: sqlx::Error| classify(path, &error);
     let row = db.fetch_one("SELECT sqlite_version()").await.map_err(of)?;
@@ -204,8 +213,8 @@ async fn migrate(db: &mut SqliteConnection, path: &Path, from: u32) -> Result<()
     Ok(())
 }
 
-/// A pool of read-only connections, opened when they are first needed and kept for good.
-pub(super) fn reader_pool(path: &Path, readers: u32, mode: ReadMode) -> sqlx::SqlitePool {
+/// What a read-only connection is opened with.
+pub(super) fn reader_options(path: &Path, mode: ReadMode) -> SqliteConnectOptions {
     let mut options = base_options(path).read_only(true).pragma("query_only", "ON").pragma("temp_store", "MEMORY");
     options = match mode {
         ReadMode::Runtime => options.pragma("cache_size", "-8000").pragma("mmap_size", "0"),
@@ -213,15 +222,7 @@ pub(super) fn reader_pool(path: &Path, readers: u32, mode: ReadMode) -> sqlx::Sq
             options.pragma("cache_size", "-8000").pragma("mmap_size", "268435456")
         }
     };
-    options = options.immutable(matches!(mode, ReadMode::Immutable));
-    SqlitePoolOptions::new()
-        .max_connections(readers.max(1))
-        .min_connections(0)
-        .acquire_timeout(BUSY_TIMEOUT)
-        .test_before_acquire(false)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect_lazy_with(options)
+    options.immutable(matches!(mode, ReadMode::Immutable))
 }
 
 /// How a file is read.

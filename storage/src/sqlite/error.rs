@@ -10,6 +10,7 @@ const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
 const NOMEM: i32 = 7;
 const READONLY: i32 = 8;
+pub(super) const INTERRUPT: i32 = 9;
 const IOERR: i32 = 10;
 const CORRUPT: i32 = 11;
 const FULL: i32 = 13;
@@ -20,6 +21,12 @@ const NOTADB: i32 = 26;
 pub(super) fn code(error: &sqlx::Error) -> Option<i32> {
     let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)
+}
+
+/// Whether an error says that the file is damaged, and not that it could not be read this time.
+pub(super) fn is_damage(error: &sqlx::Error) -> bool {
+    // What is stored where a number or a text should be can be anything: decoding fails then.
+    matches!(code(error), Some(CORRUPT)) || matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
 }
 
 /// The class of an error. Of a write: the transaction is rolled back, except for what is `Unknown`.

@@ -1,38 +1,58 @@
 //! SQLite: the store that ships. One file, one writing connection, a few reading ones.
 
+mod backup;
+mod chain;
 mod check;
 mod connection;
 mod error;
+mod files;
 mod names;
+mod pool;
+mod prune;
 mod queries;
 mod read;
 mod schema;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_plans;
+#[cfg(test)]
+mod tests_upkeep;
 mod write;
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use atra_bus::Seq;
-use sqlx::{Executor as _, Row as _, SqliteConnection};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _, SqliteConnection};
 use tracing::warn;
 
+pub use backup::{Copied, Progress, Restored, Vacuumed, backup, restore, vacuum};
 pub use check::{CheckReport, Info, check, info};
+pub use files::{Log, LogReader, Owner, log, owner};
 pub use read::SqliteReader;
 pub use schema::SCHEMA_VERSION;
 
 use self::{
-    connection::{FileLock, ReadMode, close, open_writer, set_level},
+    chain::Link,
+    connection::{FileLock, ReadMode, close, open_writer, set_level, used_bytes},
     error::{classify, fatal},
+    files::{FileId, size_of},
     names::{BatchNames, Interner},
-    queries::{COMMIT, FORGET_RUNS, LAST_SEQ, NAMES_AFTER, ROLLBACK, TEAMS},
-    write::{WriteError, write},
+    prune::{floor, next_piece, prune},
+    queries::{COMMIT, FORGET_RUNS, LAST_LINK, NAMES_AFTER, ROLLBACK, TEAMS},
+    read::ReadTimes,
+    write::{WriteError, Written, write},
 };
-use crate::{Level, Loaded, Read, Store, StoreError, TeamRow, WriteBatch};
+use crate::{Level, Loaded, Read, Sizes, Store, StoreError, TeamRow, WriteBatch};
+
+/// How long the write-ahead log waits for readers before it is begun anew. 100 ms: most reads are over by then, and a
+/// commit that waits for it is not late for a person.
+const SHORTEN_PATIENCE_MS: u32 = 100;
 
 /// What a [`SqliteStore`] is opened with.
 #[derive(Debug, Clone)]
@@ -45,13 +65,24 @@ pub struct SqliteOptions {
     /// Reading connections, opened when needed. 4: as many as an HTTP server, the lagging readers and a person need
     /// at once on a small machine; each holds a thread and 8 MB of cache.
     pub readers: u32,
+    /// How long one read may take before it is cut. 10 s: far above any page, and what a log of a busy store grows by
+    /// meanwhile is bounded.
+    pub read_deadline: Duration,
+    /// From how long on a read is logged. 1 s.
+    pub slow_after: Duration,
 }
 
 impl SqliteOptions {
     /// The file, created if missing, with four readers.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), create: true, readers: 4 }
+        Self {
+            path: path.into(),
+            create: true,
+            readers: 4,
+            read_deadline: Duration::from_secs(10),
+            slow_after: Duration::from_secs(1),
+        }
     }
 }
 
@@ -67,7 +98,13 @@ pub struct SqliteStore {
     /// A transaction was begun and its end was not seen: the future was dropped in between.
     is_in_transaction: bool,
     names: Interner,
+    /// What the next batch is chained to.
+    link: Link,
     reader: Arc<SqliteReader>,
+    /// The file that was opened: another one at the same path is not ours.
+    id: FileId,
+    /// Bytes of the database that hold something, when they were last read.
+    used_bytes: u64,
     /// Held until the store is closed or dropped.
     lock: Option<FileLock>,
 }
@@ -83,13 +120,15 @@ impl SqliteStore {
     /// atra, [`StoreError::Fatal`] when it is missing (and not to be created), not an atra database,
     /// or not writable.
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
-        let SqliteOptions { path, create, readers } = options;
+        let SqliteOptions { path, create, readers, read_deadline, slow_after } = options;
         if !create && !path.exists() {
             return Err(fatal(&path, "it does not exist; create it by starting a runtime on it"));
         }
         let lock = FileLock::take(&path)?;
         let db = open_writer(&path, create).await?;
-        let reader = Arc::new(SqliteReader::new(&path, readers, ReadMode::Runtime));
+        let id = FileId::of(&path)?;
+        let times = ReadTimes { deadline: read_deadline, slow_after };
+        let reader = Arc::new(SqliteReader::new(&path, readers, ReadMode::Runtime, times));
         Ok(Self {
             path,
             db: Some(db),
@@ -97,7 +136,10 @@ impl SqliteStore {
             level: Level::Process,
             is_in_transaction: false,
             names: Interner::default(),
+            link: Link::START,
             reader,
+            id,
+            used_bytes: 0,
             lock: Some(lock),
         })
     }
@@ -126,6 +168,7 @@ impl SqliteStore {
             return Err(error);
         }
         self.reader.forget_last();
+        self.link = Link::START;
         Ok(())
     }
 
@@ -179,16 +222,18 @@ impl Store for SqliteStore {
         let path = self.path.clone();
         let db = self.db()?;
         let loaded = load(db).await.map_err(|error| classify(&path, &error))?;
-        self.names = loaded.1;
-        Ok(loaded.0)
+        let (loaded, names, link) = loaded;
+        (self.names, self.link) = (names, link);
+        self.reader.raise_floor(loaded.floor);
+        Ok(loaded)
     }
 
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
         self.begin_at(batch.level).await?;
         let Some(db) = &mut self.db else { return Err(fatal(&self.path, "it was closed")) };
         self.is_in_transaction = true;
-        let written = write(db, batch, BatchNames::new(&self.names)).await;
-        let (new_names, is_committed) = match written {
+        let written = write(db, batch, BatchNames::new(&self.names), self.link).await;
+        let Written { names, link, is_committed } = match written {
             Ok(written) => written,
             Err(error) => {
                 let error = match error {
@@ -207,9 +252,10 @@ impl Store for SqliteStore {
             return Err(error);
         }
         self.is_in_transaction = false;
-        for (text, id) in new_names {
+        for (text, id) in names {
             self.names.learn(&text, id);
         }
+        self.link = link;
         Ok(())
     }
 
@@ -219,6 +265,57 @@ impl Store for SqliteStore {
         // Passive: it waits for nobody and moves what it can.
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").await.map_err(|error| classify(&path, &error))?;
         Ok(())
+    }
+
+    async fn prune(&mut self, upto: Seq, events_max: u64) -> Result<Seq, StoreError> {
+        self.begin_at(Level::Process).await?;
+        let path = self.path.clone();
+        let of = |error: sqlx::Error| classify(&path, &error);
+        let reader = Arc::clone(&self.reader);
+        let db = self.db()?;
+        let before = floor(db).await.map_err(of)?;
+        let Some(piece) = next_piece(db, before, upto, events_max).await.map_err(of)? else { return Ok(before) };
+        // Before anything is gone: a reader that finds a hole finds the floor too.
+        reader.raise_floor(piece.floor);
+        self.is_in_transaction = true;
+        let pruned = prune(self.db()?, before, &piece).await.map_err(of);
+        if let Err(error) = pruned {
+            self.roll_back().await;
+            self.reopen_if_unknown(&error).await;
+            return Err(error);
+        }
+        self.is_in_transaction = false;
+        Ok(piece.floor)
+    }
+
+    async fn look(&mut self, deep: bool) -> Result<Option<Sizes>, StoreError> {
+        self.id.check(&self.path)?;
+        if deep && let Some(db) = &mut self.db {
+            let path = self.path.clone();
+            // What it is now is told with the next look; an error is the next commit's to tell.
+            self.used_bytes = used_bytes(db, &path).await.unwrap_or(self.used_bytes);
+        }
+        let (readers, reads_cut) = self.reader.counts();
+        let wal_bytes = size_of(&self.path, "-wal");
+        Ok(Some(Sizes { used_bytes: self.used_bytes, wal_bytes, readers, reads_cut }))
+    }
+
+    async fn shorten_log(&mut self) -> Result<bool, StoreError> {
+        let path = self.path.clone();
+        let of = |error: sqlx::Error| classify(&path, &error);
+        let db = self.db()?;
+        let wait = AssertSqlSafe(format!("PRAGMA busy_timeout = {SHORTEN_PATIENCE_MS}"));
+        db.execute(wait).await.map_err(of)?;
+        let row = db.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await;
+        // In any case: the writer itself never waits inside SQLite.
+        db.execute("PRAGMA busy_timeout = 0").await.map_err(of)?;
+        match row {
+            Ok(row) => Ok(row.try_get::<i64, _>(0).map_err(of)? == 0),
+            Err(error) => match of(error) {
+                StoreError::Busy(_) => Ok(false),
+                error => Err(error),
+            },
+        }
     }
 
     async fn close(&mut self) -> Result<(), StoreError> {
@@ -251,7 +348,7 @@ impl SqliteStore {
     }
 }
 
-async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner), sqlx::Error> {
+async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner, Link), sqlx::Error> {
     let mut names = Interner::default();
     let mut texts = std::collections::BTreeMap::new();
     for row in sqlx::query(NAMES_AFTER).bind(0_i64).bind(0_i64).fetch_all(&mut *db).await? {
@@ -259,7 +356,14 @@ async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner), sqlx::Err
         names.learn(&text, id);
         texts.insert(id, text);
     }
-    let last: i64 = db.fetch_one(LAST_SEQ).await?.try_get(0)?;
+    let (mut last, mut link) = (0_i64, Link::START);
+    if let Some(row) = db.fetch_optional(LAST_LINK).await? {
+        last = row.try_get(0)?;
+        if let Some(bytes) = row.try_get::<Option<&[u8]>, _>(1)? {
+            let damaged = || sqlx::Error::Decode("the last check value has the wrong length".into());
+            link = Link::from_slice(bytes).ok_or_else(damaged)?;
+        }
+    }
     let mut teams = Vec::new();
     for row in db.fetch_all(TEAMS).await? {
         let text = texts.get(&row.try_get::<i64, _>(0)?);
@@ -273,5 +377,6 @@ async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner), sqlx::Err
         });
     }
     teams.sort_by(|a, b| a.team.cmp(&b.team));
-    Ok((Loaded { last_seq: Seq(last as u64), teams }, names))
+    let floor = floor(db).await?;
+    Ok((Loaded { last_seq: Seq(last as u64), teams, floor }, names, link))
 }

@@ -26,6 +26,15 @@ pub(super) static INSERT_EVENTS: BySize = LazyLock::new(|| {
     by_size(&format!("INSERT INTO journal({columns})"), "(?,?,?,?,?,?,?,?,?,?,?,?)", "")
 });
 
+/// As `INSERT_EVENTS`; the last row is the last of its batch and has the check value.
+pub(super) static INSERT_LAST_EVENTS: BySize = LazyLock::new(|| {
+    let columns = "seq, id, topic, version, source, time, cause, root, hops, cause_seq, seen, payload, chain";
+    SIZES.map(|n| {
+        let before = "(?,?,?,?,?,?,?,?,?,?,?,?,NULL),".repeat(n - 1);
+        format!("INSERT INTO journal({columns}) VALUES {before}(?,?,?,?,?,?,?,?,?,?,?,?,?);")
+    })
+});
+
 pub(super) static UPSERT_FACTS: BySize = LazyLock::new(|| {
     by_size(
         "INSERT INTO facts(kind, owner, key, writer, version, event, value)",
@@ -49,9 +58,32 @@ pub(super) const INSERT_TEAM: &str =
 pub(super) const UPDATE_TEAM: &str = "UPDATE teams SET epoch = ?, number = ?, cursor = ? \
      WHERE team = ? AND epoch = ? AND number = ? AND cursor = ?;";
 
+// === prune ===
+
+/// Older writes of memory keys that were written in (?1, ?2], except for the newest of each.
+pub(super) const PRUNE_OLDER_WRITES: &str = "DELETE FROM journal WHERE seq IN (SELECT older.seq FROM \
+     (SELECT topic, max(seq) AS seq FROM journal WHERE seq > ?1 AND seq <= ?2 AND +topic < 0 GROUP BY topic) AS newest \
+     JOIN journal AS older ON older.topic = newest.topic AND older.topic < 0 AND older.seq < newest.seq)";
+/// Events in (?1, ?2], except for the newest write of a memory key that exists, starts of teams, and the ids in the list
+/// ?3 of hexadecimal texts. The plus keeps the planner at the range of seqs.
+pub(super) const PRUNE: &str = "DELETE FROM journal WHERE seq > ?1 AND seq <= ?2 \
+     AND (+topic > 0 OR payload = 'null') \
+     AND topic NOT IN (SELECT id FROM names WHERE text = 'sys.team.started') \
+     AND hex(id) NOT IN (SELECT value FROM json_each(?3))";
+/// What says that an event is still needed.
+pub(super) const NEEDED: &str = "SELECT key FROM facts WHERE kind IN (5, 6) OR (kind = 7 AND value = ?1)";
+/// The last batch that ends in (?1, ?2], and the first: seq and check value.
+pub(super) const LAST_BATCH_END: &str = "SELECT seq, chain FROM journal \
+     WHERE seq > ?1 AND seq <= ?2 AND chain IS NOT NULL ORDER BY seq DESC LIMIT 1";
+pub(super) const FIRST_BATCH_END: &str = "SELECT seq, chain FROM journal \
+     WHERE seq > ?1 AND seq <= ?2 AND chain IS NOT NULL ORDER BY seq LIMIT 1";
+pub(super) const FLOOR: &str = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'journal_floor'";
+pub(super) const SET_META: &str = "INSERT INTO meta(key, value) VALUES (?1, ?2) \
+     ON CONFLICT(key) DO UPDATE SET value = excluded.value";
+
 /// Everything that runs have written; blocks are not of a run, and names are never deleted.
-pub(super) const FORGET_RUNS: &str =
-    "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; COMMIT;";
+pub(super) const FORGET_RUNS: &str = "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; \
+     DELETE FROM meta WHERE key IN ('chain_origin', 'journal_floor'); COMMIT;";
 
 // === read ===
 
@@ -60,12 +92,21 @@ pub(super) const FORGET_RUNS: &str =
 /// root, and the cause if there is one), the numbers one text; `seen` is −1 for none, `cause_seq` 0.
 macro_rules! events {
     () => {
-        "SELECT concat_ws(' ', seq, topic, version, source, time, hops, coalesce(cause_seq, 0), \
-         coalesce(seen, -1)), CAST(id || root || coalesce(cause, x'') AS BLOB), payload FROM journal"
+        events!("")
+    };
+    ($more:literal) => {
+        concat!(
+            "SELECT concat_ws(' ', seq, topic, version, source, time, hops, coalesce(cause_seq, 0), \
+             coalesce(seen, -1)), CAST(id || root || coalesce(cause, x'') AS BLOB), payload",
+            $more,
+            " FROM journal"
+        )
     };
 }
 
 pub(super) const LAST_SEQ: &str = "SELECT coalesce(max(seq), 0) FROM journal";
+/// The last seq and the check value in its row.
+pub(super) const LAST_LINK: &str = "SELECT seq, chain FROM journal ORDER BY seq DESC LIMIT 1";
 /// Names that came after the known ones: ids grow away from zero in both directions.
 pub(super) const NAMES_AFTER: &str =
     "SELECT id, text FROM names WHERE id > ?1 UNION ALL SELECT id, text FROM names WHERE id < ?2";
@@ -85,6 +126,12 @@ pub(super) const TAIL_WANTED: &str = concat!(
      WHERE (topic IN (SELECT value FROM json_each(?2)) OR topic > ?3 OR topic < ?4) \
      AND source NOT IN (SELECT value FROM json_each(?5)) ORDER BY seq DESC LIMIT ?1"
 );
+/// The time of the newest event that is not the runtime's own.
+pub(super) const NEWEST_TIME: &str = "SELECT time FROM journal \
+     WHERE topic NOT IN (SELECT id FROM names WHERE text >= 'sys.' AND text < 'sys/') ORDER BY seq DESC LIMIT 1";
+/// The first event in (?1, ?2] of at least this time that is not the runtime's own.
+pub(super) const FIRST_FROM_TIME: &str = "SELECT seq FROM journal WHERE seq > ?1 AND seq <= ?2 AND time >= ?3 \
+     AND topic NOT IN (SELECT id FROM names WHERE text >= 'sys.' AND text < 'sys/') ORDER BY seq LIMIT 1";
 pub(super) const EFFECTS_OF: &str = concat!(events!(), " WHERE cause_seq = ?1 ORDER BY seq LIMIT ?2");
 /// `topic < 0` is what lets the planner use the partial index: memory topics have negative ids.
 pub(super) const MEMORY_AS_OF: &str = concat!(
@@ -109,7 +156,11 @@ pub(super) const SERIES: &str = "SELECT series, sum(rows), min(start), max(start
 
 // === check ===
 
-pub(super) const CHECK_SEQS: &str = "SELECT count(*), coalesce(min(seq), 1), coalesce(max(seq), 0) FROM journal";
+pub(super) const CHECK_SEQS: &str =
+    "SELECT count(*), coalesce(min(seq), ?1 + 1), coalesce(max(seq), ?1) FROM journal WHERE seq > ?1";
+/// Every event with its check value, in the order in which they were chained.
+pub(super) const CHECK_CHAIN: &str = concat!(events!(", chain"), " WHERE seq > ?1 ORDER BY seq");
+pub(super) const META: &str = "SELECT value FROM meta WHERE key = ?1";
 pub(super) const CHECK_CAUSES: &str = "SELECT count(*) FROM journal WHERE cause_seq IS NOT NULL AND cause_seq >= seq";
 /// Memory keys whose fact and newest journal write disagree: a fact that is not the newest write, or a newest
 /// write that is neither a removal nor a fact.
@@ -124,6 +175,11 @@ pub(super) const CHECK_MEMORY: &str = "SELECT count(*) FROM \
 /// Memory facts that no journal write stands behind.
 pub(super) const CHECK_ORPHANS: &str = "SELECT count(*) FROM facts WHERE kind = 1 AND NOT EXISTS \
      (SELECT 1 FROM journal WHERE journal.seq = facts.version AND journal.id = facts.event)";
+/// A journal that lost its end: its rows are chained and whole, but others speak of what came after.
+pub(super) const CHECK_FACTS_AHEAD: &str =
+    "SELECT count(*) FROM facts WHERE version > (SELECT coalesce(max(seq), 0) FROM journal)";
+pub(super) const CHECK_TEAMS_AHEAD: &str =
+    "SELECT count(*) FROM teams WHERE cursor > (SELECT coalesce(max(seq), 0) FROM journal)";
 pub(super) const COUNT_ROWS: [(&str, &str); 6] = [
     ("journal", "SELECT count(*) FROM journal"),
     ("facts", "SELECT count(*) FROM facts"),
@@ -131,30 +187,4 @@ pub(super) const COUNT_ROWS: [(&str, &str); 6] = [
     ("blocks", "SELECT count(*) FROM blocks"),
     ("names", "SELECT count(*) FROM names"),
     ("meta", "SELECT count(*) FROM meta"),
-];
-
-/// Every query that the runtime runs often, and whether it may scan a whole table.
-#[cfg(test)]
-pub(super) const PLANNED: [(&str, bool); 18] = [
-    (LAST_SEQ, false),
-    (NAMES_AFTER, false),
-    (JOURNAL, false),
-    (JOURNAL_WANTED, false),
-    // The tail is read backwards and ends at its limit.
-    (TAIL, true),
-    (TAIL_WANTED, true),
-    (EFFECTS_OF, false),
-    (MEMORY_AS_OF, false),
-    // For people, and said so.
-    (TOPIC_COUNTS, true),
-    (FACT, false),
-    (MEMORY_FACT, false),
-    (FACTS, false),
-    (FACTS_OF, false),
-    // As many rows as teams.
-    (TEAMS, true),
-    (BLOCKS, false),
-    (SERIES, true),
-    (DELETE_FACT, false),
-    (UPDATE_TEAM, false),
 ];

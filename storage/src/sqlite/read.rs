@@ -6,40 +6,81 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use atra_bus::{Committed, Event, EventId, Interest, Name, Payload, Seq, Timestamp, Topic};
 use futures::TryStreamExt as _;
 use sqlx::{
-    Row as _, Sqlite, SqlitePool,
+    Encode, Row as _, Sqlite, Type,
     query::Query,
     sqlite::{SqliteArguments, SqliteRow},
 };
+use tokio::time::Instant;
+use tracing::warn;
 
 use super::{
-    connection::{ReadMode, identify, reader_pool},
-    error::{classify, fatal},
+    connection::{ReadMode, identify, reader_options},
+    error::{INTERRUPT, classify, code, fatal},
     names::{NameTable, Wanted},
+    pool::{Readers, Reading},
     queries,
 };
 use crate::{Block, FactKind, FactRow, Read, SeriesRow, StoreError, TeamRow};
 
-type Prepared = Query<'static, Sqlite, SqliteArguments>;
+/// Events that are looked at in one query for their times. 100,000: some tens of milliseconds.
+const AGE_PAGE: u64 = 100_000;
+
+/// A query of the registry with its values.
+struct Prepared {
+    sql: &'static str,
+    query: Query<'static, Sqlite, SqliteArguments>,
+}
+
+fn query(sql: &'static str) -> Prepared {
+    Prepared { sql, query: sqlx::query(sql) }
+}
+
+impl Prepared {
+    fn bind<T: Encode<'static, Sqlite> + Type<Sqlite> + 'static>(self, value: T) -> Self {
+        Self { query: self.query.bind(value), ..self }
+    }
+}
 
 /// Reads of a SQLite file.
 #[derive(Debug)]
 pub struct SqliteReader {
     path: PathBuf,
-    pool: SqlitePool,
+    readers: Readers,
+    /// How a read that takes longer is told of.
+    slow_after: Duration,
     /// Interned texts known so far. Only grows; a row whose numbers are not in it makes it learn more.
     names: RwLock<NameTable>,
     /// A seq that is known to be committed; only grows. Relaxed: a stale value costs one query.
     last_known: AtomicU64,
+    /// The journal's floor as the writer of this process knows it: raised before anything is deleted.
+    floor: AtomicU64,
+    /// Whether that writer is there; otherwise the floor is read from the file.
+    is_beside_writer: bool,
+}
+
+/// How long a read may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadTimes {
+    /// It is cut then.
+    pub(super) deadline: Duration,
+    /// It is logged then.
+    pub(super) slow_after: Duration,
+}
+
+impl ReadTimes {
+    /// Of a command: neither cut nor logged, since a person watches it.
+    const COMMAND: Self = Self { deadline: Duration::MAX, slow_after: Duration::MAX };
 }
 
 /// What a row holds that is neither what we wrote nor what SQLite promises.
-enum RowError {
+pub(super) enum RowError {
     Sql(sqlx::Error),
     /// A topic or name that is not known yet.
     UnknownName,
@@ -53,12 +94,17 @@ impl From<sqlx::Error> for RowError {
 }
 
 impl SqliteReader {
-    pub(super) fn new(path: &Path, readers: u32, mode: ReadMode) -> Self {
+    /// A reader with so many connections. One of a runtime has a deadline; who types a command waits.
+    pub(super) fn new(path: &Path, readers: u32, mode: ReadMode, times: ReadTimes) -> Self {
+        let deadline = Some(times.deadline).filter(|_| mode == ReadMode::Runtime);
         Self {
             path: path.to_owned(),
-            pool: reader_pool(path, readers, mode),
+            readers: Readers::new(reader_options(path, mode), readers, deadline),
+            slow_after: times.slow_after,
             names: RwLock::default(),
             last_known: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
+            is_beside_writer: mode == ReadMode::Runtime,
         }
     }
 
@@ -79,13 +125,13 @@ impl SqliteReader {
         if !path.exists() {
             return Err(fatal(path, "there is no such file"));
         }
-        let reader = Self::new(path, 2, ReadMode::CommandLine);
+        let reader = Self::new(path, 2, ReadMode::CommandLine, ReadTimes::COMMAND);
         match reader.identify().await {
             Ok(()) => Ok(reader),
             // A log file cannot be made in this folder, and there is none: nobody can be writing.
             Err(StoreError::Fatal { .. }) if !has_log(path) => {
                 reader.close().await;
-                let reader = Self::new(path, 2, ReadMode::Immutable);
+                let reader = Self::new(path, 2, ReadMode::Immutable, ReadTimes::COMMAND);
                 reader.identify().await.map(|()| reader)
             }
             Err(error) => Err(error),
@@ -93,7 +139,7 @@ impl SqliteReader {
     }
 
     async fn identify(&self) -> Result<(), StoreError> {
-        let mut db = self.pool.acquire().await.map_err(|error| self.class(&error))?;
+        let mut db = self.acquire().await.map_err(|error| self.class(&error))?;
         match identify(&mut db, &self.path).await? {
             0 => Err(fatal(&self.path, "it is empty: no runtime has written to it")),
             _ => Ok(()),
@@ -103,14 +149,33 @@ impl SqliteReader {
     /// The journal begins anew: no seq is known to be committed any more.
     pub(super) fn forget_last(&self) {
         self.last_known.store(0, Ordering::Relaxed);
+        self.floor.store(0, Ordering::SeqCst);
     }
 
-    pub(super) fn pool(&self) -> &SqlitePool {
-        &self.pool
+    /// A connection of its own for several statements; one of a runtime has a deadline for all of them.
+    pub(super) async fn acquire(&self) -> Result<Reading<'_>, sqlx::Error> {
+        self.readers.acquire().await
+    }
+
+    /// How many connections were opened, and how many reads were cut.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        self.readers.counts()
+    }
+
+    /// Everything up to `floor` is deleted, or about to be.
+    pub(super) fn raise_floor(&self, floor: Seq) {
+        // SeqCst with the look in `check_floor`: who reads rows after the deletion sees the floor too.
+        self.floor.fetch_max(floor.get(), Ordering::SeqCst);
     }
 
     pub(super) fn class(&self, error: &sqlx::Error) -> StoreError {
         // A read changes nothing, so its outcome is never unknown.
+        if code(error) == Some(INTERRUPT)
+            && let Some(after) = self.readers.deadline()
+        {
+            self.readers.count_cut();
+            return StoreError::ReadDeadline { after };
+        }
         match classify(&self.path, error) {
             StoreError::Unknown(cause) => fatal(&self.path, format!("it could not be read: {cause}")),
             other => other,
@@ -119,19 +184,21 @@ impl SqliteReader {
 
     /// Closes the connections; reads fail afterwards.
     pub(super) async fn close(&self) {
-        self.pool.close().await;
+        self.readers.close().await;
     }
 
-    fn with_names<T>(&self, read: impl FnOnce(&NameTable) -> T) -> T {
+    pub(super) fn with_names<T>(&self, read: impl FnOnce(&NameTable) -> T) -> T {
         // The table is whole after each change, so a panic elsewhere does not matter.
         read(&self.names.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads the names that came since the last time.
-    async fn learn(&self) -> Result<(), StoreError> {
+    pub(super) async fn learn(&self) -> Result<(), StoreError> {
         let (greatest, least) = self.with_names(NameTable::ends);
         let query = sqlx::query(queries::NAMES_AFTER).bind(greatest).bind(least);
-        let rows = query.fetch_all(&self.pool).await.map_err(|error| self.class(&error))?;
+        let mut db = self.acquire().await.map_err(|error| self.class(&error))?;
+        let rows = query.fetch_all(&mut *db).await.map_err(|error| self.class(&error))?;
+        db.finish();
         let pairs: Result<Vec<(i64, String)>, sqlx::Error> =
             rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();
         let pairs = pairs.map_err(|error| self.class(&error))?;
@@ -147,7 +214,10 @@ impl SqliteReader {
         decode: impl Fn(&SqliteRow, &NameTable) -> Result<T, RowError>,
     ) -> Result<Vec<T>, StoreError> {
         let (mut values, mut waiting) = (Vec::new(), Vec::new());
-        let mut rows = query.fetch(&self.pool);
+        let began = Instant::now();
+        let mut db = self.acquire().await.map_err(|error| self.class(&error))?;
+        let (sql, waited) = (query.sql, began.elapsed());
+        let mut rows = query.query.fetch(&mut *db);
         while let Some(row) = rows.try_next().await.map_err(|error| self.class(&error))? {
             if !waiting.is_empty() {
                 waiting.push(row);
@@ -160,6 +230,8 @@ impl SqliteReader {
             }
         }
         drop(rows);
+        db.finish();
+        self.tell_if_slow(sql, began, waited, values.len() + waiting.len());
         if !waiting.is_empty() {
             self.learn().await?;
             let decoded: Result<Vec<T>, RowError> =
@@ -169,12 +241,32 @@ impl SqliteReader {
         Ok(values)
     }
 
+    fn tell_if_slow(&self, sql: &str, began: Instant, waited: Duration, n_rows: usize) {
+        let took = began.elapsed();
+        if took > self.slow_after {
+            let (took_ms, waited_ms) = (took.as_millis() as u64, waited.as_millis() as u64);
+            warn!(took_ms, waited_for_connection_ms = waited_ms, rows = n_rows, sql, "read was slow");
+        }
+    }
+
+    /// Refuses what was read after `after` when the journal was pruned beyond it. Called after the rows were read: what
+    /// was deleted before they were has raised the floor before that.
+    async fn check_floor(&self, after: Seq) -> Result<(), StoreError> {
+        let floor = self.floor().await?;
+        if after < floor { Err(StoreError::Pruned { after, floor }) } else { Ok(()) }
+    }
+
     fn row_error(&self, error: RowError) -> StoreError {
         match error {
             RowError::Sql(error) => self.class(&error),
             RowError::UnknownName => fatal(&self.path, "a row names what is not in the names table: run a check"),
             RowError::Damaged(what) => fatal(&self.path, format!("a row has {what}: run a check")),
         }
+    }
+
+    /// The number that a query gives, if it gives one.
+    async fn number(&self, query: Prepared) -> Result<Option<i64>, StoreError> {
+        Ok(self.rows(query, |row, _| Ok(row.try_get::<i64, _>(0)?)).await?.pop())
     }
 
     /// Events of a query that asked for `wanted` and got what came after the known names, too.
@@ -225,8 +317,7 @@ fn seq_of(seq: Seq) -> i64 {
 #[async_trait]
 impl Read for SqliteReader {
     async fn last_seq(&self) -> Result<Seq, StoreError> {
-        let row = sqlx::query(queries::LAST_SEQ).fetch_one(&self.pool).await;
-        let last: i64 = row.and_then(|row| row.try_get(0)).map_err(|error| self.class(&error))?;
+        let last = self.number(query(queries::LAST_SEQ)).await?.unwrap_or(0);
         self.last_known.fetch_max(last as u64, Ordering::Relaxed);
         Ok(Seq(last as u64))
     }
@@ -242,16 +333,18 @@ impl Read for SqliteReader {
         let end =
             if upto.get() <= self.last_known.load(Ordering::Relaxed) { upto } else { upto.min(self.last_seq().await?) };
         if end <= after || limit == 0 {
+            self.check_floor(after).await?;
             return Ok((Vec::new(), after));
         }
         let wanted = self.with_names(|names| names.wanted(interest));
         let sql = if wanted.is_all { queries::JOURNAL } else { queries::JOURNAL_WANTED };
-        let mut query = sqlx::query(sql).bind(seq_of(after)).bind(seq_of(end)).bind(limit_of(limit));
+        let mut query = query(sql).bind(seq_of(after)).bind(seq_of(end)).bind(limit_of(limit));
         if !wanted.is_all {
             query =
                 query.bind(wanted.topics.clone()).bind(wanted.greatest).bind(wanted.least).bind(wanted.except.clone());
         }
         let (events, rows) = self.events(query, Some((interest, &wanted)).filter(|_| !wanted.is_all)).await?;
+        self.check_floor(after).await?;
         // A full page ends at its last row; any other is complete.
         let complete = if rows.n_rows >= limit { rows.last.unwrap_or(end) } else { end };
         Ok((events, complete))
@@ -260,7 +353,7 @@ impl Read for SqliteReader {
     async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError> {
         loop {
             let wanted = self.with_names(|names| names.wanted(interest));
-            let mut query = sqlx::query(if wanted.is_all { queries::TAIL } else { queries::TAIL_WANTED });
+            let mut query = query(if wanted.is_all { queries::TAIL } else { queries::TAIL_WANTED });
             query = query.bind(limit_of(limit));
             if !wanted.is_all {
                 query = query.bind(wanted.topics.clone()).bind(wanted.greatest).bind(wanted.least);
@@ -278,14 +371,37 @@ impl Read for SqliteReader {
         }
     }
 
+    async fn floor(&self) -> Result<Seq, StoreError> {
+        if self.is_beside_writer {
+            return Ok(Seq(self.floor.load(Ordering::SeqCst)));
+        }
+        let floor = self.number(query(queries::FLOOR)).await?;
+        Ok(Seq(floor.unwrap_or(0) as u64))
+    }
+
+    async fn last_older_than(&self, span: Duration) -> Result<Seq, StoreError> {
+        let Some(newest) = self.number(query(queries::NEWEST_TIME)).await? else { return self.floor().await };
+        let oldest = newest.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
+        let (mut after, last) = (self.floor().await?, self.last_seq().await?);
+        while after < last {
+            let upto = Seq(after.get() + AGE_PAGE);
+            let query = query(queries::FIRST_FROM_TIME).bind(seq_of(after)).bind(seq_of(upto)).bind(oldest);
+            if let Some(first) = self.number(query).await? {
+                return Ok(Seq(first as u64 - 1));
+            }
+            after = upto;
+        }
+        Ok(last)
+    }
+
     async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError> {
         let before = Seq(seq.get().saturating_sub(1));
-        let query = sqlx::query(queries::JOURNAL).bind(seq_of(before)).bind(seq_of(seq)).bind(1_i64);
+        let query = query(queries::JOURNAL).bind(seq_of(before)).bind(seq_of(seq)).bind(1_i64);
         Ok(self.events(query, None).await?.0.pop())
     }
 
     async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError> {
-        let query = sqlx::query(queries::EFFECTS_OF).bind(seq_of(seq)).bind(limit_of(limit));
+        let query = query(queries::EFFECTS_OF).bind(seq_of(seq)).bind(limit_of(limit));
         Ok(self.events(query, None).await?.0)
     }
 
@@ -294,22 +410,25 @@ impl Read for SqliteReader {
             let topic = names.topic(row.try_get(0)?).ok_or(RowError::UnknownName)?;
             Ok((topic.as_str().to_owned(), row.try_get::<i64, _>(1)? as u64))
         };
-        let mut counts = self.rows(sqlx::query(queries::TOPIC_COUNTS), decode).await?;
+        let mut counts = self.rows(query(queries::TOPIC_COUNTS), decode).await?;
         counts.sort();
         Ok(counts)
     }
 
     async fn memory_as_of(&self, key: &str, at: Seq) -> Result<Option<Committed>, StoreError> {
         let Ok(topic) = Topic::memory(key) else { return Ok(None) };
-        let query = sqlx::query(queries::MEMORY_AS_OF).bind(topic.as_str().to_owned()).bind(seq_of(at));
-        Ok(self.events(query, None).await?.0.pop())
+        let query = query(queries::MEMORY_AS_OF).bind(topic.as_str().to_owned()).bind(seq_of(at));
+        let found = self.events(query, None).await?.0.pop();
+        // The newest write at the floor is kept, those before it are not.
+        self.check_floor(at).await?;
+        Ok(found)
     }
 
     async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {
         let query = if kind == FactKind::Memory {
-            sqlx::query(queries::MEMORY_FACT).bind(key.to_owned())
+            query(queries::MEMORY_FACT).bind(key.to_owned())
         } else {
-            sqlx::query(queries::FACT).bind(kind as i64).bind(owner.as_str().to_owned()).bind(key.to_owned())
+            query(queries::FACT).bind(kind as i64).bind(owner.as_str().to_owned()).bind(key.to_owned())
         };
         Ok(self.rows(query, |row, names| fact(row, names, kind)).await?.pop())
     }
@@ -318,9 +437,9 @@ impl Read for SqliteReader {
         let query = match owner {
             // Memory is stored under owner 0: its writer is looked at below.
             Some(owner) if kind != FactKind::Memory => {
-                sqlx::query(queries::FACTS_OF).bind(kind as i64).bind(owner.as_str().to_owned())
+                query(queries::FACTS_OF).bind(kind as i64).bind(owner.as_str().to_owned())
             }
-            _ => sqlx::query(queries::FACTS).bind(kind as i64),
+            _ => query(queries::FACTS).bind(kind as i64),
         };
         let mut facts = self.rows(query, |row, names| fact(row, names, kind)).await?;
         facts.retain(|fact| owner.is_none_or(|owner| fact.owner == *owner));
@@ -337,13 +456,13 @@ impl Read for SqliteReader {
                 cursor: Seq(row.try_get::<i64, _>(3)? as u64),
             })
         };
-        let mut teams = self.rows(sqlx::query(queries::TEAMS), decode).await?;
+        let mut teams = self.rows(query(queries::TEAMS), decode).await?;
         teams.sort_by(|a, b| a.team.cmp(&b.team));
         Ok(teams)
     }
 
     async fn blocks(&self, series: &Name, from: i64, to: i64, limit: usize) -> Result<Vec<Block>, StoreError> {
-        let query = sqlx::query(queries::BLOCKS).bind(series.as_str().to_owned());
+        let query = query(queries::BLOCKS).bind(series.as_str().to_owned());
         let query = query.bind(from).bind(to).bind(limit_of(limit));
         let decode = |row: &SqliteRow, _: &NameTable| {
             Ok(Block {
@@ -365,7 +484,7 @@ impl Read for SqliteReader {
                 last_start: row.try_get(3)?,
             })
         };
-        let mut series = self.rows(sqlx::query(queries::SERIES), decode).await?;
+        let mut series = self.rows(query(queries::SERIES), decode).await?;
         series.sort_by(|a, b| a.series.cmp(&b.series));
         Ok(series)
     }
@@ -374,14 +493,14 @@ impl Read for SqliteReader {
 // === rows ===
 
 /// An event and the numbers of its topic and source.
-struct EventRow {
-    committed: Committed,
+pub(super) struct EventRow {
+    pub(super) committed: Committed,
     topic: i64,
     source: i64,
 }
 
 /// Columns: numbers (seq, topic, version, source, time, hops, cause_seq, seen), ids (id, root, cause), payload.
-fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowError> {
+pub(super) fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowError> {
     // Unchecked: the query makes these types; this is the hot path.
     let numbers = row.try_get_unchecked::<&str, _>(0)?;
     let mut numbers = numbers.split(' ').map(str::parse::<i64>);

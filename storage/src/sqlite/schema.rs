@@ -4,10 +4,10 @@
 pub(super) const APPLICATION_ID: i64 = 0x6174_7261;
 
 /// The version of the tables (`PRAGMA user_version`) that this build writes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// What brings a file of version *n* to version *n* + 1, at index *n*. Never change one that was released.
-pub(super) const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [V1];
+pub(super) const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [V1, V2];
 
 /// - `names`: topics, agents, callers, teams, series, each text once. Topics of memory writes have negative
 ///   ids, so that a partial index can hold them; all others are positive. Never deleted.
@@ -57,4 +57,12 @@ CREATE TABLE blocks(
     data BLOB NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX blocks_start ON blocks(series, start);
+";
+
+/// `chain`: the check value of a batch, in the row of its last event. Events of version 1 have none: where the
+/// chain begins is in `meta`.
+const V2: &str = "
+ALTER TABLE journal ADD COLUMN chain BLOB;
+INSERT INTO meta(key, value)
+    SELECT 'chain_origin', coalesce(max(seq), 0) || ' 00000000000000000000000000000000' FROM journal;
 ";

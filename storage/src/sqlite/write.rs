@@ -12,10 +12,11 @@ use sqlx::{
 };
 
 use super::{
+    chain::{Link, Linking},
     names::BatchNames,
     queries::{
-        BEGIN, BySize, COMMIT, DELETE_FACT, INSERT_EVENTS, INSERT_NAMES, INSERT_TEAM, SIZES, UPDATE_TEAM,
-        UPSERT_BLOCKS, UPSERT_FACTS,
+        BEGIN, BySize, COMMIT, DELETE_FACT, INSERT_EVENTS, INSERT_LAST_EVENTS, INSERT_NAMES, INSERT_TEAM, SIZES,
+        UPDATE_TEAM, UPSERT_BLOCKS, UPSERT_FACTS,
     },
 };
 use crate::{FactKind, StoreError, TeamMove, WriteBatch};
@@ -105,6 +106,22 @@ impl<'a> Script<'a> {
         }
         Ok(())
     }
+
+    /// Adds the batch's events; the last one carries the link.
+    fn add_events(&mut self, mut rows: &[EventRow<'_>], link: Link) -> Result<(), WriteError> {
+        for ((size, sql), last_sql) in SIZES.iter().zip(INSERT_EVENTS.iter()).zip(INSERT_LAST_EVENTS.iter()) {
+            while rows.len() >= *size {
+                let (these, rest) = rows.split_at(*size);
+                let is_last = rest.is_empty();
+                self.add(if is_last { last_sql } else { sql }, *size, None, |values| {
+                    these.iter().try_for_each(|row| bind_event(row, values))?;
+                    if is_last { values.add(link.as_bytes().to_vec()) } else { Ok(()) }
+                })?;
+                rows = rest;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The event's row: its ids, and the number of its topic and source.
@@ -115,19 +132,31 @@ struct EventRow<'a> {
     payload: &'a str,
 }
 
-/// Sends everything from BEGIN on; gives the new names, and whether the transaction is committed. It is in one
-/// text with the rest when nothing has to be looked at before: a team's move is checked first.
+/// What became of a batch.
+pub(super) struct Written {
+    /// Names that are known when the transaction is committed.
+    pub(super) names: Vec<(Arc<str>, i64)>,
+    /// What the next batch is chained to.
+    pub(super) link: Link,
+    /// Whether the transaction is committed. It is in one text with the rest when nothing has to be looked at before:
+    /// a team's move is checked first.
+    pub(super) is_committed: bool,
+}
+
+/// Sends everything from BEGIN on.
 ///
 /// On an error the transaction may still be open: the caller rolls back.
 pub(super) async fn write(
     db: &mut SqliteConnection,
     batch: &WriteBatch,
     mut names: BatchNames<'_>,
-) -> Result<(Vec<(Arc<str>, i64)>, bool), WriteError> {
+    before: Link,
+) -> Result<Written, WriteError> {
     let mut script = Script::new();
     script.add(BEGIN, 0, None, |_| Ok(()))?;
     let events = event_rows(batch, &mut names)?;
-    script.add_rows(&INSERT_EVENTS, &events, |row, values| bind_event(row, values))?;
+    let link = link_after(before, &events);
+    script.add_events(&events, link)?;
     add_facts(&mut script, batch, &mut names)?;
     add_teams(&mut script, batch, &mut names)?;
     let blocks: Vec<_> = batch.blocks.iter().map(|block| (names.id(block.series.as_str()), block)).collect();
@@ -149,7 +178,7 @@ pub(super) async fn write(
     for call in script.calls {
         send(db, call).await?;
     }
-    Ok((new, is_committed))
+    Ok(Written { names: new, link, is_committed })
 }
 
 fn event_rows<'a>(batch: &'a WriteBatch, names: &mut BatchNames<'_>) -> Result<Vec<EventRow<'a>>, WriteError> {
@@ -162,6 +191,15 @@ fn event_rows<'a>(batch: &'a WriteBatch, names: &mut BatchNames<'_>) -> Result<V
         Ok(EventRow { committed, topic, source, payload })
     };
     batch.events.iter().map(row).collect()
+}
+
+fn link_after(before: Link, rows: &[EventRow<'_>]) -> Link {
+    if rows.is_empty() {
+        return before;
+    }
+    let mut linking = Linking::after(before);
+    rows.iter().for_each(|row| linking.add(row.committed, row.payload));
+    linking.finish()
 }
 
 fn bind_event(row: &EventRow<'_>, values: &mut SqliteArguments) -> Result<(), sqlx::error::BoxDynError> {

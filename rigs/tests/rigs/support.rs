@@ -1,0 +1,124 @@
+//! The failing disk, built once; children with it; seeds.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use atra_rigs::{
+    ledger::{Line, parse},
+    work::Work,
+};
+use tempfile::TempDir;
+
+/// How long a child may take before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The library that is preloaded, compiled from `faults.c` with the system's C compiler.
+fn faults() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}.so", std::process::id()));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("faults.c");
+        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
+        let mut command = Command::new(&compiler);
+        command.args(["-std=gnu11", "-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-o"]).arg(&path).arg(&source);
+        let built = command.args(["-ldl", "-lpthread"]).output().unwrap();
+        assert!(built.status.success(), "{compiler}: {}", String::from_utf8_lossy(&built.stderr));
+        path
+    })
+}
+
+/// A folder in memory if there is one: what is tested is the code, not the disk.
+pub(crate) fn folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+/// A child that does `work`, with the failing disk told so.
+pub(crate) fn child(work: &Work, faults_told: &[(&str, String)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_atra-rig"));
+    command.arg(serde_json::to_string(work).unwrap());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.env("LD_PRELOAD", faults()).env("FAULTS_DB", &work.db).env("FAULTS_LEDGER", &work.ledger);
+    command.envs(faults_told.iter().map(|(name, value)| (format!("FAULTS_{name}"), value)));
+    command
+}
+
+/// Waits for the child's own end and gives what it said. A panic of the child is one here.
+pub(crate) fn end(mut child: Child, what: &str) -> bool {
+    let mut waited = Duration::ZERO;
+    while child.try_wait().unwrap().is_none() {
+        if waited > PATIENCE {
+            child.kill().unwrap();
+            panic!("{what}: the child does not end");
+        }
+        pause(Duration::from_millis(2));
+        waited += Duration::from_millis(2);
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("panicked") && output.status.code().is_some(), "{what}: {} {said}", output.status);
+    output.status.success()
+}
+
+pub(crate) fn lines(work: &Work) -> Vec<Line> {
+    let text = std::fs::read(&work.ledger).unwrap_or_default();
+    parse(&String::from_utf8(text).unwrap()).unwrap()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "another process is waited for, or a moment of real time is the stimulus"
+)]
+pub(crate) fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Waits until the ledger says so.
+pub(crate) fn until(work: &Work, what: &str, is_so: impl Fn(&[Line]) -> bool) {
+    let mut waited = Duration::ZERO;
+    while !is_so(&lines(work)) {
+        assert!(waited < PATIENCE, "{what} did not happen; the ledger ends with {:?}", lines(work).last());
+        pause(Duration::from_millis(10));
+        waited += Duration::from_millis(10);
+    }
+}
+
+/// Repeatable choices.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seed(u64);
+
+impl Seed {
+    /// From the environment, else of its own; printed in any case.
+    pub(crate) fn begin(rig: &str) -> Self {
+        let seed = number("ATRA_RIG_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+        eprintln!("{rig}: ATRA_RIG_SEED={seed}");
+        Self(seed)
+    }
+
+    /// SplitMix64: repeatable is all that it needs to be.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+}
+
+/// A number from the environment.
+pub(crate) fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// How often a rig is to run: as asked for, else so often.
+pub(crate) fn rounds(otherwise: u64) -> u64 {
+    number("ATRA_RIG_ROUNDS").unwrap_or(otherwise)
+}

@@ -1,0 +1,85 @@
+//! `atra db info`: what a file tells, without a runtime and beside one.
+
+use std::path::Path;
+
+use atra::storage::{Info, info as info_of};
+use serde_json::{Value, json};
+
+use crate::cli::{
+    candles,
+    error::CliError,
+    open,
+    output::{Output, Style, bytes, grouped},
+};
+
+/// Says what is in a file, who has it, and what keeps it from becoming smaller.
+pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> {
+    let db = open(path).await?;
+    let info = info_of(path).await?;
+    let series = candles::series(&*db).await?;
+    if out.is_json() {
+        let series: Vec<_> = series.iter().map(|row| json!({ "series": row.key, "candles": row.candles })).collect();
+        let mut value = json!(info);
+        value["path"] = json!(path);
+        value["series"] = json!(series);
+        value["readers"] = value["log"]["readers"].take();
+        value["log"] = json!({ "bytes": info.log.bytes, "pages": info.log.pages, "moved": info.log.moved });
+        value["running"] = json!(info.owner.is_some());
+        value["process"] = info.owner.and_then(|owner| owner.process).map_or(Value::Null, |process| json!(process));
+        return out.json(&value);
+    }
+    out.pairs(&pairs(path, &info))?;
+    for reader in &info.log.readers {
+        let held = bytes(reader.holds_bytes);
+        let text =
+            format!("process {} reads from the log; {held} of it cannot be given back meanwhile", reader.process);
+        out.line(&out.paint(Style::Red, &text))?;
+    }
+    let rows: Vec<Vec<String>> = info.rows.iter().map(|(table, n)| vec![table.clone(), grouped(*n)]).collect();
+    out.line("")?;
+    out.table(&["table", "rows"], &rows)?;
+    if !series.is_empty() {
+        let rows: Vec<Vec<String>> = series.iter().map(|row| vec![row.key.to_string(), grouped(row.candles)]).collect();
+        out.line("")?;
+        out.table(&["series", "candles"], &rows)?;
+    }
+    Ok(())
+}
+
+fn pairs(path: &Path, info: &Info) -> Vec<(&'static str, String)> {
+    let free = info.file_bytes.saturating_sub(info.used_bytes);
+    let log = &info.log;
+    let runtime = match info.owner {
+        Some(owner) => owner.process.map_or_else(|| "running".into(), |process| format!("running (process {process})")),
+        None => "not running".into(),
+    };
+    let journal = match (info.floor.get(), info.last_seq.get()) {
+        (0, 0) => "empty".into(),
+        (0, last) => format!("seqs 1 to {}", grouped(last)),
+        (floor, last) => {
+            format!(
+                "seqs {} to {}; what came before was pruned, but for what is needed",
+                grouped(floor + 1),
+                grouped(last)
+            )
+        }
+    };
+    let oldest = info.teams.iter().min_by_key(|team| team.cursor);
+    let oldest = oldest.map_or_else(
+        || "no teams".into(),
+        |team| format!("team {} at {}: nothing behind it can be pruned", team.team, grouped(team.cursor.get())),
+    );
+    vec![
+        ("file", path.display().to_string()),
+        ("size", format!("{}, {} of it free (see 'atra db vacuum')", bytes(info.file_bytes), bytes(free))),
+        (
+            "log",
+            format!("{}; {} of {} pages are in the file", bytes(log.bytes), grouped(log.moved), grouped(log.pages)),
+        ),
+        ("schema", format!("{} (this build knows {})", info.schema_version, info.schema_version_known)),
+        ("sqlite", info.sqlite_version.clone()),
+        ("runtime", runtime),
+        ("journal", journal),
+        ("oldest cursor", oldest),
+    ]
+}

@@ -1,0 +1,26 @@
+//! Progress bars on standard error, if a person looks at it.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A bar that counts bytes.
+pub(crate) fn bytes_bar(message: &str) -> ProgressBar {
+    bar(message, "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}")
+}
+
+/// A bar that counts events.
+pub(crate) fn events_bar(message: &str) -> ProgressBar {
+    bar(message, "{msg} {wide_bar} {human_pos}/{human_len} events")
+}
+
+fn bar(message: &str, template: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    // The templates are literals; without one the bar is plain.
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(0).with_style(style);
+    bar.set_message(message.to_owned());
+    bar
+}

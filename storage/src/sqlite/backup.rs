@@ -1,0 +1,261 @@
+//! Whole files: a copy of one that may be in use, a copy put back, a file made small.
+//!
+//! A copy is written under another name, flushed, checked from its first page to its last, and only then gets its name.
+//! Nothing is ever written over: a target that exists is an error, and what a restore replaces is kept aside.
+
+use std::{
+    fs::{File, OpenOptions},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Serialize;
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{
+    SqliteOptions, SqliteStore,
+    check::{CheckReport, check},
+    connection::{FileLock, base_options, used_bytes},
+    error::{classify, fatal},
+    files::{beside, size_of},
+    read::SqliteReader,
+};
+use crate::{Store as _, StoreError};
+
+/// How often progress is told. 100 ms: a bar moves smoothly.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+/// Names that are tried for a file that is put aside.
+const ASIDE_MAX: u32 = 1_000;
+
+/// How far long work is, in bytes. The end is an estimate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done, for a person.
+    pub what: &'static str,
+    /// Bytes done.
+    pub bytes: u64,
+    /// Bytes there will be.
+    pub bytes_total: u64,
+}
+
+/// A copy of a database that was checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Copied {
+    /// Its size.
+    pub bytes: u64,
+    /// What its check found: nothing wrong.
+    pub check: CheckReport,
+}
+
+/// A copy that was put in the place of a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Restored {
+    /// The copy.
+    pub copied: Copied,
+    /// Where the database lies that was there before; `None`: there was none.
+    pub aside: Option<PathBuf>,
+}
+
+/// What making a file small has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Vacuumed {
+    /// Its size before.
+    pub bytes_before: u64,
+    /// Its size now.
+    pub bytes_after: u64,
+}
+
+/// Copies a database to `to`, as it is at one moment, whether a runtime has it or not. The copy is compact.
+///
+/// # Cancel safety
+/// Dropped while it waits, a file with the suffix `.partial` may be left; the next copy to the same place replaces it.
+///
+/// # Errors
+/// [`StoreError::Fatal`] when `from` cannot be read or is damaged, when `to` exists, or cannot be written;
+/// [`StoreError::Full`]. No file of that name is there then.
+pub async fn backup(from: &Path, to: &Path, tell: impl Fn(Progress) + Send) -> Result<Copied, StoreError> {
+    refuse_existing(to)?;
+    let partial = beside(to, ".partial");
+    let _lock = Partial::take(&partial, to)?;
+    let copied = copy(from, &partial, tell).await;
+    if copied.is_err() {
+        // What is left of a copy that failed is worth nothing; the error is the one to tell.
+        let _ = std::fs::remove_file(&partial);
+    }
+    let copied = copied?;
+    refuse_existing(to)?;
+    std::fs::rename(&partial, to).map_err(|error| fatal(to, format!("the copy could not get its name: {error}")))?;
+    sync_folder(to)?;
+    Ok(copied)
+}
+
+/// Puts a copy of `from` in the place of `db`. What is there is kept aside, with its log.
+///
+/// # Cancel safety
+/// Dropped before the copy is complete, `db` is as it was.
+///
+/// # Errors
+/// [`StoreError::InUse`] when a runtime has `db`; as [`backup`] for `from`. `db` is as it was then.
+pub async fn restore(db: &Path, from: &Path, tell: impl Fn(Progress) + Send) -> Result<Restored, StoreError> {
+    if db.canonicalize().is_ok_and(|db| from.canonicalize().is_ok_and(|from| from == db)) {
+        return Err(fatal(from, "it is the database itself: name the backup"));
+    }
+    let lock = FileLock::take(db)?;
+    let fresh = beside(db, ".restoring");
+    let _partial = Partial::take(&fresh, db)?;
+    let copied = copy(from, &fresh, tell).await;
+    if copied.is_err() {
+        let _ = std::fs::remove_file(&fresh);
+    }
+    let copied = copied?;
+    let aside = put_aside(db).await?;
+    let renamed = std::fs::rename(&fresh, db);
+    renamed.map_err(|error| fatal(db, format!("the copy could not take its place: {error}")))?;
+    sync_folder(db)?;
+    drop(lock);
+    Ok(Restored { copied, aside })
+}
+
+/// Makes a file as small as its content. Takes as much free space as the content while it runs.
+///
+/// # Cancel safety
+/// Dropped while it waits, the file is as it was or done.
+///
+/// # Errors
+/// As [`SqliteStore::open`], and [`StoreError::Full`]; the file is as it was then.
+pub async fn vacuum(path: &Path, tell: impl Fn(Progress) + Send) -> Result<Vacuumed, StoreError> {
+    let bytes_before = size_of(path, "") + size_of(path, "-wal");
+    let mut store = SqliteStore::open(SqliteOptions { create: false, readers: 1, ..SqliteOptions::new(path) }).await?;
+    let done = match store.db.as_mut() {
+        Some(db) => {
+            let bytes_total = used_bytes(db, path).await?;
+            let grown = || Progress { what: "compacting", bytes: size_of(path, "-wal"), bytes_total };
+            while_telling(db.execute("VACUUM"), grown, tell).await.map(drop).map_err(|error| classify(path, &error))
+        }
+        None => Ok(()),
+    };
+    // In any case: it moves the log into the file. The first error is the one to tell.
+    let closed = store.close().await;
+    done.and(closed)?;
+    Ok(Vacuumed { bytes_before, bytes_after: size_of(path, "") + size_of(path, "-wal") })
+}
+
+// === parts ===
+
+/// Writes a checked copy to `to`, where an empty file is.
+async fn copy(from: &Path, to: &Path, tell: impl Fn(Progress) + Send) -> Result<Copied, StoreError> {
+    // Says it when the file is missing, nobody's or too new.
+    SqliteReader::open_concrete(from).await?.close().await;
+    let of = |error: sqlx::Error| match classify(from, &error) {
+        StoreError::Unknown(cause) => fatal(from, format!("it could not be copied: {cause}")),
+        other => other,
+    };
+    let mut db = base_options(from).read_only(true).connect().await.map_err(of)?;
+    let bytes_total = used_bytes(&mut db, from).await?;
+    let name = to.to_str().ok_or_else(|| fatal(to, "its name is no text"))?.to_owned();
+    let copying = sqlx::query("VACUUM INTO ?1").bind(name).persistent(false).execute(&mut db);
+    let grown = || Progress { what: "copying", bytes: size_of(to, ""), bytes_total };
+    while_telling(copying, grown, &tell).await.map_err(of)?;
+    db.close().await.map_err(of)?;
+    let synced = File::open(to).and_then(|file| file.sync_all());
+    synced.map_err(|error| fatal(to, format!("the copy could not be flushed: {error}")))?;
+    tell(Progress { what: "checking", bytes: bytes_total, bytes_total });
+    let check = check(to).await?;
+    match check.problems.first() {
+        Some(problem) => Err(fatal(from, format!("its copy is not sound: {problem}; run a check"))),
+        None => Ok(Copied { bytes: size_of(to, ""), check }),
+    }
+}
+
+/// Does `work`, and tells its progress meanwhile.
+async fn while_telling<T>(work: impl Future<Output = T>, now: impl Fn() -> Progress, tell: impl Fn(Progress)) -> T {
+    let mut ticks = interval(TELL_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            // Biased: the end is told at once.
+            biased;
+            done = &mut work => return done,
+            _ = ticks.tick() => tell(now()),
+        }
+    }
+}
+
+/// A file in the making that nobody else makes: locked, and empty.
+struct Partial(#[expect(dead_code, reason = "held for its lock")] File);
+
+impl Partial {
+    fn take(path: &Path, of: &Path) -> Result<Self, StoreError> {
+        let open = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = open.map_err(|error| {
+            fatal(of, format!("{} cannot be written: {error}; check the folder and its rights", path.display()))
+        })?;
+        if file.try_lock().is_err() {
+            return Err(fatal(of, format!("another process is writing {}; wait for it", path.display())));
+        }
+        // What an interrupted one left.
+        file.set_len(0).map_err(|error| fatal(of, format!("{} cannot be written: {error}", path.display())))?;
+        Ok(Self(file))
+    }
+}
+
+fn refuse_existing(to: &Path) -> Result<(), StoreError> {
+    match to.symlink_metadata() {
+        Ok(_) => Err(fatal(to, "it exists already, and a backup writes over nothing: name another file")),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Moves a database out of the way, with its log; gives its new name.
+async fn put_aside(db: &Path) -> Result<Option<PathBuf>, StoreError> {
+    if !db.exists() {
+        // A log without its database would be taken for one of the copy.
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(beside(db, suffix));
+        }
+        return Ok(None);
+    }
+    fold(db).await;
+    let names = (0..ASIDE_MAX)
+        .map(|n| beside(db, &if n == 0 { ".before-restore".into() } else { format!(".before-restore-{n}") }));
+    let aside = names.into_iter().find(|name| !name.exists());
+    let aside = aside.ok_or_else(|| fatal(db, "a thousand files were put aside before: remove some"))?;
+    // The log first: a database without its log is old, but a log beside another database destroys it.
+    for suffix in ["-wal", ""] {
+        let from = beside(db, suffix);
+        if from.exists() {
+            let moved = std::fs::rename(&from, beside(&aside, suffix));
+            moved.map_err(|error| fatal(&from, format!("it could not be put aside: {error}")))?;
+        }
+    }
+    // Made anew whenever it is needed.
+    let _ = std::fs::remove_file(beside(db, "-shm"));
+    Ok(Some(aside))
+}
+
+/// Moves the log into the database, so that it is one file. Whether that is possible does not matter: what is damaged
+/// is put aside as it is.
+async fn fold(db: &Path) {
+    if let Ok(mut connection) = base_options(db).connect().await {
+        let row = connection.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await;
+        let is_held = row.is_ok_and(|row| row.try_get::<i64, _>(0).unwrap_or(1) != 0);
+        if is_held {
+            tracing::warn!(db = %db.display(), "somebody reads from the database that is put aside");
+        }
+        let _ = connection.close().await;
+    }
+}
+
+/// Makes names in a file's folder last.
+fn sync_folder(file: &Path) -> Result<(), StoreError> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    // Where a folder cannot be opened, there is nothing to flush.
+    match File::open(folder) {
+        Ok(folder) => {
+            folder.sync_all().map_err(|error| fatal(file, format!("its folder could not be flushed: {error}")))
+        }
+        Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,199 @@
+//! The registry of queries: that all are in it, and how SQLite carries out each.
+
+use std::collections::BTreeMap;
+
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+
+use super::{queries::*, tests::Folder};
+
+/// Names, texts and plans. A plan's steps are joined by `; `. What scans a whole table says why it may.
+const PLANNED: &[(&str, &str, &str)] = &[
+    ("LAST_SEQ", LAST_SEQ, "SEARCH journal"),
+    (
+        "NAMES_AFTER",
+        NAMES_AFTER,
+        "COMPOUND QUERY; LEFT-MOST SUBQUERY; SEARCH names USING INTEGER PRIMARY KEY (rowid>?); UNION ALL; SEARCH names USING INTEGER PRIMARY KEY (rowid<?)",
+    ),
+    ("JOURNAL", JOURNAL, "SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+    (
+        "JOURNAL_WANTED",
+        JOURNAL_WANTED,
+        "SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?); LIST SUBQUERY 1; SCAN json_each VIRTUAL TABLE INDEX 1:; CREATE BLOOM FILTER; LIST SUBQUERY 2; SCAN json_each VIRTUAL TABLE INDEX 1:; CREATE BLOOM FILTER",
+    ),
+    ("TAIL", TAIL, "SCAN journal"),
+    (
+        "TAIL_WANTED",
+        TAIL_WANTED,
+        "SCAN journal; LIST SUBQUERY 1; SCAN json_each VIRTUAL TABLE INDEX 1:; CREATE BLOOM FILTER; LIST SUBQUERY 2; SCAN json_each VIRTUAL TABLE INDEX 1:; CREATE BLOOM FILTER",
+    ),
+    (
+        "NEWEST_TIME",
+        NEWEST_TIME,
+        "SCAN journal; LIST SUBQUERY 1; SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text>? AND text<?); CREATE BLOOM FILTER",
+    ),
+    (
+        "FIRST_FROM_TIME",
+        FIRST_FROM_TIME,
+        "SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?); LIST SUBQUERY 1; SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text>? AND text<?); CREATE BLOOM FILTER",
+    ),
+    ("EFFECTS_OF", EFFECTS_OF, "SEARCH journal USING INDEX journal_cause (cause_seq=?)"),
+    (
+        "MEMORY_AS_OF",
+        MEMORY_AS_OF,
+        "SEARCH journal USING INDEX journal_memory (topic=? AND seq<?); SCALAR SUBQUERY 1; SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text=?)",
+    ),
+    ("TOPIC_COUNTS", TOPIC_COUNTS, "SCAN journal; USE TEMP B-TREE FOR GROUP BY"),
+    (
+        "FACT",
+        FACT,
+        "SEARCH facts USING PRIMARY KEY (kind=? AND owner=? AND key=?); SCALAR SUBQUERY 1; SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text=?)",
+    ),
+    ("MEMORY_FACT", MEMORY_FACT, "SEARCH facts USING PRIMARY KEY (kind=? AND owner=? AND key=?)"),
+    ("FACTS", FACTS, "SEARCH facts USING PRIMARY KEY (kind=?)"),
+    (
+        "FACTS_OF",
+        FACTS_OF,
+        "SEARCH facts USING PRIMARY KEY (kind=? AND owner=?); SCALAR SUBQUERY 1; SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text=?)",
+    ),
+    ("TEAMS", TEAMS, "SCAN teams"),
+    (
+        "BLOCKS",
+        BLOCKS,
+        "SEARCH blocks USING INDEX blocks_start (series=? AND start>? AND start<?); SCALAR SUBQUERY 1; SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text=?)",
+    ),
+    ("SERIES", SERIES, "SCAN blocks USING INDEX blocks_start"),
+    ("DELETE_FACT", DELETE_FACT, "SEARCH facts USING PRIMARY KEY (kind=? AND owner=? AND key=?)"),
+    ("INSERT_TEAM", INSERT_TEAM, ""),
+    ("UPDATE_TEAM", UPDATE_TEAM, "SEARCH teams USING INTEGER PRIMARY KEY (rowid=?)"),
+    (
+        "PRUNE_OLDER_WRITES",
+        PRUNE_OLDER_WRITES,
+        "SEARCH journal USING INTEGER PRIMARY KEY (rowid=?); LIST SUBQUERY 2; CO-ROUTINE newest; SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?); USE TEMP B-TREE FOR GROUP BY; SCAN newest; SEARCH older USING COVERING INDEX journal_memory (topic=? AND seq<?); CREATE BLOOM FILTER",
+    ),
+    (
+        "PRUNE",
+        PRUNE,
+        "SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?); LIST SUBQUERY 1; SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text=?); CREATE BLOOM FILTER; LIST SUBQUERY 2; SCAN json_each VIRTUAL TABLE INDEX 1:; CREATE BLOOM FILTER",
+    ),
+    (
+        "NEEDED",
+        NEEDED,
+        "MULTI-INDEX OR; INDEX 1; SEARCH facts USING PRIMARY KEY (kind=?); INDEX 2; SEARCH facts USING PRIMARY KEY (kind=?)",
+    ),
+    ("FLOOR", FLOOR, "SEARCH meta USING PRIMARY KEY (key=?)"),
+    ("SET_META", SET_META, ""),
+    ("LAST_BATCH_END", LAST_BATCH_END, "SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+    ("FIRST_BATCH_END", FIRST_BATCH_END, "SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+    ("LAST_LINK", LAST_LINK, "SCAN journal"),
+    ("META", META, "SEARCH meta USING PRIMARY KEY (key=?)"),
+    ("CHECK_CHAIN", CHECK_CHAIN, "SEARCH journal USING INTEGER PRIMARY KEY (rowid>?)"),
+    ("CHECK_FACTS_AHEAD", CHECK_FACTS_AHEAD, "SCAN facts; SCALAR SUBQUERY 1; SEARCH journal"),
+    ("CHECK_TEAMS_AHEAD", CHECK_TEAMS_AHEAD, "SCAN teams; SCALAR SUBQUERY 1; SEARCH journal"),
+    ("CHECK_SEQS", CHECK_SEQS, "SEARCH journal USING INTEGER PRIMARY KEY (rowid>?)"),
+    ("CHECK_CAUSES", CHECK_CAUSES, "SEARCH journal USING COVERING INDEX journal_cause (cause_seq>?)"),
+    (
+        "CHECK_MEMORY",
+        CHECK_MEMORY,
+        "CO-ROUTINE newest; SEARCH journal USING COVERING INDEX journal_memory (topic<?); SCAN newest; SEARCH journal USING INTEGER PRIMARY KEY (rowid=?); SEARCH names USING INTEGER PRIMARY KEY (rowid=?); SEARCH facts USING PRIMARY KEY (kind=? AND owner=? AND key=?) LEFT-JOIN",
+    ),
+    (
+        "CHECK_ORPHANS",
+        CHECK_ORPHANS,
+        "SEARCH facts USING PRIMARY KEY (kind=?); CORRELATED SCALAR SUBQUERY 1; SEARCH journal USING INTEGER PRIMARY KEY (rowid=?)",
+    ),
+];
+
+/// Constants of the registry that are no queries, or are made of those that are.
+const UNPLANNED: &[&str] = &[
+    "SIZES",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "INSERT_NAMES",
+    "INSERT_EVENTS",
+    "INSERT_LAST_EVENTS",
+    "UPSERT_FACTS",
+    "UPSERT_BLOCKS",
+    "FORGET_RUNS",
+    "COUNT_ROWS",
+];
+
+/// Steps of the plan of a query, in a file with these tables.
+async fn plan(folder: &Folder, sql: &str) -> String {
+    let mut db = folder.raw().await;
+    let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+    let rows = db.fetch_all(sqlx::raw_sql(sql)).await.expect("a plan");
+    let steps: Vec<String> = rows.iter().map(|row| row.try_get(3).expect("a step")).collect();
+    steps.join("; ")
+}
+
+#[tokio::test]
+async fn every_query_is_carried_out_as_is_held_here() {
+    let folder = Folder::new();
+    let _store = folder.store().await;
+    let mut found = String::new();
+    for (name, sql, expected) in PLANNED {
+        let plan = plan(&folder, sql).await;
+        if plan != *expected {
+            found += &format!("    ({name:?}, {name}, {plan:?}),\n");
+        }
+    }
+    assert!(found.is_empty(), "other plans:\n{found}");
+}
+
+/// Nothing that runs often may read a whole table, sort, or build an index for itself.
+#[test]
+fn what_is_held_is_no_scan_but_for_those_that_may() {
+    // For people, in a check, or as many rows as teams; the tail is read backwards and ends at its limit.
+    let may: BTreeMap<&str, &str> = BTreeMap::from([
+        ("TAIL", "SCAN journal"),
+        ("TAIL_WANTED", "SCAN journal"),
+        ("NEWEST_TIME", "SCAN journal"),
+        ("TOPIC_COUNTS", "SCAN journal"),
+        ("LAST_LINK", "SCAN journal"),
+        ("TEAMS", "SCAN teams"),
+        ("SERIES", "SCAN blocks"),
+    ]);
+    for (name, _, plan) in PLANNED {
+        for step in plan.split("; ") {
+            let is_list = step.contains("json_each") || step.contains("CONSTANT") || step.starts_with("SCAN newest");
+            let may_scan = may.get(name).is_some_and(|allowed| step.starts_with(allowed)) || name.starts_with("CHECK_");
+            assert!(!step.starts_with("SCAN ") || is_list || may_scan, "{name}: {step}");
+            assert!(!step.contains("AUTOMATIC") || name.starts_with("CHECK_"), "{name}: {step}");
+            let may_sort = may.contains_key(name) || name.starts_with("CHECK_") || name.starts_with("PRUNE");
+            assert!(!step.contains("TEMP B-TREE") || may_sort, "{name}: {step}");
+        }
+    }
+}
+
+#[test]
+fn every_query_of_the_registry_is_held() {
+    let text = include_str!("queries.rs");
+    let names = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix("pub(super) const ").or_else(|| line.strip_prefix("pub(super) static "))?;
+        rest.split(':').next()
+    });
+    for name in names {
+        let is_held = PLANNED.iter().any(|(held, ..)| *held == name) || UNPLANNED.contains(&name);
+        assert!(is_held, "{name} is in the registry, but its plan is held nowhere");
+    }
+}
+
+/// A query that is written where it is used would escape the other tests.
+#[test]
+fn no_query_is_written_elsewhere() {
+    for (file, text) in [
+        ("check.rs", include_str!("check.rs")),
+        ("mod.rs", include_str!("mod.rs")),
+        ("prune.rs", include_str!("prune.rs")),
+        ("read.rs", include_str!("read.rs")),
+        ("write.rs", include_str!("write.rs")),
+    ] {
+        for (n, line) in text.lines().enumerate() {
+            let is_sql =
+                ["\"SELECT ", "\"INSERT ", "\"UPDATE ", "\"DELETE ", " OFFSET "].iter().any(|w| line.contains(w));
+            assert!(!is_sql, "{file}:{}: {line}", n + 1);
+        }
+    }
+    assert!(!include_str!("queries.rs").contains(" OFFSET "), "pages go by key");
+}

@@ -1,0 +1,254 @@
+//! What the storage actor does besides committing: it looks after the file, keeps the log short, deletes what may go.
+//!
+//! All of it is done between two batches, in pieces of some milliseconds, when nobody waits or, under load, after a
+//! bounded number of batches. A store that needs no looking after (the model) costs nothing.
+
+use std::time::Duration;
+
+use atra_bus::Seq;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::{
+    Rejected, StorageActor, StoreError,
+    metrics::Gauges,
+    plan_prune,
+    queue::{Command, Work},
+};
+
+/// Idle time between two looks. 250 ms: a file that is gone is noticed within a second.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Time between two looks under load; what is acknowledged in between may be lost with the file. 20 ms: a look is two
+/// microseconds.
+const LOOK_BETWEEN: Duration = Duration::from_millis(20);
+/// Time between two tries to begin the log anew: each may hold up a commit.
+const SHORTEN_BETWEEN: Duration = Duration::from_secs(1);
+/// An idle log is begun anew from this size on. 4 MiB: smaller ones cost nothing to keep.
+const IDLE_WAL_BYTES: u64 = 4 << 20;
+/// Events that one transaction deletes. 2,000: some milliseconds.
+const PRUNE_EVENTS: u64 = 2_000;
+
+/// When what was done last, and what is to be done.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    /// Whether the store has something to look after.
+    is_looking: bool,
+    looked_at: Instant,
+    measured_at: Instant,
+    /// The last seq of the journal when the file was last seen in its place.
+    seen: Seq,
+    /// When the last batch was done.
+    active_at: Instant,
+    shortened_at: Instant,
+    retention_at: Instant,
+    /// Events up to here are to be deleted.
+    prune_to: Option<Seq>,
+    /// Batches in a row that left the deleting aside.
+    skips: u32,
+}
+
+impl Upkeep {
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            is_looking: true,
+            looked_at: now,
+            measured_at: now,
+            seen: Seq::ZERO,
+            active_at: now,
+            shortened_at: now,
+            retention_at: now,
+            prune_to: None,
+            skips: 0,
+        }
+    }
+
+    /// A batch was done.
+    pub(crate) fn was_active(&mut self) {
+        self.active_at = Instant::now();
+        self.skips += 1;
+    }
+}
+
+impl StorageActor {
+    /// The first look, before anything is committed.
+    pub(crate) async fn begin_upkeep(&mut self) -> Result<(), StoreError> {
+        let sizes = self.store.look(true).await?;
+        self.upkeep.is_looking = sizes.is_some();
+        self.upkeep.seen = self.ledger.last;
+        self.gauges.set_sizes(sizes.unwrap_or_default());
+        self.gauges.set_floor(self.ledger.floor);
+        Ok(())
+    }
+
+    /// How long the next batch may be waited for before something else is to be done; `None`: for ever.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        let upkeep = &self.upkeep;
+        if upkeep.prune_to.is_some() {
+            return Some(Duration::ZERO);
+        }
+        let checkpoint = self.is_dirty.then(|| upkeep.active_at + self.options.checkpoint_after_idle);
+        let look = upkeep.is_looking.then(|| upkeep.looked_at + LOOK_EVERY);
+        let retention = self.options.keep.is_limited().then_some(upkeep.retention_at);
+        let next = checkpoint.into_iter().chain(look).chain(retention).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// What is due while nobody waits.
+    pub(crate) async fn upkeep_when_idle(&mut self) -> Result<(), StoreError> {
+        if self.is_dirty && self.upkeep.active_at.elapsed() >= self.options.checkpoint_after_idle {
+            self.is_dirty = false;
+            Gauges::add(&self.gauges.checkpoints, 1);
+            if let Err(error) = self.store.checkpoint().await {
+                // Nothing is lost: the log is kept and moved next time.
+                warn!(%error, "checkpoint failed");
+            }
+            self.shorten_log(IDLE_WAL_BYTES).await;
+        }
+        self.look_after().await?;
+        self.plan_retention().await;
+        self.prune_some().await;
+        Ok(())
+    }
+
+    /// What is due between two batches under load.
+    pub(crate) async fn upkeep_under_load(&mut self) {
+        self.upkeep.was_active();
+        self.shorten_log(self.options.wal_bytes_max).await;
+        if self.upkeep.skips > self.options.bulk_skips_max {
+            self.plan_retention().await;
+            self.prune_some().await;
+        }
+    }
+
+    /// Looks whether the file is where it was, and how large everything is. Called after a commit, before it is
+    /// answered: what is acknowledged must not lie in a file that nobody will find.
+    pub(crate) async fn look_after(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        if !self.upkeep.is_looking || now < self.upkeep.looked_at + LOOK_BETWEEN {
+            return Ok(());
+        }
+        let deep = now >= self.upkeep.measured_at + LOOK_EVERY;
+        match self.store.look(deep).await {
+            Ok(sizes) => {
+                self.gauges.set_sizes(sizes.unwrap_or_default());
+                self.upkeep.seen = self.ledger.last;
+                self.upkeep.looked_at = now;
+                if deep {
+                    self.upkeep.measured_at = now;
+                }
+                Ok(())
+            }
+            Err(error) => Err(self.with_what_came_between(error)),
+        }
+    }
+
+    /// Says what was acknowledged since the file was last seen in its place.
+    fn with_what_came_between(&self, error: StoreError) -> StoreError {
+        let StoreError::Fatal { path, cause } = error else { return error };
+        let (seen, last) = (self.upkeep.seen, self.ledger.last);
+        let ago = self.upkeep.looked_at.elapsed();
+        let between = if last > seen {
+            format!("seqs {} to {last} were acknowledged", seen.next())
+        } else {
+            "nothing was acknowledged".into()
+        };
+        StoreError::Fatal { path, cause: format!("{cause}; {between} since it was last seen in its place {ago:?} ago") }
+    }
+
+    /// Begins the log anew when it has grown beyond `bytes_max`.
+    async fn shorten_log(&mut self, bytes_max: u64) {
+        let now = Instant::now();
+        if self.gauges.wal_bytes() <= bytes_max || now < self.upkeep.shortened_at + SHORTEN_BETWEEN {
+            return;
+        }
+        match self.store.shorten_log().await {
+            Ok(true) => {
+                Gauges::add(&self.gauges.checkpoints, 1);
+                // The size that was read is of the log before.
+                self.upkeep.looked_at = now.checked_sub(LOOK_BETWEEN).unwrap_or(now);
+            }
+            Ok(false) => Gauges::add(&self.gauges.checkpoints_held, 1),
+            Err(error) => warn!(%error, "log could not be begun anew"),
+        }
+        let took = now.elapsed();
+        if took > self.options.slow_after {
+            warn!(
+                took_ms = took.as_millis() as u64,
+                "beginning the log anew was slow: it waited for readers or the disk"
+            );
+        }
+        self.upkeep.shortened_at = Instant::now();
+    }
+
+    // === retention ===
+
+    /// Finds out now and then what may go.
+    async fn plan_retention(&mut self) {
+        let keep = self.options.keep;
+        if !keep.is_limited() || self.upkeep.prune_to.is_some() || Instant::now() < self.upkeep.retention_at {
+            return;
+        }
+        self.upkeep.retention_at = Instant::now() + self.options.retention_every;
+        match plan_prune(&*self.store.reader(), keep).await {
+            Ok(plan) if !plan.is_empty() => self.upkeep.prune_to = Some(plan.upto),
+            Ok(_) => {}
+            Err(error) => warn!(%error, "retention could not be planned"),
+        }
+    }
+
+    /// Deletes a piece of what may go.
+    async fn prune_some(&mut self) {
+        self.upkeep.skips = 0;
+        let Some(upto) = self.upkeep.prune_to.take() else { return };
+        let (began, before) = (Instant::now(), self.ledger.floor);
+        match self.store.prune(upto, PRUNE_EVENTS).await {
+            Ok(floor) => {
+                self.ledger.floor = floor;
+                self.gauges.set_floor(floor);
+                self.is_dirty = true;
+                // No progress: what is left belongs to a batch that is kept.
+                self.upkeep.prune_to = (before < floor && floor < upto).then_some(upto);
+                if self.upkeep.prune_to.is_none() && before < floor {
+                    info!(%floor, "journal was pruned");
+                }
+            }
+            Err(error) => warn!(%error, "journal could not be pruned"),
+        }
+        let took = began.elapsed();
+        if took > self.options.slow_after {
+            warn!(took_ms = took.as_millis() as u64, "deleting a piece of the journal was slow");
+        }
+    }
+
+    // === db_bytes_max ===
+
+    /// Refuses what callers bring while the database is as large as it may be. Steps of teams go on: they are what
+    /// lets the journal be pruned. So do the runtime's own events.
+    pub(crate) fn refuse_full(&self, commands: &mut Vec<Command>) {
+        let Some(limit_bytes) = self.options.db_bytes_max else { return };
+        let used_bytes = self.gauges.used_bytes();
+        self.gauges.set_full(used_bytes >= limit_bytes);
+        if used_bytes < limit_bytes {
+            return;
+        }
+        let refused: Vec<_> = commands.extract_if(.., |command| is_a_callers(&command.work)).collect();
+        if refused.is_empty() {
+            return;
+        }
+        let slowest = self.ledger.teams.values().min_by_key(|team| team.cursor);
+        let pinned_by = slowest.filter(|team| team.cursor < self.ledger.last);
+        let pinned_by = pinned_by.map(|team| (team.team.clone(), team.cursor));
+        self.answer_all(refused, &Rejected::Full { used_bytes, limit_bytes, pinned_by });
+    }
+}
+
+fn is_a_callers(work: &Work) -> bool {
+    match work {
+        Work::Blocks(_) => true,
+        Work::Publish(publish) => {
+            publish.events.iter().any(|new| !new.event.topic.as_str().starts_with(atra_bus::topic::SYSTEM_ROOT))
+        }
+        _ => false,
+    }
+}
