@@ -33,6 +33,11 @@ pub trait Env: Send + Sync + 'static {
     /// Starts a task that is owned by the answer.
     fn spawn(&self, name: &str, future: TaskFuture) -> Task;
 
+    /// The number of the process, as operators see it.
+    fn process(&self) -> u32 {
+        std::process::id()
+    }
+
     /// A new id for something that begins outside any turn.
     fn new_id(&self) -> EventId {
         EventId::from_bits(u128::from(self.random()) << 64 | u128::from(self.random()))

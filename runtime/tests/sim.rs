@@ -1,4 +1,5 @@
 //! Simulated swarms: the engine, the checkers and the faults, each tried on purpose.
+#![expect(clippy::unwrap_used, reason = "a test that fails should fail")]
 
 use std::time::Duration;
 

@@ -13,6 +13,7 @@ use atra::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::sim::SimArgs;
 use super::time::Moment;
 
 /// A runtime for teams of agents: one journal, one process, one file.
@@ -32,6 +33,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Runs the market desk: on the candles of the database, or else on a built-in simulated market.
     Run(RunArgs),
+    /// Runs the desk and a crowd of agents in a deterministic simulation, with faults.
+    Sim(SimArgs),
     /// Brings data into a database.
     #[command(subcommand)]
     Import(ImportCommand),

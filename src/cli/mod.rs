@@ -6,6 +6,7 @@
 //! | `error`, `output`, `progress`, `time` | what a person sees |
 //! | `run` | a runtime with the desk, live view, signals |
 //! | `import` | files into candles in a database |
+//! | `sim` | simulated runs, repeated and shrunk |
 //! | `status`, `journal`, `why`, `memory`, `dead_letters`, `db` | reads of a file, whether a runtime has it or not |
 
 pub(crate) mod args;
@@ -20,6 +21,7 @@ mod memory;
 mod output;
 mod progress;
 mod run;
+mod sim;
 mod status;
 mod time;
 mod why;
@@ -51,6 +53,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
             drop(out);
             return run::run(&args, json);
         }
+        Command::Sim(args) => sim::sim(&args, &mut out)?,
         Command::Import(ImportCommand::Candles(args)) => block_on(import::candles(args, &mut out))?,
         Command::Status(args) => block_on(status::status(&config_of(&args)?, &mut out))?,
         Command::Journal(JournalCommand::Tail(args)) => block_on(journal::tail(&args, &mut out))?,

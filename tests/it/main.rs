@@ -11,6 +11,7 @@
 //! | `kill` | the real binary on real candles: killed, stopped, placed apart |
 //! | `lifecycle` | topology, publish with keys, `settled`, pause, stop |
 //! | `process_death` | an event that takes the whole process down |
+//! | `simulation` | what ships, simulated with faults from a hundred seeds; kept cases; two processes; shrinking |
 //! | `swarm` | simulated swarms under virtual time |
 //! | `tidy` | the source tree itself: what each part must not know or do |
 
@@ -25,6 +26,7 @@ mod lifecycle;
 mod memory;
 mod order;
 mod process_death;
+mod simulation;
 mod swarm;
 mod tidy;
 mod timers;

@@ -80,6 +80,8 @@ pub(crate) struct Audit {
 struct State {
     agents: Vec<AgentAccount>,
     by_name: FxHashMap<Name, usize>,
+    /// Places of a team's agents.
+    members: FxHashMap<Name, Vec<usize>>,
     teams: FxHashMap<Name, TeamRow>,
     routes: FxHashMap<Topic, Arc<[usize]>>,
     /// The id of seq n at index n − 1.
@@ -149,7 +151,9 @@ impl Audit {
                 let mut filters = spec.subscribes.clone();
                 filters.extend(atra_bus::Filter::new(&own));
                 let wants = Interest { filters, except: whole.except.clone() };
-                state.by_name.insert(spec.name.clone(), state.agents.len());
+                let place = state.agents.len();
+                state.by_name.insert(spec.name.clone(), place);
+                state.members.entry(team.name().clone()).or_default().push(place);
                 state.agents.push(AgentAccount {
                     name: spec.name.clone(),
                     team: team.name().clone(),
@@ -196,15 +200,16 @@ impl Audit {
             teams: Vec::new(),
             letters: Vec::new(),
         };
+        // Letters first: they excuse what a cursor passes over.
+        for fact in &batch.facts {
+            state.fact(at_ms, fact, &mut before);
+        }
         for moved in &batch.teams {
             state.move_team(at_ms, moved.to.clone(), &batch.events, &mut before);
         }
         for committed in &batch.events {
             hash = mix(hash, committed.event.id.seed());
             state.event(at_ms, committed.seq.get(), &committed.event);
-        }
-        for fact in &batch.facts {
-            state.fact(at_ms, fact, &mut before);
         }
         hash = mix(hash, state.facts_fold);
         if state.keeps_volatile {
@@ -470,8 +475,33 @@ impl State {
         self.check(at_ms, Invariant::Order, odd.is_none(), to.team.as_str(), || {
             format!("own input at {odd:?} was not taken between cursors {from} and {cursor}")
         });
+        let passed = self.passed_over(&to);
+        self.check(at_ms, Invariant::Order, passed.is_none(), to.team.as_str(), || {
+            format!(
+                "cursor moved to {cursor}, past seq {:?}, which {:?} wants and never had",
+                passed.as_ref().map(|found| found.1),
+                passed.as_ref().map(|found| &found.0)
+            )
+        });
         before.teams.push((to.team.clone(), old));
         self.teams.insert(to.team.clone(), to);
+    }
+
+    /// An event that a member wants, has not been given, has not given up, and that the cursor leaves behind.
+    fn passed_over(&self, to: &TeamRow) -> Option<(Name, u64)> {
+        let members = self.members.get(&to.team)?;
+        members.iter().map(|&place| &self.agents[place]).find_map(|agent| {
+            if !agent.alive {
+                return None;
+            }
+            let at = agent.wanted.partition_point(|(seq, _)| *seq <= agent.last);
+            let left = agent.wanted.iter().skip(at).map(|(seq, _)| *seq).take_while(|seq| *seq <= to.cursor.get());
+            let mut left = left.filter(|seq| {
+                let id = self.ids.get(*seq as usize - 1);
+                id.is_some_and(|id| !self.letters.contains(&(agent.name.clone(), *id)))
+            });
+            left.next().map(|seq| (agent.name.clone(), seq))
+        })
     }
 
     fn event(&mut self, at_ms: u64, seq: u64, event: &Event) {

@@ -43,7 +43,11 @@ pub(crate) struct DiskWorld {
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) commits: Arc<AtomicU64>,
     pub(crate) clock_off_by: Arc<AtomicI64>,
+    pub(crate) sabotage: Option<Sabotage>,
 }
+
+/// A bug of the kernel, as a test plants it: what becomes of the n-th batch. `None`: it is answered and never written.
+pub(crate) type Sabotage = Arc<dyn Fn(u64, WriteBatch) -> Option<WriteBatch> + Send + Sync>;
 
 /// A store that fails as planned.
 pub(crate) struct FaultyStore {
@@ -105,6 +109,14 @@ impl Store for FaultyStore {
         // Relaxed: one thread.
         let n = self.world.commits.fetch_add(1, Ordering::Relaxed) + 1;
         let later = self.begin(n).await?;
+        let changed = match &self.world.sabotage {
+            None => None,
+            Some(sabotage) => match sabotage(n, batch.clone()) {
+                Some(batch) => Some(batch),
+                None => return Ok(()),
+            },
+        };
+        let batch = changed.as_ref().unwrap_or(batch);
         let of = |class: FaultClass| later.iter().find(|(found, _)| *found == class).map(|(_, draw)| *draw);
         let crash = of(FaultClass::Crash).map(|draw| (false, draw));
         let crash = of(FaultClass::PowerLoss).map(|draw| (true, draw)).or(crash);

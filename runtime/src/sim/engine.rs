@@ -708,6 +708,10 @@ impl Env for SwarmEnv {
         self.engine.random()
     }
 
+    fn process(&self) -> u32 {
+        self.group
+    }
+
     fn spawn(&self, name: &str, future: TaskFuture) -> Task {
         self.engine.spawn(self.group, name, future)
     }

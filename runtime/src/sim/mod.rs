@@ -32,7 +32,7 @@ use std::{
 };
 
 use atra_bus::Timestamp;
-use atra_storage::{Digest, Level, MemoryDisk, MemoryStore, Read, StorageOptions, digest};
+use atra_storage::{Digest, Level, MemoryDisk, MemoryStore, Read, StorageOptions, WriteBatch, digest};
 pub use audit::{Invariant, Violation};
 pub use engine::{EngineError, Policy, TraceRecord};
 pub use faults::{Fault, FaultAt, FaultClass, FaultPlan};
@@ -109,6 +109,7 @@ pub struct Swarm {
     checks: OwnChecks,
     traced: bool,
     look_every: Duration,
+    sabotage: Option<disk::Sabotage>,
 }
 
 /// What a plain run left behind.
@@ -229,6 +230,7 @@ impl Swarm {
             checks: OwnChecks::default(),
             traced: false,
             look_every: LOOK_EVERY,
+            sabotage: None,
         }
     }
 
@@ -324,6 +326,14 @@ impl Swarm {
         self
     }
 
+    /// Plants a bug: changes the n-th batch before the store and the checkers see it, as a kernel would that made it so;
+    /// `None` answers it without writing it. For tests of the checkers; no case and no command line can ask for it.
+    #[must_use]
+    pub fn sabotage(mut self, bug: impl Fn(u64, WriteBatch) -> Option<WriteBatch> + Send + Sync + 'static) -> Self {
+        self.sabotage = Some(Arc::new(bug));
+        self
+    }
+
     fn setting(&self) -> Setting {
         Setting { seed: self.seed, policy: self.policy, polls_max: POLLS_MAX, traced: self.traced }
     }
@@ -407,6 +417,7 @@ impl Swarm {
             orders,
             commits: Arc::new(AtomicU64::new(0)),
             clock_off_by: Arc::new(AtomicI64::new(0)),
+            sabotage: self.sabotage,
         };
         let teams = self.teams.into_iter().map(|team| watched(team, &audit, &faults)).collect();
         let plan = Plan {
@@ -461,5 +472,37 @@ fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: MemoryDisk) -> SimR
         crashes: seen.crashes,
         disk,
         trace,
+    }
+}
+
+/// The variable that says which one seed a test runs.
+const SEED_VARIABLE: &str = "ATRA_SIM_SEED";
+
+/// Runs a test with seeds 0 .. `n`, or with the one that `ATRA_SIM_SEED` says. The first failure ends it and says
+/// how to repeat it.
+///
+/// # Panics
+/// When a seed fails, or panics itself.
+///
+/// # Examples
+/// ```
+/// use atra_runtime::sim::{FaultPlan, crowd, seeds};
+/// use std::time::Duration;
+///
+/// seeds(3, |seed| {
+///     crowd::swarm(seed, 3, Duration::from_secs(10))
+///         .faults(FaultPlan::survivable())
+///         .simulate(|sim| async move {
+///             sim.run_for(Duration::from_secs(60)).await;
+///             sim.heal_and_settle(Duration::from_secs(3_600)).await;
+///         })
+/// });
+/// ```
+pub fn seeds<T>(n: u64, run: impl Fn(u64) -> SimReport<T>) {
+    let one = std::env::var(SEED_VARIABLE).ok().and_then(|text| text.parse::<u64>().ok());
+    let range = one.map_or(0..n, |seed| seed..seed.saturating_add(1));
+    for seed in range {
+        let report = run(seed);
+        assert!(report.failure().is_none(), "seed {seed}: {report}\nrepeat it: {SEED_VARIABLE}={seed} cargo test …");
     }
 }
