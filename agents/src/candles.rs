@@ -93,6 +93,13 @@ pub fn blocks_of(series: &SeriesKey, candles: &[Candle], scale: Scale) -> Result
         .collect()
 }
 
+/// The simulated market of a series, from the open time `from` on: what [`CandleSource::Simulator`] hands over.
+pub fn simulator_of(seed: u64, series: &SeriesKey, from: i64) -> Simulator {
+    // Each series has a market of its own; the name, not the place, makes it.
+    let mix = |seed: u64, byte: u8| (seed ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
+    Simulator::new(series.as_str().bytes().fold(seed, mix), series.interval(), from)
+}
+
 /// What of the source is wanted.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
@@ -156,12 +163,7 @@ impl Lane {
                 next_start: block_start(after.max(wanted.from.unwrap_or(i64::MIN)), interval),
             },
             CandleSource::Simulator { seed, candles, .. } => {
-                // Each series has a market of its own; the name, not the place, makes it.
-                let seed = series
-                    .as_str()
-                    .bytes()
-                    .fold(*seed, |seed, b| (seed ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01B3));
-                let simulator = Simulator::new(seed, interval, wanted.from.unwrap_or(SIMULATED_FROM));
+                let simulator = simulator_of(*seed, series, wanted.from.unwrap_or(SIMULATED_FROM));
                 Supply::Simulated { simulator, left: *candles }
             }
         };

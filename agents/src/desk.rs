@@ -38,9 +38,10 @@ use crate::{
     indicator::Indicator,
     market::{
         candle::{Scale, SeriesKey},
+        fill::Exits,
         money::{Money, MoneyError, Terms},
         risk::RiskLimits,
-        strategy::{Side, StrategyError, StrategySpec},
+        strategy::{Maker, Side, StrategyError, StrategySpec},
         walkforward::{ConfigError, GateLimits, Pair, WalkForwardConfig},
     },
     optimizer::{Idle, Optimizer, OptimizerPlan},
@@ -75,6 +76,10 @@ pub struct DeskConfig {
     pub fee_ppm: u32,
     /// Decimals of a quantity: the smallest is 10^−this units. Default: 3.
     pub lot_decimals: u8,
+    /// How much worse a market order is filled than the price that the candle shows, in parts per million. Default: 0.
+    pub slippage_ppm: u32,
+    /// Where positions are left unasked: shares of the entry price in parts per million, 0 for none. Default: none.
+    pub exits: Exits,
     /// A fixed strategy. Default: none, which is a cross of two simple averages with the optimizer's parameters.
     pub strategy: Option<StrategySpec>,
     /// Whether a fixed strategy may go short, whatever its own `side` says. Default: false, which leaves it its side.
@@ -100,6 +105,8 @@ impl Default for DeskConfig {
             cash: Money::whole(10_000),
             fee_ppm: 1_000,
             lot_decimals: 3,
+            slippage_ppm: 0,
+            exits: Exits::default(),
             strategy: None,
             short: false,
             close_at_end: false,
@@ -184,13 +191,15 @@ pub enum DeskError {
 pub(crate) struct Account {
     pub(crate) cash: Money,
     pub(crate) close_at_end: bool,
+    pub(crate) exits: Exits,
     lot_decimals: u8,
     fee_ppm: u32,
+    slippage_ppm: u32,
 }
 
 impl Account {
     pub(crate) fn terms(&self, scale: Scale) -> Result<Terms, MoneyError> {
-        Terms::new(scale, self.lot_decimals, self.fee_ppm)
+        Terms::new(scale, self.lot_decimals, self.fee_ppm)?.with_slippage(self.slippage_ppm)
     }
 }
 
@@ -202,6 +211,22 @@ impl Account {
 /// # Cancel safety
 /// Reads only.
 pub async fn desk(config: DeskConfig, candles: CandleSource) -> Result<Team, DeskError> {
+    build(config, candles, None).await
+}
+
+/// As [`desk`], with a strategy of the program's own: any [`Strategy`](crate::market::strategy::Strategy) that serialises.
+/// Whoever resumes the journal must bring the same one.
+///
+/// # Errors
+/// As [`desk`].
+///
+/// # Cancel safety
+/// Reads only.
+pub async fn desk_with(config: DeskConfig, candles: CandleSource, own: Maker) -> Result<Team, DeskError> {
+    build(config, candles, Some(own)).await
+}
+
+async fn build(config: DeskConfig, candles: CandleSource, own: Option<Maker>) -> Result<Team, DeskError> {
     let series = choose(&config.series, known(&candles).await?)?;
     if let (Some(from), Some(to)) = (config.from, config.to)
         && from >= to
@@ -212,9 +237,13 @@ pub async fn desk(config: DeskConfig, candles: CandleSource) -> Result<Team, Des
         return Err(DeskError::Cash(config.cash));
     }
     let DeskConfig { from, to, speed, speed_from, cash, fee_ppm, lot_decimals, close_at_end, .. } = config;
-    let account = Account { cash, close_at_end, lot_decimals, fee_ppm };
+    let DeskConfig { slippage_ppm, exits, .. } = config;
+    let account = Account { cash, close_at_end, exits, lot_decimals, fee_ppm, slippage_ppm };
     account.terms(Scale::default())?;
-    let (signal, optimizer) = deciders(&config, &series)?;
+    let (signal, optimizer) = match own {
+        Some(own) => (SignalPlan::Own(own), None),
+        None => deciders(&config, &series)?,
+    };
     let share = WHOLE_PPM / u32::try_from(series.len()).unwrap_or(u32::MAX).max(1);
     let position_max_ppm =
         if series.len() > 1 { config.risk.position_max_ppm.min(share) } else { config.risk.position_max_ppm };
@@ -238,7 +267,7 @@ pub async fn desk(config: DeskConfig, candles: CandleSource) -> Result<Team, Des
 fn deciders(config: &DeskConfig, series: &[SeriesKey]) -> Result<(SignalPlan, Option<Arc<OptimizerPlan>>), DeskError> {
     if config.strategy.is_some() || !config.optimizer.enabled {
         let spec = config.strategy.unwrap_or(StrategySpec::SmaCross { fast: 10, slow: 20, side: Side::LongOnly });
-        let spec = if config.short { short(spec) } else { spec };
+        let spec = if config.short { spec.with_side(Side::LongShort) } else { spec };
         spec.build()?;
         return Ok((SignalPlan::Fixed(spec), None));
     }
@@ -253,18 +282,6 @@ fn deciders(config: &DeskConfig, series: &[SeriesKey]) -> Result<(SignalPlan, Op
         check.map_err(|source| DeskError::Optimizer { series: series.clone(), source })?;
     }
     Ok((SignalPlan::Promoted(lengths.into()), Some(Arc::new(plan))))
-}
-
-/// The same strategy, allowed to go short.
-fn short(mut spec: StrategySpec) -> StrategySpec {
-    match &mut spec {
-        StrategySpec::SmaCross { side, .. }
-        | StrategySpec::EmaCross { side, .. }
-        | StrategySpec::RsiReversion { side, .. }
-        | StrategySpec::Bollinger { side, .. } => *side = Side::LongShort,
-        StrategySpec::BuyAndHold => {}
-    }
-    spec
 }
 
 /// Every series that the source has, sorted.
@@ -298,4 +315,52 @@ fn choose(wanted: &[String], known: Vec<SeriesKey>) -> Result<Vec<SeriesKey>, De
     chosen.sort_unstable();
     chosen.dedup();
     Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use atra_bus::{EventType, Filter, Interest, Seq};
+    use atra_runtime::sim::Swarm;
+    use atra_storage::{MemoryDisk, Read};
+
+    use super::*;
+    use crate::{events::TargetChanged, market::broker::Fill};
+
+    /// Signals and fills of a desk with or without its risk agent.
+    fn run(with_risk: bool) -> (usize, usize) {
+        let series: Vec<SeriesKey> = vec!["AAA.15m".parse().unwrap()];
+        let candles = CandleSource::Simulator { seed: 11, series: series.clone(), candles: Some(1_500) };
+        let wanted = Wanted { series, from: None, to: None, speed: None, speed_from: None };
+        let DeskConfig { cash, fee_ppm, lot_decimals, exits, .. } = DeskConfig::default();
+        let account = Account { cash, close_at_end: false, exits, lot_decimals, fee_ppm, slippage_ppm: 0 };
+        let spec = StrategySpec::SmaCross { fast: 10, slow: 20, side: Side::LongOnly };
+        let mut team = Team::new(TEAM)
+            .clock(Clock::Events)
+            .agent(move || Feed::new(candles.clone(), wanted.clone()))
+            .agent(Indicator::default)
+            .agent(move || Signal::new(SignalPlan::Fixed(spec)));
+        if with_risk {
+            team = team.agent(|| RiskAgent::new(RiskLimits::default(), false));
+        }
+        let team = team
+            .agent(move || Execution::new(account))
+            .agent(move || PortfolioAgent::new(account, RiskLimits::default()));
+        let disk = MemoryDisk::new();
+        let done = Swarm::new(1).on(&disk).team(team).run(|runtime| async move { runtime.idle().await });
+        done.unwrap();
+        let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let count = |filter: Filter| {
+            let interest = Interest::in_topics(vec![filter]);
+            let last = tokio.block_on(disk.last_seq()).unwrap();
+            tokio.block_on(disk.journal(Seq::ZERO, last, &interest, usize::MAX)).unwrap().0.len()
+        };
+        (count(Filter::exactly(&TargetChanged::TOPIC)), count(Filter::exactly(&Fill::TOPIC)))
+    }
+
+    #[test]
+    fn a_desk_without_its_risk_agent_trades_nothing() {
+        let (signals, fills) = run(true);
+        assert!(signals > 20 && fills > 20, "{signals} signals, {fills} fills");
+        assert_eq!(run(false), (signals, 0));
+    }
 }

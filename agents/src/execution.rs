@@ -1,6 +1,7 @@
 //! The paper broker: fills at the next open what was approved at the close, then marks the candle.
 //!
-//! A candle's open trades what was approved before it; its close is a passing mark, after the fills. Client ids derive
+//! A candle's open trades what was approved before it, its prices trade the stop or limit of what is held; its close is a
+//! passing mark, after the fills. Client ids derive
 //! from the decision, so an approval that comes again cannot fill twice; a fill outside the candle's range is an error,
 //! and an event that keeps failing here stops the team. The arithmetic is the back-test's ([`crate::market::broker`]).
 
@@ -57,7 +58,7 @@ impl Execution {
         match self.books.last.get_mut(series) {
             Some(slot) => *slot = last,
             None => {
-                self.books.broker.open(series, self.account.terms(*scale)?);
+                self.books.broker.open(series, self.account.terms(*scale)?, self.account.exits);
                 self.books.last.insert(series.clone(), last);
             }
         }

@@ -18,5 +18,5 @@ mod series;
 mod signal;
 
 pub use candles::{CandleSource, SIMULATED_FROM};
-pub use desk::{DeskConfig, DeskError, OptimizerConfig, desk};
+pub use desk::{DeskConfig, DeskError, OptimizerConfig, desk, desk_with};
 pub use report::DeskReport;

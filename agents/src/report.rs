@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use crate::market::{candle::SeriesKey, money::Money, portfolio::Report};
+use crate::market::{calendar::minute, candle::SeriesKey, money::Money, portfolio::Report};
 
 const DAY_MILLIS: i64 = 86_400_000;
 
@@ -155,7 +155,7 @@ impl DeskReport {
             let _ = writeln!(text, "{}", line.trim_end());
         };
         let span = match (self.from, self.to) {
-            (Some(from), Some(to)) => format!("{} to {}", date(from), date(to)),
+            (Some(from), Some(to)) => format!("{} to {}", minute(from), minute(to)),
             _ => "no candles yet".into(),
         };
         row("candles", self.candles.to_string(), &span);
@@ -245,34 +245,10 @@ fn days(millis: i64) -> String {
     format!("{:.1} days", millis as f64 / DAY_MILLIS as f64)
 }
 
-/// The UTC date and minute of a time: civil-from-days (Howard Hinnant's algorithm).
-fn date(millis: i64) -> String {
-    let days = millis.div_euclid(DAY_MILLIS);
-    let minute = millis.rem_euclid(DAY_MILLIS) / 60_000;
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", minute / 60, minute % 60)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::market::portfolio::Portfolio;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        assert_eq!(date(0), "1970-01-01 00:00");
-        assert_eq!(date(1_640_995_200_000), "2022-01-01 00:00");
-        assert_eq!(date(1_709_251_199_000), "2024-02-29 23:59");
-        assert_eq!(date(-1), "1969-12-31 23:59");
-    }
 
     #[test]
     fn a_report_of_nothing_says_so_and_has_no_nan() {

@@ -1,6 +1,7 @@
 //! The signal: turns candles into a target, and says so when it changes.
 //!
-//! Two ways to decide. With a strategy of the configuration, that strategy speaks. With the optimizer, the pair of
+//! Three ways to decide. With a strategy of the configuration, or one that the program brought along, that strategy
+//! speaks. With the optimizer, the pair of
 //! averages that was promoted does: in the market exactly while the fast one is above the slow one, which is what the
 //! optimizer has measured. Parameters name their version and when they begin and end; without any in force the target
 //! is 0. A strategy that fails disables its series only: it is said once, and the target is 0 from then on.
@@ -18,7 +19,7 @@ use crate::{
     market::{
         candle::Candle,
         indicators::{Features, Windows},
-        strategy::{AnyStrategy, Reason, Side, Strategy, StrategySpec},
+        strategy::{AnyStrategy, Decision, Maker, Own, Reason, Side, Strategy, StrategySpec},
     },
     series::PerSeries,
 };
@@ -28,6 +29,8 @@ use crate::{
 pub(crate) enum SignalPlan {
     /// By a strategy of the configuration.
     Fixed(StrategySpec),
+    /// By a strategy that the program brought along.
+    Own(Maker),
     /// By what the optimizer promotes: pairs of averages of these lengths.
     Promoted(Arc<[usize]>),
 }
@@ -43,14 +46,15 @@ struct Parameters {
 }
 
 /// What decides for one series.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Decider {
     Strategy(AnyStrategy),
+    Own(Own),
     Pair { windows: Windows, lengths: Vec<usize>, now: Option<Parameters>, next: Option<Parameters> },
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Signalled {
     decider: Decider,
     target: f64,
@@ -78,6 +82,7 @@ impl Signal {
     fn decider(plan: &SignalPlan) -> Result<Decider, AgentError> {
         Ok(match plan {
             SignalPlan::Fixed(spec) => Decider::Strategy(spec.build()?),
+            SignalPlan::Own(maker) => Decider::Own(Own::new(maker)),
             SignalPlan::Promoted(lengths) => {
                 Decider::Pair { windows: Windows::new(lengths), lengths: lengths.to_vec(), now: None, next: None }
             }
@@ -91,7 +96,7 @@ impl Signal {
             self.series.entry(series, || Signalled { decider, target: 0.0 });
         }
         let Some(signalled) = self.series.get_mut(series) else { return Ok(()) };
-        let Some(wanted) = signalled.decide(&candle.0, &self.plan) else { return Ok(()) };
+        let Some(wanted) = signalled.decide(&candle.0, &self.plan)? else { return Ok(()) };
         signalled.target = wanted.target;
         cx.publish(TargetChanged {
             series: series.clone(),
@@ -132,16 +137,25 @@ impl Signal {
 impl Signalled {
     /// Takes the candle; answers the target if it changes.
     #[inline]
-    fn decide(&mut self, candle: &Candle, plan: &SignalPlan) -> Option<Wanted> {
-        match &mut self.decider {
+    fn decide(&mut self, candle: &Candle, plan: &SignalPlan) -> Result<Option<Wanted>, AgentError> {
+        let fixed = |decision: Option<Decision>, strategy| {
+            decision.map(|Decision { target, reason }| {
+                let reason = TargetReason::Rule(reason);
+                Wanted { target, strategy, version: 0, reason }
+            })
+        };
+        Ok(match &mut self.decider {
             Decider::Strategy(strategy) => {
-                let decision = strategy.update(candle)?;
-                let strategy = match plan {
-                    SignalPlan::Fixed(spec) => Some(*spec),
-                    SignalPlan::Promoted(_) => None,
+                let spec = if let SignalPlan::Fixed(spec) = plan { Some(*spec) } else { None };
+                fixed(strategy.update(candle), spec)
+            }
+            Decider::Own(own) => {
+                let SignalPlan::Own(maker) = plan else {
+                    return Err(AgentError::new(
+                        "this journal was begun with a strategy that the program brought along",
+                    ));
                 };
-                let reason = TargetReason::Rule(decision.reason);
-                Some(Wanted { target: decision.target, strategy, version: 0, reason })
+                fixed(own.update(candle, maker)?, Some(StrategySpec::Own))
             }
             Decider::Pair { windows, lengths, now, next } => {
                 windows.push(candle.close);
@@ -154,7 +168,7 @@ impl Signalled {
                 let wanted = wanted_by(windows, lengths, *now, candle.time, is_other);
                 (wanted.target != self.target).then_some(wanted)
             }
-        }
+        })
     }
 }
 
@@ -194,7 +208,7 @@ impl Agent for Signal {
         let spec = AgentSpec::new("signal").handles::<FeaturesAt>().publishes::<TargetChanged>();
         match self.plan {
             // Nobody promotes anything then.
-            SignalPlan::Fixed(_) => spec,
+            SignalPlan::Fixed(_) | SignalPlan::Own(_) => spec,
             SignalPlan::Promoted(_) => spec.handles::<Promoted>(),
         }
     }
@@ -223,7 +237,7 @@ impl Agent for Signal {
             return Err(AgentError::new(format!("signal does not answer {:?}; ask for status", query.name)));
         }
         let status = |(series, signalled): (_, &Signalled)| match &signalled.decider {
-            Decider::Strategy(_) => json!({ "series": series, "target": signalled.target }),
+            Decider::Strategy(_) | Decider::Own(_) => json!({ "series": series, "target": signalled.target }),
             Decider::Pair { now, next, .. } => {
                 json!({ "series": series, "target": signalled.target, "parameters": now, "next": next })
             }
@@ -231,6 +245,7 @@ impl Agent for Signal {
         let series: Vec<Value> = self.series.iter().map(status).collect();
         Ok(match &self.plan {
             SignalPlan::Fixed(spec) => json!({ "strategy": spec, "series": series }),
+            SignalPlan::Own(_) => json!({ "strategy": StrategySpec::Own, "series": series }),
             SignalPlan::Promoted(_) => json!({ "strategy": "sma-cross by the optimizer", "series": series }),
         })
     }

@@ -10,7 +10,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use atra_agents::{
     CandleSource, DeskConfig, DeskError, DeskReport, OptimizerConfig,
     candles::blocks_of,
-    desk,
+    desk, desk_with,
     events::{
         Approved, Denied, Kill, OrderRejected, PositionChanged, Promoted, Quality, Resume, RolledBack, TargetChanged,
     },
@@ -18,11 +18,11 @@ use atra_agents::{
         backtest::{BacktestOptions, backtest},
         broker::Fill,
         candle::{Candle, Scale, SeriesKey},
-        fill::Trade,
+        fill::{Exits, Trade},
         money::{Money, Terms},
         risk::{DenyCode, RiskLimits},
         simulator::Simulator,
-        strategy::{Side, StrategySpec},
+        strategy::{Decision, Maker, Reason, Side, Strategy, StrategySpec},
         walkforward::{GateLimits, Pair},
     },
 };
@@ -32,6 +32,7 @@ use atra_runtime::{
     sim::{SIM_START, Swarm},
 };
 use atra_storage::{Block, Digest, MemoryDisk, MemoryStore, Read, Store, WriteBatch};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 // === fixtures ===
@@ -131,19 +132,25 @@ fn dot(n: usize) -> Option<(Vec<Candle>, Scale)> {
 
 // === the back-test ===
 
-fn agrees_with_the_back_test(candles: &[Candle], scale: Scale, side: Side) {
-    let limits = RiskLimits { position_max_ppm: 2_000_000, gross_max_ppm: 2_000_000, ..RiskLimits::default() };
-    let config = DeskConfig { close_at_end: true, risk: limits, ..fixed(side) };
+fn unlimited() -> RiskLimits {
+    RiskLimits { position_max_ppm: 2_000_000, gross_max_ppm: 2_000_000, ..RiskLimits::default() }
+}
+
+fn agrees_with_the_back_test(candles: &[Candle], scale: Scale, config: &DeskConfig) {
+    let config = DeskConfig { close_at_end: true, risk: unlimited(), ..config.clone() };
     let terms = Terms::new(scale, config.lot_decimals, config.fee_ppm).unwrap();
-    let strategy = config.strategy.unwrap().build().unwrap();
-    let expected = backtest(candles, strategy, &BacktestOptions { cash: config.cash, terms }).unwrap();
+    let terms = terms.with_slippage(config.slippage_ppm).unwrap();
+    let spec = config.strategy.unwrap();
+    let options = BacktestOptions { exits: config.exits, ..BacktestOptions::new(config.cash, terms) };
+    let expected = backtest(candles, spec.build().unwrap(), &options).unwrap();
 
     let disk = MemoryDisk::new();
     let report = report(&disk, team(&config, &stored(&[(key("TEST.15m"), candles, scale)])));
 
-    assert!(expected.trades.len() > 20);
-    assert_eq!(trades(&disk), expected.trades);
-    assert_eq!(report.equity, expected.final_equity);
+    let name = spec.name();
+    assert!(expected.trades.len() > if spec == StrategySpec::BuyAndHold { 0 } else { 5 }, "{name}");
+    assert_eq!(trades(&disk), expected.trades, "{name}");
+    assert_eq!(report.equity, expected.final_equity, "{name}");
     assert_eq!(report.buy_and_hold, Some(expected.buy_and_hold));
     assert_eq!((report.sharpe, report.max_drawdown), (expected.metrics.sharpe, expected.metrics.drawdown_max));
     assert_eq!((report.candles, report.trades), (candles.len() as u64, expected.metrics.trades));
@@ -153,14 +160,56 @@ fn agrees_with_the_back_test(candles: &[Candle], scale: Scale, side: Side) {
 #[test]
 fn the_desk_trades_as_the_back_test_on_a_simulated_market() {
     for side in [Side::LongOnly, Side::LongShort] {
-        agrees_with_the_back_test(&walk(11, 3_000), Simulator::scale(), side);
+        agrees_with_the_back_test(&walk(11, 3_000), Simulator::scale(), &fixed(side));
     }
 }
 
 #[test]
-fn the_desk_trades_as_the_back_test_on_real_candles() {
-    let Some((candles, scale)) = dot(20_000) else { return };
-    agrees_with_the_back_test(&candles, scale, Side::LongOnly);
+fn the_desk_trades_every_strategy_as_the_back_test_on_real_candles() {
+    let Some((candles, scale)) = dot(12_000) else { return };
+    let exits = Exits { stop_loss_ppm: 15_000, take_profit_ppm: 30_000 };
+    for name in StrategySpec::NAMES {
+        for side in [Side::LongOnly, Side::LongShort] {
+            let strategy = Some(StrategySpec::usual(name).unwrap().with_side(side));
+            let config = DeskConfig { strategy, ..DeskConfig::default() };
+            agrees_with_the_back_test(&candles, scale, &config);
+            agrees_with_the_back_test(&candles, scale, &DeskConfig { exits, slippage_ppm: 200, ..config });
+        }
+    }
+}
+
+/// Long while the last candle rose: what somebody might bring along.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Rising {
+    last: i64,
+    target: f64,
+}
+
+impl Strategy for Rising {
+    fn update(&mut self, candle: &Candle) -> Option<Decision> {
+        let target = if candle.close > std::mem::replace(&mut self.last, candle.close) { 1.0 } else { 0.0 };
+        let is_new = std::mem::replace(&mut self.target, target) != target;
+        is_new.then_some(Decision { target, reason: Reason::Own })
+    }
+}
+
+#[test]
+fn a_strategy_of_the_programs_own_trades_alike_in_both_and_survives_stops() {
+    let candles = walk(5, 1_500);
+    let source = stored(&[(key("TEST.15m"), &candles, Simulator::scale())]);
+    let config = DeskConfig { close_at_end: true, risk: unlimited(), ..DeskConfig::default() };
+    let make = || block_on(desk_with(config.clone(), source.clone(), Maker::new(Rising::default))).unwrap();
+    let terms = Terms::new(Simulator::scale(), config.lot_decimals, config.fee_ppm).unwrap();
+    let expected = backtest(&candles, Rising::default(), &BacktestOptions::new(config.cash, terms)).unwrap();
+    assert!(expected.trades.len() > 100);
+
+    let disk = MemoryDisk::new();
+    let whole = run(&disk, make());
+    assert_eq!(trades(&disk), expected.trades);
+    let stopped = MemoryDisk::new();
+    run_for(&stopped, make(), 400, true);
+    run_for(&stopped, make(), 400, false);
+    assert_eq!(run(&stopped, make()), whole);
 }
 
 #[test]
@@ -416,6 +465,35 @@ fn a_kill_withdraws_what_was_approved_and_not_filled() {
     done.unwrap();
     assert_eq!(events::<Approved>(&disk).len(), 2);
     assert!(events::<Fill>(&disk).is_empty());
+}
+
+/// A kill from the command line is journalled while nothing runs. It was once heard after hundreds of candles, since the
+/// source was quicker than the journal.
+#[test]
+fn a_kill_that_was_said_while_nothing_ran_is_heard_before_the_first_candle() {
+    let disk = MemoryDisk::new();
+    let config = fixed(Side::LongOnly);
+    run(&disk, team(&config, &simulator(400)));
+    let before = events::<Fill>(&disk).len();
+    assert!(before > 4);
+    let said = Swarm::new(1).on(&disk).run(|runtime| async move {
+        runtime.publish(Kill { reason: "test".into() }).await.unwrap();
+    });
+    said.unwrap();
+    run(&disk, team(&config, &simulator(1_200)));
+    assert_eq!(events::<Fill>(&disk).len(), before);
+    assert!(events::<Denied>(&disk).iter().all(|denied| denied.code == DenyCode::KillSwitch));
+    assert!(events::<Denied>(&disk).len() > 4);
+}
+
+#[test]
+fn without_an_approval_there_is_no_order_whatever_the_signal_wants() {
+    let halted = RiskLimits { orders_per_hour_max: 0, ..RiskLimits::default() };
+    let disk = MemoryDisk::new();
+    run(&disk, team(&DeskConfig { risk: halted, ..fixed(Side::LongShort) }, &simulator(1_500)));
+    assert!(events::<TargetChanged>(&disk).len() > 20);
+    assert!(events::<Approved>(&disk).is_empty() && events::<Fill>(&disk).is_empty());
+    assert!(events::<Denied>(&disk).iter().all(|denied| denied.code == DenyCode::OrderRate));
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn check(name: &str, side: Side) {
     ) else {
         return;
     };
-    let options = BacktestOptions { cash: Money::whole(10_000), terms: Terms::new(import.scale, 0, 1_000).unwrap() };
+    let options = BacktestOptions::new(Money::whole(10_000), Terms::new(import.scale, 0, 1_000).unwrap());
     let strategy = StrategySpec::SmaCross { fast: 10, slow: 20, side }.build().unwrap();
     let run = backtest(&import.candles, strategy, &options).unwrap();
 
@@ -86,7 +86,7 @@ fn long_short_equals_the_reference() {
 #[test]
 fn exact_crossings_on_quarter_hours_make_3410_trades_and_leave_29_of_10000() {
     let Some(import) = btc() else { return };
-    let options = BacktestOptions { cash: Money::whole(10_000), terms: Terms::new(import.scale, 6, 1_000).unwrap() };
+    let options = BacktestOptions::new(Money::whole(10_000), Terms::new(import.scale, 6, 1_000).unwrap());
     let strategy = StrategySpec::SmaCross { fast: 10, slow: 20, side: Side::LongOnly }.build().unwrap();
     let run = backtest(&import.candles, strategy, &options).unwrap();
     assert_eq!(run.trades.len(), 3_410);
@@ -96,7 +96,7 @@ fn exact_crossings_on_quarter_hours_make_3410_trades_and_leave_29_of_10000() {
 #[test]
 fn four_years_of_crossings_cost_nearly_everything() {
     let Some(import) = dot() else { return };
-    let options = BacktestOptions { cash: Money::whole(10_000), terms: Terms::new(import.scale, 3, 1_000).unwrap() };
+    let options = BacktestOptions::new(Money::whole(10_000), Terms::new(import.scale, 3, 1_000).unwrap());
     let strategy = StrategySpec::SmaCross { fast: 10, slow: 20, side: Side::LongOnly }.build().unwrap();
     let run = backtest(&import.candles, strategy, &options).unwrap();
     assert!(run.trades.len() > 3_000, "{}", run.trades.len());

@@ -6,7 +6,7 @@ mod support;
 use atra_agents::market::backtest::{BacktestOptions, backtest};
 use atra_agents::market::broker::{Broker, Order};
 use atra_agents::market::candle::{Candle, Scale, SeriesKey};
-use atra_agents::market::fill::Trade;
+use atra_agents::market::fill::{Exits, Trade};
 use atra_agents::market::money::{Money, Terms};
 use atra_agents::market::portfolio::{Portfolio, PortfolioError};
 use atra_agents::market::simulator::Simulator;
@@ -22,7 +22,7 @@ struct Paper {
 fn paper(candles: &[Candle], spec: StrategySpec, options: &BacktestOptions, restart: Option<usize>) -> Paper {
     let series: SeriesKey = "TEST.15m".parse().unwrap();
     let (mut broker, mut portfolio) = (Broker::new(options.cash), Portfolio::new(options.cash));
-    broker.open(&series, options.terms);
+    broker.open(&series, options.terms, options.exits);
     portfolio.open(&series, options.terms);
     let mut strategy = spec.build().unwrap();
     let (mut trades, mut equity) = (Vec::new(), Vec::new());
@@ -61,18 +61,19 @@ fn agree(candles: &[Candle], spec: StrategySpec, options: &BacktestOptions, rest
     assert_eq!(a, b, "{}", spec.name());
 }
 
-fn specs(side: Side) -> [StrategySpec; 5] {
-    [
-        StrategySpec::SmaCross { fast: 10, slow: 20, side },
-        StrategySpec::EmaCross { fast: 12, slow: 26, side },
-        StrategySpec::RsiReversion { period: 14, low: 30.0, high: 70.0, side },
-        StrategySpec::Bollinger { period: 20, deviations: 2.0, side },
-        StrategySpec::BuyAndHold,
-    ]
+fn specs(side: Side) -> [StrategySpec; 7] {
+    StrategySpec::NAMES.map(|name| StrategySpec::usual(name).unwrap().with_side(side))
 }
 
 fn options(scale: Scale) -> BacktestOptions {
-    BacktestOptions { cash: Money::whole(10_000), terms: Terms::new(scale, 3, 400).unwrap() }
+    BacktestOptions::new(Money::whole(10_000), Terms::new(scale, 3, 400).unwrap())
+}
+
+/// With a stop, a limit and slippage as well.
+fn guarded(scale: Scale) -> BacktestOptions {
+    let terms = Terms::new(scale, 3, 400).unwrap().with_slippage(200).unwrap();
+    let exits = Exits { stop_loss_ppm: 15_000, take_profit_ppm: 30_000 };
+    BacktestOptions { exits, ..BacktestOptions::new(Money::whole(10_000), terms) }
 }
 
 #[test]
@@ -81,6 +82,7 @@ fn the_desk_trades_as_the_back_test_on_real_data() {
     for side in [Side::LongOnly, Side::LongShort] {
         for spec in specs(side) {
             agree(&import.candles, spec, &options(import.scale), None);
+            agree(&import.candles, spec, &guarded(import.scale), None);
         }
     }
 }
@@ -91,6 +93,7 @@ fn the_desk_trades_as_the_back_test_however_often_it_is_restarted() {
     for side in [Side::LongOnly, Side::LongShort] {
         for spec in specs(side) {
             agree(&candles, spec, &options(Simulator::scale()), Some(1));
+            agree(&candles, spec, &guarded(Simulator::scale()), Some(7));
         }
     }
 }
@@ -100,7 +103,7 @@ fn a_lost_fill_is_found() {
     let series: SeriesKey = "TEST.15m".parse().unwrap();
     let options = options(Simulator::scale());
     let (mut broker, mut portfolio) = (Broker::new(options.cash), Portfolio::new(options.cash));
-    broker.open(&series, options.terms);
+    broker.open(&series, options.terms, options.exits);
     portfolio.open(&series, options.terms);
     let candles: Vec<Candle> = Simulator::new(11, "15m".parse().unwrap(), 0).take(3).collect();
     let order = |i: usize, target| Order { decided_at: candles[i].time, target, notional_max: Money::MAX };

@@ -1,7 +1,7 @@
-//! Real files of every CSV quirk known to us. The data lie beside the repository; without them the tests say so.
+//! Real files of every container and quirk known to us. The data lie beside the repository; without them the tests say so.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, in a helper as well")]
 
-use atra_agents::market::import::{ColumnOrder, Import, ImportOptions, import_csv};
+use atra_agents::market::import::{ColumnOrder, Import, ImportOptions, import_candles};
 
 fn file(name: &str) -> Option<Import> {
     let path = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/{}"), name);
@@ -9,7 +9,7 @@ fn file(name: &str) -> Option<Import> {
         eprintln!("skipped: no {path}");
         return None;
     };
-    Some(import_csv(&bytes, &ImportOptions::default(), |_| {}).unwrap_or_else(|e| panic!("{name}: {e}")))
+    Some(import_candles(&bytes, &ImportOptions::default(), |_| {}).unwrap_or_else(|e| panic!("{name}: {e}")))
 }
 
 fn summary(import: &Import) -> (usize, usize, i64, String, String) {
@@ -65,4 +65,75 @@ fn four_years_packed() {
     assert_eq!(summary(&import), (145_920, 0, 1_640_995_200_000, "15m".into(), "ms".into()));
     assert_eq!((import.report.gaps, import.report.duplicates), (0, 0));
     assert_eq!(import.scale.price_decimals(), 3);
+}
+
+#[test]
+fn json_rows() {
+    let Some(import) = file("formats/BTCUSDT-15m.json") else { return };
+    let (candles, refused, first, interval, units) = summary(&import);
+    assert_eq!((refused, first, interval.as_str(), units.as_str()), (0, 1_613_520_000_000, "15m", "ms"));
+    assert!(candles > 5_000, "{candles}");
+    assert_eq!((import.scale.price_decimals(), import.candles[0].open), (2, 4_913_345));
+}
+
+#[cfg(feature = "columnar")]
+#[test]
+fn parquet_with_times_in_a_type() {
+    let Some(import) = file("formats/ADAUSDT-15m.parquet") else { return };
+    let (candles, refused, _, interval, _) = summary(&import);
+    assert_eq!((refused, interval.as_str()), (0, "15m"));
+    assert!(candles > 50_000, "{candles}");
+    assert!(import.scale.price_decimals() <= 5, "{:?}", import.scale);
+}
+
+#[cfg(feature = "columnar")]
+#[test]
+fn feather_packed_with_lz4() {
+    let Some(import) = file("formats/btc-30m.feather") else { return };
+    let (candles, refused, _, interval, _) = summary(&import);
+    assert_eq!((candles, refused, interval.as_str()), (1920, 0, "30m"));
+}
+
+#[cfg(feature = "columnar")]
+#[test]
+fn sixty_four_tickers_in_feather() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/breadth64-15m");
+    let Ok(entries) = std::fs::read_dir(folder) else { return eprintln!("skipped: no {folder}") };
+    let (mut files, mut with_gaps) = (0, 0);
+    for entry in entries {
+        let import = file(&format!("breadth64-15m/{}", entry.unwrap().file_name().to_str().unwrap())).unwrap();
+        assert_eq!((import.candles.len(), import.report.refused), (499, 0));
+        files += 1;
+        with_gaps += usize::from(import.report.gaps > 0);
+    }
+    assert_eq!((files, with_gaps), (64, 31));
+}
+
+/// Bytes of a real file, flipped and cut: the decoders of the libraries see nonsense behind a good beginning.
+#[cfg(feature = "columnar")]
+#[test]
+fn damaged_columnar_files_give_an_error_or_sane_candles() {
+    for name in ["breadth64-15m/BTC_USDT-15m.feather", "formats/btc-30m.feather"] {
+        let path = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/{}"), name);
+        let Ok(good) = std::fs::read(&path) else { return eprintln!("skipped: no {path}") };
+        let mut state = 11_u64;
+        for round in 0..120 {
+            let mut random = |below: usize| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) as usize % below
+            };
+            let mut bytes = good.clone();
+            for _ in 0..1 + round % 4 {
+                let place = random(bytes.len());
+                bytes[place] = random(256) as u8;
+            }
+            if round % 3 == 0 {
+                bytes.truncate(random(good.len()));
+            }
+            if let Ok(import) = import_candles(&bytes, &ImportOptions::default(), |_| {}) {
+                assert!(import.candles.iter().all(|candle| candle.check().is_ok()));
+                assert!(import.candles.windows(2).all(|pair| pair[0].time < pair[1].time));
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Side-by-side benchmarks: atra and what a user would pick instead, in one run on one machine.
 //!
-//! `cargo run --release -p atra-bench -- [pipeline|storage|bus|memory] [--json] [--quick]` prints one line per case: atra's value,
+//! `cargo run --release -p atra-bench -- [pipeline|storage|bus|memory|market] [--json] [--quick]` prints one line per case: atra's value,
 //! the reference's, and the ratio. **A ratio above 1 means that atra is better**, for throughput (value /
 //! reference) as for costs (reference / value). With `--json` each line is one object:
 //! `{"bench":…,"case":…,"value":…,"unit":…,"reference":…,"reference_value":…,"ratio":…}`.
@@ -15,6 +15,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod bus;
+mod market;
 mod measure;
 mod memory;
 mod pipeline;
@@ -61,6 +62,8 @@ enum Bench {
     Bus,
     /// Reads of shared memory.
     Memory,
+    /// Indicators, back-test, search, walk-forward, parsing, 64 tickers.
+    Market,
 }
 
 fn main() {
@@ -80,6 +83,7 @@ fn main() {
             Bench::Storage => storage::run(scale, &mut reporter),
             Bench::Bus => bus::run(scale, &mut reporter),
             Bench::Memory => memory::run(scale, &mut reporter),
+            Bench::Market => market::run(scale, &mut reporter),
         }
     }
 }

@@ -21,7 +21,7 @@ use atra_agents::{
     desk::{self, desk},
     market::{
         candle::SeriesKey,
-        import::{ImportOptions, import_csv},
+        import::{ImportOptions, import_candles},
     },
 };
 use atra_bus::{Event, Filter, Seq, Timestamp};
@@ -35,7 +35,8 @@ use crate::{
 };
 
 /// Real candles beside the repository; without them there is nothing to measure.
-const CANDLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz");
+pub(crate) const CANDLES: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz");
 const SERIES: &str = "DOTUSDT.15m";
 /// The slow eighth waits so much longer for each candle than the seven take.
 const TIMES_SLOWER: f64 = 1_000.0;
@@ -86,7 +87,7 @@ fn import(scale: Scale, reporter: &mut Reporter, tokio: &tokio::runtime::Runtime
 
 fn blocks(csv: &[u8]) -> Vec<Block> {
     let series: SeriesKey = SERIES.parse().expect("a series");
-    let import = import_csv(csv, &ImportOptions::default(), |_| {}).expect("real candles");
+    let import = import_candles(csv, &ImportOptions::default(), |_| {}).expect("real candles");
     blocks_of(&series, &import.candles, import.scale).expect("sorted and sane")
 }
 
@@ -163,6 +164,17 @@ impl Data {
 
 fn db(folder: &TempDir) -> PathBuf {
     folder.path().join("bench.db")
+}
+
+/// Seconds that the default desk takes for these blocks, on a file.
+pub(crate) fn many_tickers(tokio: &tokio::runtime::Runtime, blocks: Vec<Block>) -> f64 {
+    let data = Data::new(tokio, blocks);
+    let (path, n_candles) = (db(&data.folder), data.n_candles);
+    let figures = tokio.block_on(on_worker(async move {
+        let store = SqliteStore::open(SqliteOptions::new(path)).await.expect("opened");
+        seven(store, Placement::Together, None, n_candles).await
+    }));
+    figures.seconds
 }
 
 /// How a run went.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atra_bus::{Committed, Seq};
+use atra_bus::Committed;
 use atra_storage::{Loaded, Read, SqliteReader, Store, StoreError, WriteBatch};
 use rusqlite::{Connection, Statement};
 use rustc_hash::FxHashMap;

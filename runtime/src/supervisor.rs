@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use atra_bus::{Event, EventId, Filter, Interest, Name, Payload, Timestamp, Topic};
+use atra_bus::{Event, EventId, Filter, Interest, Name, Payload, Seq, Timestamp, Topic};
 use atra_storage::{FactKind, FactRow, Rejected, StoreError, TeamRow};
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
@@ -377,6 +377,7 @@ impl Supervisor {
             sources,
             inits: self.inits(&stored.had_init),
             streak: 0,
+            heard_first: if self.restarts.load(Ordering::Relaxed) == 0 { kernel.bus.released() } else { Seq::ZERO },
         };
         let suspects = self.suspects.clone();
         let careful = Careful { inputs_left: self.careful_left.clone(), marks: stored.marks };

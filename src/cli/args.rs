@@ -6,15 +6,26 @@ use atra::{
     Seq,
     agents::market::{
         candle::Interval,
-        import::{FlatPolicy, GapPolicy},
+        import::{FlatPolicy, GapPolicy, Unit},
     },
     runtime::Placement,
     storage::Span,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+<<<<<<< HEAD
 use super::sim::SimArgs;
 use super::time::Moment;
+=======
+use super::{
+    market::{
+        backtest::BacktestArgs, check::CheckCommand, export::ExportCommand, indicators::IndicatorsArgs,
+        optimize::OptimizeArgs,
+    },
+    risk::RiskCommand,
+    time::Moment,
+};
+>>>>>>> main
 
 /// A runtime for teams of agents: one journal, one process, one file.
 #[derive(Debug, Parser)]
@@ -38,6 +49,21 @@ pub(crate) enum Command {
     /// Brings data into a database.
     #[command(subcommand)]
     Import(ImportCommand),
+    /// Takes data out of a database: candles, trades, equity, signals.
+    #[command(subcommand)]
+    Export(ExportCommand),
+    /// Prints indicator values of a series.
+    Indicators(IndicatorsArgs),
+    /// Runs a strategy over the candles of a series and tells what it made, net of fees.
+    Backtest(Box<BacktestArgs>),
+    /// Checks a strategy: does it look ahead, and how long must it warm up?
+    #[command(subcommand)]
+    Check(CheckCommand),
+    /// Searches for parameters, and tells what the choice is worth where it was not made.
+    Optimize(Box<OptimizeArgs>),
+    /// Stops all trading, and lets it go on.
+    #[command(subcommand)]
+    Risk(RiskCommand),
     /// Says whether a runtime runs, and how far its teams are.
     Status(DbArgs),
     /// Looks at events in the journal.
@@ -140,8 +166,26 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImportCommand {
-    /// Imports CSV files of candles, packed with gzip or not. Importing again changes nothing.
+    /// Imports files of candles: CSV, JSON, Parquet, Feather, packed with gzip, in a zip or not. Importing again changes
+    /// nothing.
     Candles(ImportArgs),
+    /// Makes longer candles out of those of a series that is there: 15m out of 1m.
+    Resample(ResampleArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResampleArgs {
+    /// Whose candles.
+    #[arg(long)]
+    pub(crate) ticker: String,
+    /// The length that there is.
+    #[arg(long)]
+    pub(crate) interval: Interval,
+    /// The length to make; may be given again.
+    #[arg(long, required = true)]
+    pub(crate) to: Vec<Interval>,
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
 }
 
 #[derive(Debug, Args)]
@@ -149,9 +193,9 @@ pub(crate) struct ImportArgs {
     /// The files; - is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Whose candles they are.
+    /// Whose candles they are; the beginning of the file's name if not said, such as BTCUSDT of BTCUSDT-15m.csv.
     #[arg(long)]
-    pub(crate) ticker: String,
+    pub(crate) ticker: Option<String>,
     /// The length of the candles, such as 15m; found from the rows if not said.
     #[arg(long)]
     pub(crate) interval: Option<Interval>,
@@ -166,9 +210,56 @@ pub(crate) struct ImportArgs {
     /// What to do with candles without trades: keep or refuse the row.
     #[arg(long, value_enum, default_value = "keep")]
     pub(crate) flat: FlatArg,
+    /// Which column is what, where the file does not tell: time, open, high, low, close, volume by name or number from 1.
+    #[arg(long, value_name = "open=COLUMN,...", value_delimiter = ',', value_parser = column)]
+    pub(crate) map: Vec<(String, String)>,
+    /// The unit of the times, where their size would be misread.
+    #[arg(long, value_enum)]
+    pub(crate) time_unit: Option<UnitArg>,
+    /// What prices are multiplied by: 1e-5 for prices in hundred-thousandths.
+    #[arg(long, default_value = "1", value_name = "FACTOR", value_parser = scale)]
+    pub(crate) scale: u8,
     /// Rows that may be refused before the whole file is.
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub(crate) refused_max: usize,
+}
+
+fn column(text: &str) -> Result<(String, String), String> {
+    const ROLES: [&str; 6] = ["time", "open", "high", "low", "close", "volume"];
+    match text.split_once('=') {
+        Some((of, name)) if ROLES.contains(&of.trim()) && !name.trim().is_empty() => {
+            Ok((of.trim().to_owned(), name.trim().to_owned()))
+        }
+        _ => Err(format!("write it as close=NAME or close=5; columns are {}", ROLES.join(", "))),
+    }
+}
+
+/// Decimal places that a factor of 1, 0.1, … 1e-10 moves a price by.
+fn scale(text: &str) -> Result<u8, String> {
+    let factor = text.parse::<f64>().unwrap_or(f64::NAN);
+    let found = (0..=10_u8).find(|places| (factor * 10_f64.powi(i32::from(*places)) - 1.0).abs() < 1e-9);
+    found.ok_or_else(|| "a factor is 1, 0.1, 0.01 … 1e-10".into())
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum UnitArg {
+    S,
+    Ms,
+    Us,
+    Ns,
+    Text,
+}
+
+impl From<UnitArg> for Unit {
+    fn from(arg: UnitArg) -> Self {
+        match arg {
+            UnitArg::S => Self::Seconds,
+            UnitArg::Ms => Self::Millis,
+            UnitArg::Us => Self::Micros,
+            UnitArg::Ns => Self::Nanos,
+            UnitArg::Text => Self::Text,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -8,7 +8,7 @@ use atra::{
         candles::{block_series, series_of},
         market::{
             block::{self, MergeReport, merge},
-            candle::{Candle, Scale, SeriesKey},
+            candle::{Candle, Interval, Scale, SeriesKey},
         },
     },
     storage::Block,
@@ -31,6 +31,46 @@ pub(crate) async fn series(db: &dyn Read) -> Result<Vec<Stored>, CliError> {
     let rows = db.series().await?;
     let stored = |row: &atra::storage::SeriesRow| Some(Stored { key: series_of(&row.series)?, candles: row.rows });
     Ok(rows.iter().filter_map(stored).collect())
+}
+
+/// The series that are wanted; a name that is not there is an error that says which are.
+pub(crate) fn choose(
+    stored: &[Stored],
+    wanted: &[String],
+    interval: Option<Interval>,
+) -> Result<Vec<Stored>, CliError> {
+    let suits = |row: &&Stored| interval.is_none_or(|interval| row.key.interval() == interval);
+    let names = |rows: &[Stored]| rows.iter().take(20).map(|row| row.key.to_string()).collect::<Vec<_>>().join(", ");
+    for name in wanted {
+        if stored.iter().any(|row| row.key.as_str() == name || row.key.ticker() == name) {
+            continue;
+        }
+        let score = |row: &&Stored| strsim::jaro_winkler(row.key.ticker(), &name.to_ascii_uppercase());
+        let nearest = stored.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
+        let nearest = nearest.map_or_else(String::new, |row| format!("; did you mean {}?", row.key.ticker()));
+        return Err(CliError::NotFound {
+            what: format!("there is no ticker {name:?} in the database{nearest}"),
+            next: format!("it has {}; import others with 'atra import candles'", names(stored)),
+        });
+    }
+    let is_wanted = |row: &&Stored| {
+        wanted.is_empty() || wanted.iter().any(|name| row.key.as_str() == name || row.key.ticker() == name)
+    };
+    let chosen: Vec<Stored> = stored.iter().filter(is_wanted).filter(suits).cloned().collect();
+    if chosen.is_empty() {
+        let interval = interval.map_or_else(String::new, |interval| interval.to_string());
+        return Err(CliError::NotFound {
+            what: format!("there are no candles of {interval} for what is wanted"),
+            next: format!("the database has {}", names(stored)),
+        });
+    }
+    Ok(chosen)
+}
+
+/// All candles of a series that is there, and their scale.
+pub(crate) async fn load(db: &dyn Read, series: &SeriesKey) -> Result<(Vec<Candle>, Scale), CliError> {
+    let (candles, _) = read(db, series, &block_series(series)?).await?;
+    Ok(candles.unwrap_or_default())
 }
 
 /// What joining candles to a series would write, and what it found.

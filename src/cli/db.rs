@@ -16,6 +16,7 @@ use super::{
     error::CliError,
     open,
     output::{Output, Style, grouped},
+    progress::spinner,
 };
 
 pub(crate) use self::{
@@ -55,7 +56,10 @@ pub(crate) async fn digest(publisher: Option<&str>, path: &Path, out: &mut Outpu
 pub(crate) async fn check(path: &Path, out: &mut Output) -> Result<(), CliError> {
     // Says it if the file is missing or nobody's.
     drop(open(path).await?);
-    let report = check_file(path).await?;
+    let bar = spinner("checking every page, check value and rule");
+    let report = check_file(path).await;
+    bar.finish_and_clear();
+    let report = report?;
     if out.is_json() {
         let mut value = json!(report);
         value["sound"] = json!(report.is_sound());

@@ -140,7 +140,7 @@ impl CliError {
                 "look at the file's first lines: time, open, high, low, close, volume are needed".into()
             }
             Self::Block { .. } | Self::Damaged { .. } => {
-                "keep the file, go back to a backup, and import the candles into a new --db FILE".into()
+                "keep the file, and put a backup in its place with 'atra db restore'; without one, import into a new --db FILE".into()
             }
             Self::TeamEnded { .. } => {
                 "see 'atra status' and 'atra dead-letters ls'; a new 'atra run' goes on where it stopped".into()

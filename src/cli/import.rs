@@ -14,8 +14,9 @@ use atra::{
     MemoryStore, Read, SqliteOptions, SqliteReader, SqliteStore,
     agents::market::{
         block::MergeReport,
-        candle::{Interval, SeriesKey},
-        import::{Import, ImportError, ImportOptions, ImportReport, import_csv},
+        candle::{Interval, Scale, SeriesKey},
+        import::{Import, ImportError, ImportOptions, ImportReport, import_candles},
+        resample::{Resampled, resample as resample_candles},
     },
     config::Config,
     storage::{Level, Store, WriteBatch},
@@ -24,7 +25,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
-    args::ImportArgs,
+    args::{ImportArgs, ResampleArgs},
     candles, config_of,
     error::CliError,
     look,
@@ -53,8 +54,9 @@ struct Done<'a> {
 pub(crate) async fn candles(args: ImportArgs, out: &mut Output) -> Result<(), CliError> {
     let config = config_of(&args.db)?;
     // A bad ticker is told before any file is read.
-    let second = Interval::from_millis(1_000);
-    second.map_or(Ok(()), |interval| SeriesKey::new(&args.ticker, interval).map(drop))?;
+    for file in &args.files {
+        ticker(file, &args)?;
+    }
     let parsed: Vec<Parsed> = args.files.iter().map(|file| parse(file, &args)).collect::<Result<_, _>>()?;
     if args.dry_run {
         let db: Arc<dyn Read> = if config.db.exists() {
@@ -74,6 +76,91 @@ pub(crate) async fn candles(args: ImportArgs, out: &mut Output) -> Result<(), Cl
     let closed = store.close().await;
     written?;
     Ok(closed?)
+}
+
+/// Whose candles a file has: as said, or the beginning of its name up to the first dash, dot or space.
+fn ticker(file: &Path, args: &ImportArgs) -> Result<String, CliError> {
+    let named = || {
+        let name = file.file_stem()?.to_str()?;
+        Some(name.split(['-', '.', ' ']).next()?.to_owned())
+    };
+    let ticker = args.ticker.clone().or_else(named).filter(|ticker| !ticker.is_empty());
+    let valid = ticker.filter(|ticker| args.ticker.is_some() || !ticker.chars().all(|c| c.is_ascii_lowercase()));
+    let Some(ticker) = valid else {
+        let what = format!("{} does not tell whose candles it has", file.display());
+        return Err(CliError::Usage { what, next: "name it with --ticker BTCUSDT" });
+    };
+    let second = Interval::from_millis(1_000);
+    second.map_or(Ok(()), |interval| SeriesKey::new(&ticker, interval).map(drop))?;
+    Ok(ticker)
+}
+
+/// Makes longer candles and stores them as a series of their own; making them again changes nothing.
+pub(crate) async fn resample(args: ResampleArgs, out: &mut Output) -> Result<(), CliError> {
+    let config = config_of(&args.db)?;
+    let from = SeriesKey::new(&args.ticker, args.interval)?;
+    let mut made = Vec::new();
+    {
+        let db = super::open(&config.db).await?;
+        let (candles, scale) = candles::load(&*db, &from).await?;
+        if candles.is_empty() {
+            let next = "'atra db info' tells what there is".into();
+            return Err(CliError::NotFound { what: format!("there are no candles of {from}"), next });
+        }
+        for to in &args.to {
+            let longer = resample_candles(&candles, args.interval, *to)
+                .map_err(|error| CliError::Usage { what: error.to_string(), next: "give a longer --to, such as 1h" })?;
+            made.push((SeriesKey::new(&args.ticker, *to)?, longer, scale));
+        }
+    }
+    let mut store = open(&config).await?;
+    let mut written = Ok(());
+    for (series, longer, scale) in &made {
+        written = write_resampled(&mut store, &from, series, longer, *scale, out).await;
+        if written.is_err() {
+            break;
+        }
+    }
+    let closed = store.close().await;
+    written?;
+    Ok(closed?)
+}
+
+async fn write_resampled(
+    store: &mut SqliteStore,
+    from: &SeriesKey,
+    series: &SeriesKey,
+    longer: &Resampled,
+    scale: Scale,
+    out: &mut Output,
+) -> Result<(), CliError> {
+    let joined = candles::join(&*store.reader(), series, &longer.candles, scale).await?;
+    if !joined.blocks.is_empty() {
+        let batch = WriteBatch { blocks: joined.blocks, level: Level::Power, ..WriteBatch::default() };
+        store.commit(&batch).await?;
+    }
+    let MergeReport { added, equal, conflicting } = joined.report;
+    if out.is_json() {
+        let conflicting = conflicting.len();
+        return out.json(&json!({
+            "from": from, "series": series, "candles": longer.candles.len(), "added": added, "equal": equal,
+            "conflicting": conflicting, "with_holes": longer.with_holes, "unfinished_left_out": longer.is_cut,
+        }));
+    }
+    let mut line = format!("{series}: added {} candles made of {from}", grouped(added as u64));
+    for (n, what) in [
+        (equal, "were there already"),
+        (conflicting.len(), "were there with other numbers: the stored ones stay"),
+        (longer.with_holes, "have holes"),
+    ] {
+        if n > 0 {
+            line += &format!(", {} {what}", grouped(n as u64));
+        }
+    }
+    if longer.is_cut {
+        line += "; the last, unfinished one is left out";
+    }
+    out.line(&line)
 }
 
 /// Opens the database for writing; makes it, and the default folder, if they are not there.
@@ -119,10 +206,13 @@ fn parse(file: &Path, args: &ImportArgs) -> Result<Parsed, CliError> {
         refused_max: args.refused_max,
         gaps: args.gaps.into(),
         flat: args.flat.into(),
+        map: args.map.clone(),
+        time_unit: args.time_unit.map(Into::into),
+        price_shift: args.scale,
         ..ImportOptions::default()
     };
     let bar = bytes_bar(&file.display().to_string());
-    let import = import_csv(&bytes, &options, |progress| {
+    let import = import_candles(&bytes, &options, |progress| {
         bar.set_length(progress.bytes_total as u64);
         bar.set_position(progress.bytes as u64);
     });
@@ -132,7 +222,12 @@ fn parse(file: &Path, args: &ImportArgs) -> Result<Parsed, CliError> {
         let what = format!("{} has a single candle, which does not tell its interval", file.display());
         return Err(CliError::Usage { what, next: "give it with --interval, such as --interval 15m" });
     };
-    Ok(Parsed { file: file.to_owned(), series: SeriesKey::new(&args.ticker, interval)?, import, wall: began.elapsed() })
+    Ok(Parsed {
+        file: file.to_owned(),
+        series: SeriesKey::new(&ticker(file, args)?, interval)?,
+        import,
+        wall: began.elapsed(),
+    })
 }
 
 /// The error of a file. One without a single good row is another kind of file: a higher bound would not help it.
@@ -140,7 +235,7 @@ fn why_not(file: &Path, bytes: &[u8], options: &ImportOptions, source: ImportErr
     let path = file.to_owned();
     let ImportError::TooManyRefused { first, .. } = source else { return CliError::Import { path, source } };
     let unbounded = ImportOptions { refused_max: usize::MAX, ..options.clone() };
-    match import_csv(bytes, &unbounded, |_| {}) {
+    match import_candles(bytes, &unbounded, |_| {}) {
         Err(ImportError::TooManyRefused { count, .. }) => CliError::NoRow { path, n_rows: count, first },
         _ => CliError::Import { path, source },
     }

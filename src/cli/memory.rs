@@ -11,25 +11,33 @@ use super::{
     output::{Output, SHORT_CHARS, short},
 };
 
-/// Lists the keys that begin with `prefix`.
+/// Keys that are read at once.
+const PAGE_KEYS: usize = 1_000;
+
+/// Lists the keys that begin with `prefix`, page by page.
 pub(crate) async fn ls(prefix: &str, db: &Path, out: &mut Output) -> Result<(), CliError> {
     let db = open(db).await?;
-    let mut facts = db.facts(FactKind::Memory, None).await?;
-    facts.retain(|fact| fact.key.starts_with(prefix));
-    facts.sort_by(|a, b| a.key.cmp(&b.key));
-    if out.is_json() {
-        for fact in &facts {
-            let value = value_of(fact.value.as_deref());
-            out.json(&json!({ "key": fact.key, "value": value, "owner": fact.owner, "seq": fact.version }))?;
+    let (mut from, mut rows) = (prefix.to_owned(), Vec::new());
+    loop {
+        let page = db.memory_page(&from, PAGE_KEYS).await?;
+        let is_last = page.len() < PAGE_KEYS;
+        let Some(last) = page.last() else { break };
+        from = format!("{}\0", last.key);
+        let is_over = is_last || !last.key.starts_with(prefix);
+        for fact in page.iter().take_while(|fact| fact.key.starts_with(prefix)) {
+            if out.is_json() {
+                let value = value_of(fact.value.as_deref());
+                out.json(&json!({ "key": fact.key, "value": value, "owner": fact.owner, "seq": fact.version }))?;
+            } else {
+                let value = short(fact.value.as_deref().unwrap_or("null"), SHORT_CHARS);
+                rows.push(vec![fact.key.clone(), format!("#{}", fact.version), fact.owner.to_string(), value]);
+            }
         }
-        return Ok(());
+        if is_over {
+            break;
+        }
     }
-    let row = |fact: &atra::storage::FactRow| {
-        let value = short(fact.value.as_deref().unwrap_or("null"), SHORT_CHARS);
-        vec![fact.key.clone(), format!("#{}", fact.version), fact.owner.to_string(), value]
-    };
-    let rows: Vec<Vec<String>> = facts.iter().map(row).collect();
-    out.table(&["key", "seq", "written by", "value"], &rows)
+    if out.is_json() { Ok(()) } else { out.table(&["key", "seq", "written by", "value"], &rows) }
 }
 
 /// Shows one key, newest or as of a seq.

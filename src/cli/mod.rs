@@ -6,7 +6,12 @@
 //! | `error`, `output`, `progress`, `time` | what a person sees |
 //! | `run` | a runtime with the desk, live view, signals |
 //! | `import` | files into candles in a database |
+<<<<<<< HEAD
 //! | `sim` | simulated runs, repeated and shrunk |
+=======
+//! | `market` | candles out again, indicators, back-tests, checks, searches |
+//! | `risk` | stops the desk and lets it go on |
+>>>>>>> main
 //! | `status`, `journal`, `why`, `memory`, `dead_letters`, `db` | reads of a file, whether a runtime has it or not |
 
 pub(crate) mod args;
@@ -17,9 +22,11 @@ mod error;
 mod events;
 mod import;
 mod journal;
+mod market;
 mod memory;
 mod output;
 mod progress;
+mod risk;
 mod run;
 mod sim;
 mod status;
@@ -55,6 +62,13 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
         }
         Command::Sim(args) => sim::sim(&args, &mut out)?,
         Command::Import(ImportCommand::Candles(args)) => block_on(import::candles(args, &mut out))?,
+        Command::Import(ImportCommand::Resample(args)) => block_on(import::resample(args, &mut out))?,
+        Command::Export(command) => block_on(market::export::export(command, &mut out))?,
+        Command::Indicators(args) => block_on(market::indicators::indicators(args, &mut out))?,
+        Command::Backtest(args) => block_on(market::backtest::run(*args, &mut out))?,
+        Command::Check(command) => block_on(market::check::check(command, &mut out))?,
+        Command::Optimize(args) => block_on(market::optimize::optimize(*args, &mut out))?,
+        Command::Risk(command) => block_on(risk::risk(command, &mut out))?,
         Command::Status(args) => block_on(status::status(&config_of(&args)?, &mut out))?,
         Command::Journal(JournalCommand::Tail(args)) => block_on(journal::tail(&args, &mut out))?,
         Command::Journal(JournalCommand::Show(args)) => block_on(journal::show(&args, &mut out))?,

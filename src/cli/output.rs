@@ -59,6 +59,11 @@ impl Output {
         writeln!(self.out, "{text}").map_err(CliError::Output)
     }
 
+    /// Text that has its line ends.
+    pub(crate) fn text(&mut self, text: &str) -> Result<(), CliError> {
+        self.out.write_all(text.as_bytes()).map_err(CliError::Output)
+    }
+
     /// `text`, set off if a person looks at a terminal.
     pub(crate) fn paint(&self, style: Style, text: &str) -> String {
         let code = match style {

@@ -14,6 +14,21 @@ pub(crate) fn events_bar(message: &str) -> ProgressBar {
     bar(message, "{msg} {wide_bar} {human_pos}/{human_len} events")
 }
 
+/// A bar that counts runs of work.
+pub(crate) fn runs_bar(message: &str, n: usize) -> ProgressBar {
+    let bar = bar(message, "{msg} {wide_bar} {pos}/{len} {eta}");
+    bar.set_length(n as u64);
+    bar
+}
+
+/// Says that something is going on whose end is not known.
+pub(crate) fn spinner(message: &'static str) -> ProgressBar {
+    let bar = bar(message, "{spinner} {msg} {elapsed}");
+    // Ten times a second: it turns smoothly.
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    bar
+}
+
 fn bar(message: &str, template: &'static str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -462,6 +462,13 @@ impl Read for MemoryDisk {
         Ok(facts)
     }
 
+    async fn memory_page(&self, from: &str, limit: usize) -> Result<Vec<FactRow>, StoreError> {
+        let state = self.state();
+        let first = FactId { kind: FactKind::Memory, owner: None, key: from.into() };
+        let page = state.facts.range(first..).take_while(|(id, _)| id.kind == FactKind::Memory).take(limit);
+        Ok(page.map(|(_, fact)| fact.clone()).collect())
+    }
+
     async fn teams(&self) -> Result<Vec<TeamRow>, StoreError> {
         Ok(self.state().teams.values().cloned().collect())
     }

@@ -242,6 +242,10 @@ pub trait Read: Send + Sync {
     /// Facts of one kind, of one owner or of all, sorted by (owner, key).
     async fn facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<Vec<FactRow>, StoreError>;
 
+    /// Memory facts with keys from `from` on, sorted by key, at most `limit`: a page, so that a large memory is
+    /// listed in bounded space. The next page begins at the last key and a zero byte.
+    async fn memory_page(&self, from: &str, limit: usize) -> Result<Vec<FactRow>, StoreError>;
+
     /// Every team's row, sorted by name.
     async fn teams(&self) -> Result<Vec<TeamRow>, StoreError>;
 

@@ -10,6 +10,7 @@
 //! | `acting` | calls to the outside: intent, result, `Unknown` |
 //! | `kill` | the real binary on real candles: killed, stopped, placed apart |
 //! | `lifecycle` | topology, publish with keys, `settled`, pause, stop |
+//! | `pruned` | a journal without a beginning: subscriptions, new teams, retention while running |
 //! | `process_death` | an event that takes the whole process down |
 //! | `simulation` | what ships, simulated with faults from a hundred seeds; kept cases; two processes; shrinking |
 //! | `swarm` | simulated swarms under virtual time |
@@ -26,6 +27,7 @@ mod lifecycle;
 mod memory;
 mod order;
 mod process_death;
+mod pruned;
 mod simulation;
 mod swarm;
 mod tidy;

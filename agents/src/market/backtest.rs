@@ -1,13 +1,13 @@
 //! A strategy over a slice of candles: decided at close *i*, filled at open *i + 1*, net of fees.
 //!
 //! All in with `floor(cash / (open · (1 + fee)))` lots; equity is marked at each close; a position still open after the
-//! last candle is closed at the last close, with fee. Money is exact. The paper broker and the portfolio go through the
-//! same [`fill`](super::fill) functions, candle by candle, and give the same trades.
+//! last candle is closed at the last close, with fee. Stops and limits are those of [`Exits`]. Money is exact. The paper
+//! broker and the portfolio go through the same [`fill`](super::fill) functions, candle by candle, and give the same trades.
 
 use serde::{Deserialize, Serialize};
 
 use super::candle::Candle;
-use super::fill::{Position, Trade, execute};
+use super::fill::{Execution, Exits, Guard, Position, Trade, execute, leave};
 use super::metrics::{EquityStats, Metrics};
 use super::money::{Money, MoneyError, Terms};
 use super::strategy::Strategy;
@@ -17,8 +17,17 @@ use super::strategy::Strategy;
 pub struct BacktestOptions {
     /// Cash at the start.
     pub cash: Money,
-    /// Lot size, fee and scale of the series.
+    /// Lot size, fee, slippage and scale of the series.
     pub terms: Terms,
+    /// Where positions are left unasked.
+    pub exits: Exits,
+}
+
+impl BacktestOptions {
+    /// Without stops and limits.
+    pub fn new(cash: Money, terms: Terms) -> Self {
+        Self { cash, terms, exits: Exits::default() }
+    }
 }
 
 /// What a back-test found.
@@ -42,18 +51,50 @@ pub struct Backtest {
 /// [`MoneyError::Overflow`] if an amount leaves the range of [`Money`].
 pub fn backtest(
     candles: &[Candle],
-    mut strategy: impl Strategy,
+    strategy: impl Strategy,
     options: &BacktestOptions,
 ) -> Result<Backtest, MoneyError> {
+    let mut equity = Vec::with_capacity(candles.len());
+    let mut trades = Vec::new();
+    let (final_equity, metrics) =
+        run(candles, strategy, options, |marked| equity.push(marked), |trade| trades.push(*trade))?;
+    let buy_and_hold = buy_and_hold(candles, options.terms);
+    Ok(Backtest { trades, equity, final_equity, metrics, buy_and_hold })
+}
+
+/// The same run, of which only the sums are kept: for a search over many parameters.
+///
+/// # Errors
+/// As [`backtest`].
+pub fn score(candles: &[Candle], strategy: impl Strategy, options: &BacktestOptions) -> Result<Metrics, MoneyError> {
+    run(candles, strategy, options, |_| {}, |_| {}).map(|(_, metrics)| metrics)
+}
+
+/// What buying at the first open and holding to the last close returns, after both fees.
+pub fn buy_and_hold(candles: &[Candle], terms: Terms) -> f64 {
+    candles.first().zip(candles.last()).map_or(0.0, |(first, last)| {
+        let fee = f64::from(terms.fee_ppm()) / 1e6;
+        last.close as f64 * (1.0 - fee) / (first.open as f64 * (1.0 + fee)) - 1.0
+    })
+}
+
+fn run(
+    candles: &[Candle],
+    mut strategy: impl Strategy,
+    options: &BacktestOptions,
+    mut marked_at: impl FnMut(f64),
+    closed: impl FnMut(&Trade),
+) -> Result<(Money, Metrics), MoneyError> {
     let terms = options.terms;
     let mut run = Run {
         terms,
+        exits: options.exits,
         cash: options.cash,
         position: Position::default(),
-        trades: Vec::new(),
+        guard: None,
         stats: EquityStats::new(options.cash.to_f64()),
+        closed,
     };
-    let mut equity = Vec::with_capacity(candles.len());
     let mut pending = None;
     let mut marked = run.cash.to_f64();
     for candle in candles {
@@ -61,10 +102,15 @@ pub fn backtest(
             run.fill(target, candle.open, candle.time)?;
             marked = run.cash.to_f64();
         }
+        if let Some(hit) = run.guard.and_then(|guard| guard.hit(candle, run.position.lots)) {
+            let left = leave(terms, run.cash, run.position.lots, hit)?;
+            run.book(left, candle.time)?;
+            marked = run.cash.to_f64();
+        }
         if run.position.lots != 0 {
             marked = run.cash.plus(terms.value(candle.close, run.position.lots)?)?.to_f64();
         }
-        equity.push(marked);
+        marked_at(marked);
         run.stats.mark(candle.time, marked, run.position.lots != 0);
         pending = strategy.update(candle).map(|decision| decision.target);
     }
@@ -72,30 +118,31 @@ pub fn backtest(
         run.fill(0.0, last.close, last.time)?;
         run.stats.mark(last.time, run.cash.to_f64(), true);
     }
-    let buy_and_hold = candles.first().zip(candles.last()).map_or(0.0, |(first, last)| {
-        let fee = f64::from(terms.fee_ppm()) / 1e6;
-        last.close as f64 * (1.0 - fee) / (first.open as f64 * (1.0 + fee)) - 1.0
-    });
-    Ok(Backtest { trades: run.trades, equity, final_equity: run.cash, metrics: run.stats.metrics(), buy_and_hold })
+    Ok((run.cash, run.stats.metrics()))
 }
 
-struct Run {
+struct Run<F> {
     terms: Terms,
+    exits: Exits,
     cash: Money,
     position: Position,
-    trades: Vec<Trade>,
+    guard: Option<Guard>,
     stats: EquityStats,
+    closed: F,
 }
 
-impl Run {
+impl<F: FnMut(&Trade)> Run<F> {
     fn fill(&mut self, target: f64, price: i64, time: i64) -> Result<(), MoneyError> {
         let executions = execute(self.terms, self.cash, self.position.lots, target, price, Money::MAX)?;
-        for execution in executions.into_iter().flatten() {
-            self.cash = execution.cash_after;
-            if let Some(trade) = self.position.book(self.terms, &execution, time)? {
-                self.stats.trade(&trade, traded(self.terms, &trade)?);
-                self.trades.push(trade);
-            }
+        executions.into_iter().flatten().try_for_each(|execution| self.book(execution, time))
+    }
+
+    fn book(&mut self, execution: Execution, time: i64) -> Result<(), MoneyError> {
+        self.cash = execution.cash_after;
+        self.guard = self.exits.guard(execution.price, execution.lots_after);
+        if let Some(trade) = self.position.book(self.terms, &execution, time)? {
+            self.stats.trade(&trade, traded(self.terms, &trade)?);
+            (self.closed)(&trade);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::candle::{Candle, SeriesKey};
-use super::fill::{Execution, Executions, execute};
+use super::fill::{Execution, Executions, Exits, Guard, Hit, execute, leave};
 use super::money::{Money, MoneyError, Terms};
 
 /// An approved target that waits for the next open.
@@ -28,7 +28,8 @@ pub struct Order {
 /// One fill of a series, as published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fill {
-    /// Client id: `SERIES.DECIDED_AT.LEG`; the same however often the order is delivered.
+    /// Client id: `SERIES.DECIDED_AT.LEG`, or `SERIES.TIME.stop` and `.limit` for what nobody ordered; the same however
+    /// often the order is delivered.
     pub id: String,
     /// Which series.
     pub series: SeriesKey,
@@ -90,6 +91,11 @@ pub struct Desk {
     lots: i64,
     order: Option<Order>,
     last_decided_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Exits::is_none")]
+    exits: Exits,
+    /// The levels of the open position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    guard: Option<Guard>,
 }
 
 /// The paper broker's books. Its JSON is about 150 bytes a series.
@@ -106,10 +112,10 @@ impl Broker {
         Self { cash, desks: BTreeMap::new() }
     }
 
-    /// Makes a series known. Its terms stay as they were first given.
-    pub fn open(&mut self, series: &SeriesKey, terms: Terms) {
+    /// Makes a series known, with where its positions are left unasked. Both stay as they were first given.
+    pub fn open(&mut self, series: &SeriesKey, terms: Terms, exits: Exits) {
         if !self.desks.contains_key(series) {
-            let desk = Desk { terms, lots: 0, order: None, last_decided_at: None };
+            let desk = Desk { terms, lots: 0, order: None, last_decided_at: None, exits, guard: None };
             self.desks.insert(series.clone(), desk);
         }
     }
@@ -148,33 +154,24 @@ impl Broker {
         Ok(format!("{series}.{}", order.decided_at))
     }
 
-    /// Fills what waits at the candle's open. An order fills only at a candle later than its decision.
+    /// Fills what waits at the candle's open, then what its prices reach: a stop or a limit. An order fills only at a candle
+    /// later than its decision.
     ///
     /// # Errors
-    /// [`BrokerError::OutsideRange`] if the open is not within the candle, [`BrokerError::Money`]; the books are as before.
+    /// [`BrokerError::OutsideRange`] if the price is not within the candle, [`BrokerError::Money`]; the books are as before.
     #[inline]
     pub fn candle(&mut self, series: &SeriesKey, candle: &Candle) -> Result<Vec<Fill>, BrokerError> {
         let cash = self.cash;
         let desk = self.desk(series)?;
-        let Some(order) = desk.order.filter(|order| candle.time > order.decided_at) else {
+        let due = desk.order.filter(|order| candle.time > order.decided_at);
+        if due.is_none() && desk.guard.is_none() {
             return Ok(Vec::new());
-        };
-        let Candle { time, open: price, low, high, .. } = *candle;
-        if price < low || price > high {
-            return Err(BrokerError::OutsideRange { series: series.clone(), time, price, low, high });
         }
-        let executions: Executions = execute(desk.terms, cash, desk.lots, order.target, price, order.notional_max)
-            .map_err(|error| BrokerError::Money { series: series.clone(), error })?;
-        desk.order = None;
-        let mut fills = Vec::new();
-        for execution in executions.into_iter().flatten() {
-            desk.lots = execution.lots_after;
-            let id = format!("{series}.{}.{}", order.decided_at, fills.len());
-            fills.push(Fill { id, series: series.clone(), time, execution });
-        }
-        if let Some(last) = fills.last() {
-            self.cash = last.execution.cash_after;
-        }
+        // On a copy: an error leaves the books as they were.
+        let mut after = desk.clone();
+        let (cash, fills) = after.fills(series, candle, cash, due)?;
+        *desk = after;
+        self.cash = cash;
         Ok(fills)
     }
 
@@ -189,13 +186,56 @@ impl Broker {
             .map_err(|error| BrokerError::Money { series: series.clone(), error })?;
         desk.order = None;
         let Some(execution) = closed else { return Ok(None) };
-        desk.lots = 0;
+        (desk.lots, desk.guard) = (0, None);
         self.cash = execution.cash_after;
         Ok(Some(Fill { id: format!("{series}.{time}.end"), series: series.clone(), time, execution }))
     }
 
     fn desk(&mut self, series: &SeriesKey) -> Result<&mut Desk, BrokerError> {
         self.desks.get_mut(series).ok_or_else(|| BrokerError::UnknownSeries { series: series.clone() })
+    }
+}
+
+impl Desk {
+    /// What a candle fills, and the cash behind it.
+    fn fills(
+        &mut self,
+        series: &SeriesKey,
+        candle: &Candle,
+        mut cash: Money,
+        due: Option<Order>,
+    ) -> Result<(Money, Vec<Fill>), BrokerError> {
+        let Candle { time, low, high, .. } = *candle;
+        let in_range = |price: i64| match price < low || price > high {
+            true => Err(BrokerError::OutsideRange { series: series.clone(), time, price, low, high }),
+            false => Ok(()),
+        };
+        let money = |error| BrokerError::Money { series: series.clone(), error };
+        let mut fills = Vec::new();
+        if let Some(order) = due {
+            in_range(candle.open)?;
+            let Order { decided_at, target, notional_max } = order;
+            let executions: Executions =
+                execute(self.terms, cash, self.lots, target, candle.open, notional_max).map_err(money)?;
+            self.order = None;
+            for execution in executions.into_iter().flatten() {
+                (self.lots, cash) = (execution.lots_after, execution.cash_after);
+                self.guard = self.exits.guard(execution.price, self.lots);
+                let id = format!("{series}.{decided_at}.{}", fills.len());
+                fills.push(Fill { id, series: series.clone(), time, execution });
+            }
+        }
+        if let Some(hit) = self.guard.and_then(|guard| guard.hit(candle, self.lots)) {
+            let (price, name) = match hit {
+                Hit::Stop(price) => (price, "stop"),
+                Hit::Limit(price) => (price, "limit"),
+            };
+            in_range(price)?;
+            let execution = leave(self.terms, cash, self.lots, hit).map_err(money)?;
+            (self.lots, self.guard, cash) = (0, None, execution.cash_after);
+            fills.push(Fill { id: format!("{series}.{time}.{name}"), series: series.clone(), time, execution });
+        }
+        Ok((cash, fills))
     }
 }
 
@@ -207,7 +247,7 @@ mod tests {
     fn broker() -> (Broker, SeriesKey) {
         let series: SeriesKey = "BTC.1m".parse().unwrap();
         let mut broker = Broker::new(Money::whole(1_000));
-        broker.open(&series, Terms::new(Scale::new(2, 0).unwrap(), 0, 1_000).unwrap());
+        broker.open(&series, Terms::new(Scale::new(2, 0).unwrap(), 0, 1_000).unwrap(), Exits::default());
         (broker, series)
     }
 

@@ -1,10 +1,12 @@
 //! What a fill is: sizing, cash, position and trade, exact and in one place.
 //!
 //! The back-test, the paper broker and the portfolio all trade through these few functions, so they cannot disagree:
-//! [`execute`] sizes and fills a target at a price; a [`Position`] turns fills into [`Trade`]s.
+//! [`execute`] sizes and fills a target at a price; a [`Position`] turns fills into [`Trade`]s; [`Exits`] leave a
+//! position unasked, at a stop or a limit.
 
 use serde::{Deserialize, Serialize};
 
+use super::candle::Candle;
 use super::money::{Money, MoneyError, Terms};
 
 /// One purchase or sale and what it left behind.
@@ -46,13 +48,14 @@ pub fn execute(
         return Ok(executions);
     }
     if lots != 0 {
-        let closed = trade(terms, cash, lots, -lots, price)?;
+        let closed = trade(terms, cash, lots, -lots, terms.slipped(price, -lots))?;
         (cash, lots) = (closed.cash_after, 0);
         executions[0] = Some(closed);
     }
     if side != 0 {
         let share = (target.abs().min(1.0) * 1e6) as u32;
         let budget = if share == 1_000_000 { cash } else { cash.share(share) };
+        let price = terms.slipped(price, side);
         let size = terms.affordable(budget, price).min(terms.lots_within(notional_max, price));
         if size > 0 {
             executions[1] = Some(trade(terms, cash, lots, side * size, price)?);
@@ -60,6 +63,103 @@ pub fn execute(
     }
     Ok(executions)
 }
+
+// === stops and limits ===
+
+/// Where a position is left without being asked, as shares of its entry price in parts per million; 0 is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Exits {
+    /// A stop: this much against the position.
+    pub stop_loss_ppm: u32,
+    /// A limit: this much in its favour.
+    pub take_profit_ppm: u32,
+}
+
+/// The levels of an open position, in ticks. Both are rounded away from the entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stop: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limit: Option<i64>,
+}
+
+/// What a candle did to a guarded position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hit {
+    /// The stop was reached: a market order at this price, to which slippage is added.
+    Stop(i64),
+    /// The limit was passed: filled at this price.
+    Limit(i64),
+}
+
+impl Exits {
+    /// Whether there is neither stop nor limit.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The levels for a position of `lots` that was entered at `price`; `None` if there are none.
+    pub fn guard(&self, price: i64, lots: i64) -> Option<Guard> {
+        if self.is_none() || lots == 0 {
+            return None;
+        }
+        let side = lots.signum();
+        // Up is rounded up, down is rounded down; a level below one tick cannot be reached and is none.
+        let level = |ppm: u32, side: i64| {
+            let distance = (i128::from(price) * i128::from(ppm) + 999_999).div_euclid(1_000_000) as i64;
+            Some(price + side * distance).filter(|level| ppm > 0 && *level > 0)
+        };
+        Some(Guard { stop: level(self.stop_loss_ppm, -side), limit: level(self.take_profit_ppm, side) })
+    }
+}
+
+impl Guard {
+    /// Whether a candle takes a position of `lots` out, and at which price. The order of prices within a candle is not
+    /// known, so the worse is taken to have come first:
+    ///
+    /// | what the candle did | filled |
+    /// |---|---|
+    /// | opened beyond the stop | at the open |
+    /// | reached the stop, whatever else it did | at the stop |
+    /// | passed the limit (touching is not enough) | at the limit; beyond a gap at the candle's price nearest to it |
+    #[inline]
+    pub fn hit(&self, candle: &Candle, lots: i64) -> Option<Hit> {
+        let is_long = lots > 0;
+        if let Some(stop) = self.stop {
+            let (gapped, reached) = if is_long {
+                (candle.open <= stop, candle.low <= stop)
+            } else {
+                (candle.open >= stop, candle.high >= stop)
+            };
+            if gapped {
+                return Some(Hit::Stop(candle.open));
+            }
+            if reached {
+                return Some(Hit::Stop(stop));
+            }
+        }
+        let limit = self.limit?;
+        let passed = if is_long { candle.high > limit } else { candle.low < limit };
+        let nearest = if is_long { limit.max(candle.low) } else { limit.min(candle.high) };
+        passed.then_some(Hit::Limit(nearest))
+    }
+}
+
+/// Closes a position of `lots` because of a hit.
+///
+/// # Errors
+/// As [`execute`].
+pub fn leave(terms: Terms, cash: Money, lots: i64, hit: Hit) -> Result<Execution, MoneyError> {
+    let price = match hit {
+        Hit::Stop(price) => terms.slipped(price, -lots),
+        Hit::Limit(price) => price,
+    };
+    trade(terms, cash, lots, -lots, price)
+}
+
+// === positions ===
 
 fn trade(terms: Terms, cash: Money, lots: i64, change: i64, price: i64) -> Result<Execution, MoneyError> {
     let value = terms.value(price, change)?;
@@ -149,6 +249,42 @@ mod tests {
             panic!()
         };
         assert_eq!((close.lots, long.lots, long.lots_after), (59, 52, 52));
+    }
+
+    #[test]
+    fn slippage_is_against_the_order_and_rounds_to_the_worse_tick() {
+        let terms = terms().with_slippage(500).unwrap();
+        assert_eq!((terms.slipped(10_001, 1), terms.slipped(10_001, -1), terms.slipped(1, -1)), (10_007, 9_995, 1));
+        let [_, Some(open)] = execute(terms, Money::whole(10_000), 0, 1.0, 10_001, Money::MAX).unwrap() else {
+            panic!()
+        };
+        assert_eq!((open.price, open.lots), (10_007, 99));
+        assert!(terms.with_slippage(1_000_000).is_err());
+    }
+
+    #[test]
+    fn stops_and_limits_take_the_worse_of_what_may_have_been() {
+        let exits = Exits { stop_loss_ppm: 20_000, take_profit_ppm: 50_000 };
+        let candle = |open, high, low| Candle { time: 0, open, high, low, close: open, volume: 0 };
+        let (long, short) = (exits.guard(1_000, 5).unwrap(), exits.guard(1_000, -5).unwrap());
+        for (guard, lots, candle, hit) in [
+            (long, 5, candle(1_000, 1_049, 981), None),
+            (long, 5, candle(1_000, 1_010, 980), Some(Hit::Stop(980))),
+            (long, 5, candle(970, 1_100, 960), Some(Hit::Stop(970))),
+            (long, 5, candle(1_000, 1_100, 900), Some(Hit::Stop(980))),
+            (long, 5, candle(1_000, 1_050, 990), None),
+            (long, 5, candle(1_000, 1_051, 990), Some(Hit::Limit(1_050))),
+            (long, 5, candle(1_100, 1_110, 1_090), Some(Hit::Limit(1_090))),
+            (short, -5, candle(1_000, 1_020, 990), Some(Hit::Stop(1_020))),
+            (short, -5, candle(1_030, 1_040, 900), Some(Hit::Stop(1_030))),
+            (short, -5, candle(1_000, 1_010, 949), Some(Hit::Limit(950))),
+            (short, -5, candle(1_000, 1_010, 950), None),
+        ] {
+            assert_eq!(guard.hit(&candle, lots), hit, "{candle:?}");
+        }
+        assert_eq!(Exits::default().guard(1_000, 5), None);
+        let stopped = leave(terms().with_slippage(1_000).unwrap(), Money::ZERO, 5, Hit::Stop(980)).unwrap();
+        assert_eq!((stopped.price, stopped.lots), (979, -5));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //!
 //! | agent | uses | feeds it | gets from it |
 //! |---|---|---|---|
-//! | feed | [`import::import_csv`], [`block`], [`simulator::Simulator`] | bytes, blocks, a seed | [`candle::SeriesCandle`], [`import::ImportReport`] |
+//! | feed | [`import::import_candles`], [`block`], [`simulator::Simulator`] | bytes, blocks, a seed | [`candle::SeriesCandle`], [`import::ImportReport`] |
 //! | indicator | [`indicators::FeatureSet`] per series | each closed candle | [`indicators::Features`] |
 //! | signal | [`strategy::StrategySpec`] → [`strategy::AnyStrategy`] per series | each closed candle | [`strategy::Decision`] when the target changes |
 //! | risk | [`risk::Risk`] with [`risk::RiskLimits`] | equity, closes, trades, targets | [`risk::RiskDecision`], [`risk::RiskState`] |
@@ -28,14 +28,21 @@
 pub mod backtest;
 pub mod block;
 pub mod broker;
+pub mod calendar;
 pub mod candle;
+pub mod checks;
 pub mod fill;
+pub mod html;
 pub mod import;
 pub mod indicators;
 pub mod metrics;
 pub mod money;
 pub mod portfolio;
+pub mod resample;
 pub mod risk;
+pub mod search;
 pub mod simulator;
 pub mod strategy;
+mod svg;
+pub mod table;
 pub mod walkforward;

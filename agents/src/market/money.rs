@@ -147,6 +147,13 @@ pub struct Terms {
     price_decimals: u8,
     lot_decimals: u8,
     fee_ppm: u32,
+    /// Left out of the state when there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    slippage_ppm: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl Terms {
@@ -163,7 +170,30 @@ impl Terms {
         if fee_ppm >= PPM as u32 {
             return Err(above("fee_ppm", fee_ppm, PPM as u32 - 1));
         }
-        Ok(Self { price_decimals: scale.price_decimals(), lot_decimals, fee_ppm })
+        Ok(Self { price_decimals: scale.price_decimals(), lot_decimals, fee_ppm, slippage_ppm: 0 })
+    }
+
+    /// The same terms with market orders filled worse than the price seen, by so many parts per million.
+    ///
+    /// # Errors
+    /// A slippage of 100 % or more.
+    pub fn with_slippage(self, slippage_ppm: u32) -> Result<Self, MoneyError> {
+        match slippage_ppm {
+            0..1_000_000 => Ok(Self { slippage_ppm, ..self }),
+            _ => Err(MoneyError::Terms { what: "slippage_ppm", value: slippage_ppm, limit: PPM as u32 - 1 }),
+        }
+    }
+
+    /// The price at which a market order for `lots` is filled (negative sells): worse by the slippage, rounded to the
+    /// worse tick, never below one tick.
+    #[inline]
+    pub fn slipped(self, ticks: i64, lots: i64) -> i64 {
+        if self.slippage_ppm == 0 {
+            return ticks;
+        }
+        // At most 10^15 ticks, so the product is within 128 bits and the quotient within 64.
+        let worse = (i128::from(ticks) * i128::from(self.slippage_ppm) + PPM - 1).div_euclid(PPM) as i64;
+        (ticks + worse * lots.signum()).max(1)
     }
 
     /// What `lots` are worth at a price in ticks; negative for a short position.
@@ -211,6 +241,11 @@ impl Terms {
     /// Fee rate in parts per million.
     pub fn fee_ppm(self) -> u32 {
         self.fee_ppm
+    }
+
+    /// Slippage in parts per million.
+    pub fn slippage_ppm(self) -> u32 {
+        self.slippage_ppm
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses some of the fixtures")]
 
 use atra_agents::market::candle::Candle;
-use atra_agents::market::import::{Import, ImportOptions, import_csv};
+use atra_agents::market::import::{Import, ImportOptions, import_candles};
 
 const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/");
 
@@ -20,7 +20,7 @@ pub(crate) fn oracle(name: &str) -> Option<String> {
 }
 
 fn import(name: &str) -> Option<Import> {
-    Some(import_csv(&shared(name)?, &ImportOptions::default(), |_| {}).unwrap())
+    Some(import_candles(&shared(name)?, &ImportOptions::default(), |_| {}).unwrap())
 }
 
 pub(crate) fn goog() -> Option<Import> {

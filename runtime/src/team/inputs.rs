@@ -1,6 +1,8 @@
 //! What comes next: foreign events, due timers, sources' products.
 //!
-//! Foreign events go first (up to a streak, so that sources do not starve), then due timers, then what the
+//! What is in the journal already when a team first starts goes before anything of its own: a word that was said while
+//! nobody ran is heard before anything is done. From then on
+//! foreign events go first (up to a streak, so that sources do not starve), then due timers, then what the
 //! sources produced, merged by (time, place in the list). On an `events` clock a merge waits until every
 //! source has said what its next time is, so it does not depend on who was quicker.
 
@@ -55,6 +57,9 @@ pub(crate) struct Inputs {
     /// Members that start for the first time ever, with their `sys.init`.
     pub(crate) inits: VecDeque<(usize, Arc<Event>)>,
     pub(crate) streak: u32,
+    /// Foreign events up to this seq are taken before anything of the team's own: where the journal stood at the start of
+    /// the process, which bounds it. Zero after a restart: an input that failed comes again where it was.
+    pub(crate) heard_first: Seq,
 }
 
 impl Inputs {
@@ -70,6 +75,15 @@ impl Inputs {
     fn choose(&mut self) -> Result<Option<Input>, String> {
         if let Some((member, event)) = self.inits.pop_front() {
             return Ok(Some(Input::Init { member, event }));
+        }
+        if self.heard_first > Seq::ZERO {
+            if let Some(committed) = self.take_foreign() {
+                return Ok(Some(Input::Foreign(committed)));
+            }
+            if self.subscription.is_behind() && self.cursor() < self.heard_first {
+                return Ok(None);
+            }
+            self.heard_first = Seq::ZERO;
         }
         if self.streak < FOREIGN_STREAK_MAX
             && let Some(committed) = self.take_foreign()

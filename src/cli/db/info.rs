@@ -29,7 +29,7 @@ pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> 
         return out.json(&value);
     }
     out.pairs(&pairs(path, &info))?;
-    for reader in &info.log.readers {
+    for reader in info.log.readers.iter().filter(|reader| reader.holds_bytes > 0) {
         let held = bytes(reader.holds_bytes);
         let text =
             format!("process {} reads from the log; {held} of it cannot be given back meanwhile", reader.process);

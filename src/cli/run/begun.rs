@@ -14,10 +14,12 @@ use crate::cli::{
 };
 
 /// Settings that hold for a whole journal, as JSON pointers. Speed, placement, dates, series and limits may differ.
-const BINDING: [&str; 11] = [
+const BINDING: [&str; 13] = [
     "/desk/cash",
     "/desk/fee_ppm",
     "/desk/lot_decimals",
+    "/desk/slippage_ppm",
+    "/desk/exits",
     "/desk/strategy",
     "/desk/short",
     "/desk/close_at_end",

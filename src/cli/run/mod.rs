@@ -33,8 +33,7 @@ use self::{
 };
 use super::{
     args::{RunArgs, Speed},
-    candles::{self, Stored},
-    config_of,
+    candles, config_of,
     error::CliError,
     import::prepare_folder,
     look,
@@ -173,7 +172,7 @@ async fn market(config: &mut Config, args: &RunArgs, reader: &Arc<dyn Read>) -> 
     if stored.is_empty() {
         return simulated(config, args);
     }
-    let chosen = choose(&stored, &config.desk.series, args.interval)?;
+    let chosen = candles::choose(&stored, &config.desk.series, args.interval)?;
     config.desk.series = chosen.iter().map(|row| row.key.to_string()).collect();
     let what = match chosen.as_slice() {
         [one] => format!("{}, {} candles", one.key, super::output::grouped(one.candles)),
@@ -214,36 +213,6 @@ fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
     let what = format!("a simulated market, seed {}", config.run.seed);
     let source = CandleSource::Simulator { seed: config.run.seed, series, candles: config.run.simulated_candles };
     Ok(Market { source, what, name: "simulated".into(), seed: Some(config.run.seed) })
-}
-
-/// The series of the file that are wanted; a name that is not there is an error that says which are.
-fn choose(stored: &[Stored], wanted: &[String], interval: Option<Interval>) -> Result<Vec<Stored>, CliError> {
-    let suits = |row: &&Stored| interval.is_none_or(|interval| row.key.interval() == interval);
-    let names = |rows: &[Stored]| rows.iter().take(20).map(|row| row.key.to_string()).collect::<Vec<_>>().join(", ");
-    for name in wanted {
-        if stored.iter().any(|row| row.key.as_str() == name || row.key.ticker() == name) {
-            continue;
-        }
-        let score = |row: &&Stored| strsim::jaro_winkler(row.key.ticker(), &name.to_ascii_uppercase());
-        let nearest = stored.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
-        let nearest = nearest.map_or_else(String::new, |row| format!("; did you mean {}?", row.key.ticker()));
-        return Err(CliError::NotFound {
-            what: format!("there is no ticker {name:?} in the database{nearest}"),
-            next: format!("it has {}; import others with 'atra import candles'", names(stored)),
-        });
-    }
-    let is_wanted = |row: &&Stored| {
-        wanted.is_empty() || wanted.iter().any(|name| row.key.as_str() == name || row.key.ticker() == name)
-    };
-    let chosen: Vec<Stored> = stored.iter().filter(is_wanted).filter(suits).cloned().collect();
-    if chosen.is_empty() {
-        let interval = interval.map_or_else(String::new, |interval| interval.to_string());
-        return Err(CliError::NotFound {
-            what: format!("there are no candles of {interval} for what is wanted"),
-            next: format!("the database has {}", names(stored)),
-        });
-    }
-    Ok(chosen)
 }
 
 async fn team(config: &Config, source: CandleSource) -> Result<Team, CliError> {

@@ -39,6 +39,12 @@ impl Finished<'_> {
         let counts = reader.topic_counts().await?;
         let of = |topic: &str| counts.iter().find(|(name, _)| name == topic).map_or(0, |(_, n)| *n);
         let (candles, fills) = (of("market.candle"), of("order.fill"));
+        let parameters = [
+            ("proposed", of("optimizer.proposed")),
+            ("promoted", of("optimizer.promoted")),
+            ("rejected", of("optimizer.rejected")),
+            ("rolled back", of("optimizer.rolled_back")),
+        ];
         let events = reader.last_seq().await?;
         let report: Option<DeskReport> = self.figures.clone().and_then(|value| serde_json::from_value(value).ok());
         let wall = self.began.elapsed();
@@ -88,6 +94,10 @@ impl Finished<'_> {
             let market = self.seed.map_or_else(|| self.market.into(), |seed| format!("simulated, seed {seed}"));
             // Aligned with the rows of the report.
             out.line(&format!("  {:<22} {}", "market", short(&market, SHORT_CHARS)))?;
+            if parameters.iter().any(|(_, n)| *n > 0) {
+                let told: Vec<String> = parameters.iter().map(|(what, n)| format!("{} {what}", grouped(*n))).collect();
+                out.line(&format!("  {:<22} {}", "parameters", told.join(", ")))?;
+            }
             out.line(report.text().trim_end())?;
             if self.seed.is_some() {
                 out.line("The market was simulated: this says nothing about a real one.")?;

@@ -14,6 +14,23 @@ pub(super) async fn run<P: Place>(fresh: &mut impl FnMut() -> P) {
     a_journal_goes_on_after_pruning_and_reopening(&mut fresh()).await;
     the_team_that_is_farthest_behind_pins_the_journal(&mut fresh()).await;
     age_is_measured_in_the_journals_own_time(&mut fresh()).await;
+    memory_is_listed_in_pages(&mut fresh()).await;
+}
+
+async fn memory_is_listed_in_pages(place: &mut dyn Place) {
+    let (mut store, reader) = opened(place).await;
+    let facts = (0..25).map(|n| memory(&format!("k{n:02}"), n + 1, Some("1")));
+    let other = fact(FactKind::State, "a", "k05", Some("1"), 1);
+    commit(&mut store, &WriteBatch { facts: facts.chain([other]).collect(), ..WriteBatch::default() }).await;
+    let (mut from, mut keys) = (String::from("k03"), Vec::new());
+    loop {
+        let page = reader.memory_page(&from, 10).await.expect("a page");
+        assert!(page.len() <= 10);
+        let Some(last) = page.last() else { break };
+        from = format!("{}\0", last.key);
+        keys.extend(page.into_iter().map(|fact| fact.key));
+    }
+    assert_eq!(keys, (3..25).map(|n| format!("k{n:02}")).collect::<Vec<_>>());
 }
 
 fn newest(n: u64) -> Keep {

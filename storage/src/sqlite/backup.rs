@@ -148,7 +148,8 @@ async fn copy(from: &Path, to: &Path, tell: impl Fn(Progress) + Send) -> Result<
     // Says it when the file is missing, nobody's or too new.
     SqliteReader::open_concrete(from).await?.close().await;
     let of = |error: sqlx::Error| match classify(from, &error) {
-        StoreError::Unknown(cause) => fatal(from, format!("it could not be copied: {cause}")),
+        StoreError::Unknown(cause) => fatal(from, format!("it could not be copied to {}: {cause}", to.display())),
+        StoreError::Full(cause) => StoreError::Full(format!("the copy {} could not be written: {cause}", to.display())),
         other => other,
     };
     let mut db = base_options(from).read_only(true).connect().await.map_err(of)?;

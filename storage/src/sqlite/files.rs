@@ -1,9 +1,11 @@
 //! What lies on the disk around a database, and who holds it. Looks only.
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     fs::{File, Metadata, OpenOptions, TryLockError},
-    io::Read as _,
+    io::{Read as _, Seek as _},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use serde::Serialize;
@@ -123,11 +125,7 @@ const FRAME_HEAD: u64 = 24;
 #[must_use]
 pub fn log(db: &Path) -> Log {
     let bytes = size_of(db, "-wal");
-    let mut head = [0_u8; INDEX_HEAD];
-    let Ok(mut index) = File::open(beside(db, "-shm")) else { return Log { bytes, ..Log::default() } };
-    if index.read_exact(&mut head).is_err() {
-        return Log { bytes, ..Log::default() };
-    }
+    let Some((number, head)) = index_of(db) else { return Log { bytes, ..Log::default() } };
     let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     // Size of a page in 16 bits, where 1 stands for 65,536.
     let page = match u64::from(u16::from_ne_bytes([head[14], head[15]])) {
@@ -141,41 +139,52 @@ pub fn log(db: &Path) -> Log {
         n => n,
     };
     let mut readers: Vec<LogReader> = Vec::new();
-    for (process, locks) in index_locks(&index) {
+    for (process, locks) in index_locks(number) {
         let slots = (0..5).filter(|slot| locks.contains(&(READ_LOCKS.start + *slot as u64)));
         let Some(oldest) = slots.map(mark).filter(|mark| *mark > 0).min() else { continue };
         let holds_bytes = (pages - oldest.min(pages)) * (page + FRAME_HEAD);
-        readers.push(LogReader { process, holds_bytes });
+        // A process may hold several marks: the oldest counts.
+        match readers.iter_mut().find(|reader| reader.process == process) {
+            Some(reader) => reader.holds_bytes = reader.holds_bytes.max(holds_bytes),
+            None => readers.push(LogReader { process, holds_bytes }),
+        }
     }
     readers.sort_by(|a, b| b.holds_bytes.cmp(&a.holds_bytes).then(a.process.cmp(&b.process)));
     Log { bytes, pages, moved, readers }
 }
 
+/// Indexes that were looked at, by device and number of the file. They stay open: SQLite locks with POSIX locks, and
+/// a process that closes any handle on a file loses all its locks on it, also those of its connections.
+static INDEXES: Mutex<BTreeMap<(u64, u64), File>> = Mutex::new(BTreeMap::new());
+
+/// The number of a log's index as a file, and its header.
+fn index_of(db: &Path) -> Option<(u64, [u8; INDEX_HEAD])> {
+    let path = beside(db, "-shm");
+    let FileId { device, number, .. } = FileId::from(&std::fs::metadata(&path).ok()?);
+    // A panic elsewhere leaves the map whole.
+    let mut indexes = INDEXES.lock().unwrap_or_else(PoisonError::into_inner);
+    let index = match indexes.entry((device, number)) {
+        Entry::Occupied(index) => index.into_mut(),
+        Entry::Vacant(place) => place.insert(File::open(&path).ok()?),
+    };
+    let mut head = [0_u8; INDEX_HEAD];
+    index.rewind().and_then(|()| index.read_exact(&mut head)).ok()?;
+    Some((number, head))
+}
+
 /// Processes with read locks on the index, and the bytes they have locked; from `/proc/locks`.
-fn index_locks(index: &File) -> Vec<(u32, std::ops::RangeInclusive<u64>)> {
+fn index_locks(number: u64) -> Vec<(u32, std::ops::RangeInclusive<u64>)> {
     let Ok(text) = std::fs::read_to_string("/proc/locks") else { return Vec::new() };
-    let number = inode(index);
     let lock = |line: &str| {
         // `1: POSIX  ADVISORY  READ 4711 fe:00:10010748 123 123`
         let mut words = line.split_whitespace().skip(1);
         (words.next()? == "POSIX").then_some(())?;
         (words.nth(1)? == "READ").then_some(())?;
         let process = words.next()?.parse().ok()?;
-        (words.next()?.rsplit(':').next()?.parse::<u64>().ok()? == number?).then_some(())?;
+        (words.next()?.rsplit(':').next()?.parse::<u64>().ok()? == number).then_some(())?;
         let first: u64 = words.next()?.parse().ok()?;
         let last = words.next()?.parse().unwrap_or(u64::MAX);
         (last >= READ_LOCKS.start && first < READ_LOCKS.end).then_some((process, first..=last))
     };
     text.lines().filter_map(lock).collect()
-}
-
-#[cfg(unix)]
-fn inode(file: &File) -> Option<u64> {
-    use std::os::unix::fs::MetadataExt as _;
-    Some(file.metadata().ok()?.ino())
-}
-
-#[cfg(not(unix))]
-fn inode(_: &File) -> Option<u64> {
-    None
 }

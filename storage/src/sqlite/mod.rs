@@ -97,6 +97,8 @@ pub struct SqliteStore {
     level: Level,
     /// A transaction was begun and its end was not seen: the future was dropped in between.
     is_in_transaction: bool,
+    /// Whether something was committed, so that statistics may be out of date.
+    has_written: bool,
     names: Interner,
     /// What the next batch is chained to.
     link: Link,
@@ -105,6 +107,8 @@ pub struct SqliteStore {
     id: FileId,
     /// Bytes of the database that hold something, when they were last read.
     used_bytes: u64,
+    /// Size of the log when its readers were last told of.
+    told_wal_bytes: u64,
     /// Held until the store is closed or dropped.
     lock: Option<FileLock>,
 }
@@ -135,11 +139,13 @@ impl SqliteStore {
             is_closed: false,
             level: Level::Process,
             is_in_transaction: false,
+            has_written: false,
             names: Interner::default(),
             link: Link::START,
             reader,
             id,
             used_bytes: 0,
+            told_wal_bytes: 0,
             lock: Some(lock),
         })
     }
@@ -251,7 +257,7 @@ impl Store for SqliteStore {
             self.reopen_if_unknown(&error).await;
             return Err(error);
         }
-        self.is_in_transaction = false;
+        (self.is_in_transaction, self.has_written) = (false, true);
         for (text, id) in names {
             self.names.learn(&text, id);
         }
@@ -309,17 +315,27 @@ impl Store for SqliteStore {
         let row = db.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await;
         // In any case: the writer itself never waits inside SQLite.
         db.execute("PRAGMA busy_timeout = 0").await.map_err(of)?;
-        match row {
-            Ok(row) => Ok(row.try_get::<i64, _>(0).map_err(of)? == 0),
+        let is_held = match row {
+            Ok(row) => row.try_get::<i64, _>(0).map_err(of)? != 0,
             Err(error) => match of(error) {
-                StoreError::Busy(_) => Ok(false),
-                error => Err(error),
+                StoreError::Busy(_) => true,
+                error => return Err(error),
             },
-        }
+        };
+        self.tell_who_holds_the_log(is_held);
+        Ok(!is_held)
     }
 
     async fn close(&mut self) -> Result<(), StoreError> {
         self.is_closed = true;
+        if self.has_written
+            && let Some(db) = &mut self.db
+        {
+            // Bounded by the limit. Nothing depends on it but speed.
+            if let Err(error) = db.execute("PRAGMA analysis_limit = 400; PRAGMA optimize;").await {
+                warn!(%error, "statistics were not renewed");
+            }
+        }
         // Readers first: the last connection to close moves the log into the file and removes it.
         self.reader.close().await;
         let closed = match self.db.take() {
@@ -336,6 +352,23 @@ impl Store for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Warns of processes that keep the log from being begun anew, each time that it has doubled since.
+    fn tell_who_holds_the_log(&mut self, is_held: bool) {
+        if !is_held {
+            self.told_wal_bytes = 0;
+            return;
+        }
+        let log = log(&self.path);
+        if log.bytes < self.told_wal_bytes.saturating_mul(2) {
+            return;
+        }
+        self.told_wal_bytes = log.bytes;
+        let own = std::process::id();
+        let others: Vec<u32> =
+            log.readers.iter().map(|reader| reader.process).filter(|process| *process != own).collect();
+        warn!(wal_bytes = log.bytes, processes = ?others, "log cannot be begun anew: somebody reads from it");
+    }
+
     /// After a failure that leaves the state of the connection in doubt, a new one tells the truth.
     async fn reopen_if_unknown(&mut self, error: &StoreError) {
         if let StoreError::Unknown(cause) = error

@@ -145,6 +145,8 @@ pub(super) const FACT: &str = "SELECT owner, writer, key, version, event, value 
      WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2) AND key = ?3";
 pub(super) const MEMORY_FACT: &str = "SELECT owner, writer, key, version, event, value FROM facts \
      WHERE kind = 1 AND owner = 0 AND key = ?1";
+pub(super) const MEMORY_PAGE: &str = "SELECT owner, writer, key, version, event, value FROM facts \
+     WHERE kind = 1 AND owner = 0 AND key >= ?1 ORDER BY key LIMIT ?2";
 pub(super) const FACTS: &str = "SELECT owner, writer, key, version, event, value FROM facts WHERE kind = ?1";
 pub(super) const FACTS_OF: &str = "SELECT owner, writer, key, version, event, value FROM facts \
      WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2)";

@@ -447,6 +447,11 @@ impl Read for SqliteReader {
         Ok(facts)
     }
 
+    async fn memory_page(&self, from: &str, limit: usize) -> Result<Vec<FactRow>, StoreError> {
+        let query = query(queries::MEMORY_PAGE).bind(from.to_owned()).bind(limit_of(limit));
+        self.rows(query, |row, names| fact(row, names, FactKind::Memory)).await
+    }
+
     async fn teams(&self) -> Result<Vec<TeamRow>, StoreError> {
         let decode = |row: &SqliteRow, names: &NameTable| {
             Ok(TeamRow {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use super::{queries::*, tests::Folder};
+use crate::Store as _;
 
 /// Names, texts and plans. A plan's steps are joined by `; `. What scans a whole table says why it may.
 const PLANNED: &[(&str, &str, &str)] = &[
@@ -49,6 +50,7 @@ const PLANNED: &[(&str, &str, &str)] = &[
         "SEARCH facts USING PRIMARY KEY (kind=? AND owner=? AND key=?); SCALAR SUBQUERY 1; SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text=?)",
     ),
     ("MEMORY_FACT", MEMORY_FACT, "SEARCH facts USING PRIMARY KEY (kind=? AND owner=? AND key=?)"),
+    ("MEMORY_PAGE", MEMORY_PAGE, "SEARCH facts USING PRIMARY KEY (kind=? AND owner=? AND key>?)"),
     ("FACTS", FACTS, "SEARCH facts USING PRIMARY KEY (kind=?)"),
     (
         "FACTS_OF",
@@ -139,6 +141,23 @@ async fn every_query_is_carried_out_as_is_held_here() {
         }
     }
     assert!(found.is_empty(), "other plans:\n{found}");
+}
+
+/// What `PRAGMA optimize` learns at a stop must not turn a search into a scan.
+#[tokio::test]
+async fn a_file_with_statistics_has_the_same_plans() {
+    let folder = Folder::new();
+    let mut store = folder.store().await;
+    for n in 0..40 {
+        store
+            .commit(&super::tests::events(n * 50 + 1..=n * 50 + 50, &format!("memory.k{n}")))
+            .await
+            .expect("committed");
+    }
+    folder.raw().await.execute("ANALYZE").await.expect("analysed");
+    for (name, sql, expected) in PLANNED.iter().filter(|(name, ..)| !name.starts_with("CHECK_")) {
+        assert_eq!(plan(&folder, sql).await, *expected, "{name}");
+    }
 }
 
 /// Nothing that runs often may read a whole table, sort, or build an index for itself.

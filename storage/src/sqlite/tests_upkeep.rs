@@ -155,10 +155,49 @@ async fn the_log_is_begun_anew_under_load_and_a_reader_that_holds_it_is_found() 
         let [reader] = log.readers.as_slice() else { panic!("one reader, found {log:?}") };
         assert_eq!(reader.process, std::process::id());
         assert!(reader.holds_bytes > 100_000 && reader.holds_bytes <= log.bytes, "found {log:?}");
+        // A look that closed the index would have taken the locks of this process away.
+        assert_eq!(super::log(&folder.db()).readers.len(), 1);
     }
     reading.execute("ROLLBACK").await.expect("rolled back");
     assert!(store.shorten_log().await.expect("told"));
     assert!(log(&folder.db()).readers.is_empty());
+}
+
+/// Begun anew although at every moment somebody reads: each reader is through at some time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_stays_bounded_under_constant_reading_and_writing() {
+    let folder = Folder::new();
+    let store = folder.store().await;
+    let options = StorageOptions { wal_bytes_max: 1 << 20, ..StorageOptions::default() };
+    let (storage, actor) = Storage::open(Box::new(store), options, Arc::new(Nobody)).await.expect("opened");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let is_over = &is_over;
+    let load = std::sync::atomic::Ordering::Relaxed;
+    let all = Interest::in_topics(vec![Filter::all()]);
+    let readers = futures::future::join_all((0..3).map(|_| async {
+        while !is_over.load(load) {
+            let upto = storage.released();
+            let after = Seq(upto.get().saturating_sub(2_000));
+            storage.reader().journal(after, upto, &all, 2_000).await.expect("a page");
+            tokio::task::yield_now().await;
+        }
+    }));
+    let writer = async {
+        let mut n = 0;
+        // The first time under load, and again.
+        while storage.metrics().checkpoints < 2 {
+            let new = (0..100).map(|k| crate::tests::new("x", "1", n * 1_000 + k)).collect();
+            storage.publish(crate::tests::publish(new)).await.expect("committed");
+            n += 1;
+        }
+        is_over.store(true, load);
+    };
+    let work = async {
+        let both = tokio::time::timeout(Duration::from_secs(60), async { futures::join!(readers, writer) });
+        both.await.expect("begun anew twice within a minute");
+        storage.stop().await.expect("stopped");
+    };
+    futures::join!(actor.run(), work);
 }
 
 // === the file ===
@@ -254,6 +293,35 @@ async fn the_journal_is_pruned_in_the_background_as_configured() {
     );
     let rows = folder.raw().await.fetch_one("SELECT count(*) FROM journal").await.expect("counted");
     assert_eq!(rows.try_get::<i64, _>(0).expect("a number"), 100);
+}
+
+/// A check value stands for a whole batch: what begins the rest must be the end of one.
+#[tokio::test]
+async fn a_pruned_file_is_sound_wherever_it_was_cut() {
+    for upto in [1, 7, 10, 11, 29, 30, 31, 64] {
+        let folder = Folder::new();
+        let mut store = folder.store().await;
+        for end in (10..=60).step_by(10) {
+            store.commit(&events(end - 9..=end, "x")).await.expect("committed");
+        }
+        let floor = store.prune(Seq(upto), 25).await.expect("pruned");
+        assert!(floor <= Seq(upto.min(25)) && floor.get() % 10 == 0, "cut at {upto}: floor {floor}");
+        store.close().await.expect("closed");
+        let mut store = folder.store().await;
+        store.commit(&events(61..=62, "y")).await.expect("committed");
+        store.prune(Seq(upto), 25).await.expect("pruned");
+        store.close().await.expect("closed");
+        let report = super::check(folder.db()).await.expect("a report");
+        assert!(report.is_sound(), "cut at {upto}: {report:?}");
+        assert_eq!(report.last_seq, Seq(62));
+    }
+    // A batch that is larger than a piece goes as a whole; a file that is damaged below its floor is not found bad.
+    let folder = Folder::new();
+    let mut store = folder.store().await;
+    store.commit(&events(1..=50, "x")).await.expect("committed");
+    store.commit(&events(51..=52, "x")).await.expect("committed");
+    assert_eq!(store.prune(Seq(51), 5).await.expect("pruned"), Seq(50));
+    assert!(super::check(folder.db()).await.expect("a report").is_sound());
 }
 
 #[tokio::test]

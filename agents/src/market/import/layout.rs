@@ -1,4 +1,4 @@
-//! Which column of a CSV file is what: by header names, or by count and plausibility where there is no header.
+//! Which column is what: by what somebody said, by header names, or by count and plausibility where there is no header.
 
 use super::number::{decimal, time};
 use super::{ColumnOrder, ImportError};
@@ -62,8 +62,54 @@ pub(super) fn split<'a>(line: &'a [u8], delimiter: u8, fields: &mut [&'a [u8]; C
     count
 }
 
+/// What the columns can be, in the order of [`Layout::columns`], and then the volume.
+const ROLES: [&str; 6] = ["time", "open", "high", "low", "close", "volume"];
+
+/// What somebody said about the columns: (role, name or number from 1).
+pub(super) type Map = [(String, String)];
+
+/// The column of each role that somebody named.
+fn mapped(map: &Map, names: &[String]) -> Result<[Option<usize>; 6], ImportError> {
+    let mut columns = [None; 6];
+    for (of, name) in map {
+        let by_name = names.iter().position(|known| known.eq_ignore_ascii_case(name));
+        let by_number = || name.parse::<usize>().ok().and_then(|n| n.checked_sub(1)).filter(|n| *n < names.len());
+        let column = by_name.or_else(by_number);
+        match (ROLES.iter().position(|role| role == of), column) {
+            (Some(role), Some(column)) => columns[role] = Some(column),
+            _ => {
+                let known = names.join(", ").chars().take(200).collect();
+                return Err(ImportError::NoColumn { of: of.clone(), name: name.clone(), known });
+            }
+        }
+    }
+    Ok(columns)
+}
+
+/// The layout of a file whose columns have names, and no lines.
+pub(super) fn of_names(names: &[String], map: &Map) -> Result<Layout, ImportError> {
+    let fields: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+    let missing = ImportError::MissingColumn { line: 0, missing: "open, high, low and close" };
+    by_names(&fields, map, b',', 0, 0)?.ok_or(missing)
+}
+
+/// The layout of rows without names, from a few of them as numbers.
+pub(super) fn of_rows(rows: impl Iterator<Item = Vec<Option<f64>>>, map: &Map) -> Result<Layout, ImportError> {
+    let (mut votes, mut count) = (Votes::default(), 0);
+    for row in rows.take(SAMPLE_ROWS) {
+        count = count.max(row.len());
+        if let [_, Some(a), Some(b), Some(c), Some(d), ..] = row[..] {
+            votes.take([a, b, c, d]);
+        }
+    }
+    if count < 5 {
+        return Err(ImportError::NoColumns { lines: SAMPLE_ROWS });
+    }
+    positioned(&votes, map, &Place { delimiter: b',', start: 0, lines: 0 }, count)
+}
+
 /// Finds the delimiter, the header or its absence, and the columns.
-pub(super) fn detect(bytes: &[u8]) -> Result<Layout, ImportError> {
+pub(super) fn detect(bytes: &[u8], map: &Map) -> Result<Layout, ImportError> {
     let mut fields = [&[][..]; COLUMNS_MAX];
     let mut start = 0;
     for (lines, line) in bytes.split_inclusive(|b| *b == b'\n').take(COMMENT_LINES_MAX).enumerate() {
@@ -74,62 +120,111 @@ pub(super) fn detect(bytes: &[u8]) -> Result<Layout, ImportError> {
             .unwrap_or(b',');
         let count = split(line.trim_ascii(), delimiter, &mut fields);
         let fields = &fields[..count];
-        if let Some(layout) = by_names(fields, delimiter, next, lines + 1)? {
+        if let Some(layout) = by_names(fields, map, delimiter, next, lines + 1)? {
             return Ok(layout);
         }
         if count >= 5 && time(fields[0]).is_some() && fields[1..5].iter().all(|f| decimal(f).is_some()) {
-            return Ok(by_position(bytes, delimiter, start, lines, count));
+            return by_position(bytes, map, &Place { delimiter, start, lines }, count);
         }
         start = next;
     }
     Err(ImportError::NoColumns { lines: COMMENT_LINES_MAX })
 }
 
-fn by_names(fields: &[&[u8]], delimiter: u8, start: usize, lines: usize) -> Result<Option<Layout>, ImportError> {
+fn by_names(
+    fields: &[&[u8]],
+    map: &Map,
+    delimiter: u8,
+    start: usize,
+    lines: usize,
+) -> Result<Option<Layout>, ImportError> {
     let names: Vec<String> = fields.iter().map(|f| String::from_utf8_lossy(f).to_ascii_lowercase()).collect();
+    // A row of numbers is no header, whatever somebody says about its columns.
+    if fields.iter().take(5).filter(|field| decimal(field).is_some()).count() >= 4 {
+        return Ok(None);
+    }
     let find = |wanted: &[&str]| wanted.iter().find_map(|w| names.iter().position(|name| name == w));
-    let prices = [find(&["open", "o"]), find(&["high", "h"]), find(&["low", "l"]), find(&["close", "c"])];
-    if prices.iter().flatten().count() < 3 {
+    let known = [&["open", "o"][..], &["high", "h"], &["low", "l"], &["close", "c"]].map(find);
+    let is_header = known.iter().flatten().count() >= 3;
+    let said = match mapped(map, &names) {
+        Ok(said) => said,
+        // The comment before the header has no such column.
+        Err(error) => return if is_header { Err(error) } else { Ok(None) },
+    };
+    if !is_header && said.iter().flatten().count() < 3 {
         return Ok(None);
     }
     // pandas leaves its index column unnamed; that is where the time then is.
-    let time =
-        find(&TIME_NAMES).or_else(|| (names.first()?.is_empty() || names[0].starts_with("unnamed")).then_some(0));
-    let [Some(time), Some(open), Some(high), Some(low), Some(close)] =
-        [time, prices[0], prices[1], prices[2], prices[3]]
-    else {
-        let missing = ["time", "open", "high", "low", "close"]
-            .into_iter()
-            .zip([time, prices[0], prices[1], prices[2], prices[3]])
-            .find_map(|(name, column)| column.is_none().then_some(name))
-            .unwrap_or("time");
-        return Err(ImportError::MissingColumn { line: lines, missing });
+    let index = || (names.first()?.is_empty() || names[0].starts_with("unnamed")).then_some(0);
+    let time = said[0].or_else(|| find(&TIME_NAMES)).or_else(index);
+    let [open, high, low, close] = [1, 2, 3, 4].map(|role| said[role].or(known[role - 1]));
+    let found = [time, open, high, low, close];
+    let [Some(time), Some(open), Some(high), Some(low), Some(close)] = found else {
+        let missing = ROLES.into_iter().zip(found).find_map(|(name, column)| column.is_none().then_some(name));
+        return Err(ImportError::MissingColumn { line: lines, missing: missing.unwrap_or("time") });
     };
     let columns = [time, open, high, low, close];
-    let volume = find(&VOLUME_NAMES);
+    let volume = said[5].or_else(|| find(&VOLUME_NAMES));
     let needed = columns.into_iter().chain(volume).max().unwrap_or(0) + 1;
+    if needed > COLUMNS_MAX {
+        return Err(ImportError::NoColumns { lines: COMMENT_LINES_MAX });
+    }
     Ok(Some(Layout { delimiter, columns, volume, needed, start, lines, order: ColumnOrder::Named }))
 }
 
+/// Where the rows begin.
+struct Place {
+    delimiter: u8,
+    start: usize,
+    lines: usize,
+}
+
+/// How many rows make no sense in either order of columns.
+#[derive(Default)]
+struct Votes {
+    usual: usize,
+    close_second: usize,
+}
+
+impl Votes {
+    fn take(&mut self, [a, b, c, d]: [f64; 4]) {
+        self.usual += usize::from(b < a.max(d) || c > a.min(d));
+        self.close_second += usize::from(c < a.max(b) || d > a.min(b));
+    }
+}
+
 /// Time first, then open, high, low, close – unless the rows only make sense as open, close, high, low (Bitfinex).
-fn by_position(bytes: &[u8], delimiter: u8, start: usize, lines: usize, count: usize) -> Layout {
+fn by_position(bytes: &[u8], map: &Map, place: &Place, count: usize) -> Result<Layout, ImportError> {
     let mut fields = [&[][..]; COLUMNS_MAX];
-    let (mut usual, mut close_second) = (0, 0);
-    for line in bytes[start..].split(|b| *b == b'\n').take(SAMPLE_ROWS) {
-        let found = split(line.trim_ascii(), delimiter, &mut fields);
+    let mut votes = Votes::default();
+    for line in bytes[place.start..].split(|b| *b == b'\n').take(SAMPLE_ROWS) {
+        let found = split(line.trim_ascii(), place.delimiter, &mut fields);
         let number = |i: usize| {
             let text = std::str::from_utf8(fields[i]).ok()?;
             text.parse::<f64>().ok().filter(|_| i < found)
         };
-        let (Some(a), Some(b), Some(c), Some(d)) = (number(1), number(2), number(3), number(4)) else { continue };
-        usual += usize::from(b < a.max(d) || c > a.min(d));
-        close_second += usize::from(c < a.max(b) || d > a.min(b));
+        if let (Some(a), Some(b), Some(c), Some(d)) = (number(1), number(2), number(3), number(4)) {
+            votes.take([a, b, c, d]);
+        }
     }
-    let (columns, order) = if usual > 0 && close_second == 0 {
+    positioned(&votes, map, place, count)
+}
+
+fn positioned(votes: &Votes, map: &Map, place: &Place, count: usize) -> Result<Layout, ImportError> {
+    let &Place { delimiter, start, lines } = place;
+    let (mut columns, order) = if votes.usual > 0 && votes.close_second == 0 {
         ([0, 1, 3, 4, 2], ColumnOrder::OpenCloseHighLow)
     } else {
         ([0, 1, 2, 3, 4], ColumnOrder::OpenHighLowClose)
     };
-    let volume = (count > 5).then_some(5);
-    Layout { delimiter, columns, volume, needed: count.min(6), start, lines, order }
+    let mut volume = (count > 5).then_some(5);
+    let numbers: Vec<String> = (1..=count.min(COLUMNS_MAX)).map(|n| n.to_string()).collect();
+    let said = mapped(map, &numbers)?;
+    for (column, said) in columns.iter_mut().zip(said) {
+        *column = said.unwrap_or(*column);
+    }
+    volume = said[5].or(volume);
+    let order = if map.is_empty() { order } else { ColumnOrder::Named };
+    let needed = columns.into_iter().chain(volume).max().unwrap_or(0) + 1;
+    Ok(Layout { delimiter, columns, volume, needed, start, lines, order })
 }

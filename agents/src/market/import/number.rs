@@ -1,5 +1,7 @@
 //! Decimal numbers and points in time out of bytes, exactly.
 
+use serde::{Deserialize, Serialize};
+
 use super::super::candle::{DECIMALS_MAX, power_of_ten};
 
 /// More significant digits than this are binary noise (`130583.99999999999`): an `f64` promises 15.
@@ -144,14 +146,67 @@ fn rounded_down(mantissa: &mut i64, places: &mut i32) {
     *places -= 1;
 }
 
+impl Decimal {
+    /// Divides by 10^`places`. What does not fit is rounded and counted as such.
+    pub(super) fn shift(&mut self, places: u8) {
+        self.decimals += places;
+        while self.decimals > 0 && (self.mantissa % 10 == 0 || self.decimals > DECIMALS_MAX) {
+            self.rounded |= self.mantissa % 10 != 0;
+            // Half away from zero.
+            self.mantissa = (self.mantissa + 5 * self.mantissa.signum()) / 10;
+            self.decimals -= 1;
+        }
+    }
+}
+
 /// The unit that a number is a time in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unit {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Seconds since 1970.
+    #[serde(rename = "s")]
     Seconds,
+    /// Milliseconds.
+    #[serde(rename = "ms")]
     Millis,
+    /// Microseconds.
+    #[serde(rename = "us")]
     Micros,
+    /// Nanoseconds.
+    #[serde(rename = "ns")]
     Nanos,
+    /// A date, with or without a clock.
     Text,
+}
+
+impl Unit {
+    /// `s`, `ms`, `us`, `ns` or `text`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Seconds => "s",
+            Self::Millis => "ms",
+            Self::Micros => "us",
+            Self::Nanos => "ns",
+            Self::Text => "text",
+        }
+    }
+}
+
+/// A time whose unit is known.
+pub(super) fn time_in(text: &[u8], unit: Unit) -> Option<(i64, Unit)> {
+    let text = text.trim_ascii();
+    if unit == Unit::Text {
+        return text_time(std::str::from_utf8(text).ok()?).map(|millis| (millis, unit));
+    }
+    let Decimal { mantissa, decimals, .. } = decimal(text)?;
+    let nanos = match unit {
+        Unit::Seconds => 1_000_000_000,
+        Unit::Millis => 1_000_000,
+        Unit::Micros => 1_000,
+        Unit::Nanos | Unit::Text => 1,
+    };
+    let millis = (i128::from(mantissa) * nanos).div_euclid(i128::from(power_of_ten(decimals)) * 1_000_000);
+    i64::try_from(millis).ok().map(|millis| (millis, unit))
 }
 
 /// A time in milliseconds and the unit that its magnitude tells; text is read as UTC.

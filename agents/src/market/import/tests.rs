@@ -3,7 +3,7 @@
 use super::*;
 
 fn import(text: &str) -> Result<Import, ImportError> {
-    import_csv(text.as_bytes(), &ImportOptions::default(), |_| {})
+    import_candles(text.as_bytes(), &ImportOptions::default(), |_| {})
 }
 
 const HEADER: &str = "time,open,high,low,close,volume\n";
@@ -49,8 +49,8 @@ fn the_row_beyond_the_limit_stops_the_import() {
     let text = format!("{HEADER}{}", "x,1,1,1,1,1\n".repeat(3));
     let options = |refused_max| ImportOptions { refused_max, ..ImportOptions::default() };
     let good = format!("{text}1600000000,1,1,1,1,1\n");
-    assert_eq!(import_csv(good.as_bytes(), &options(3), |_| {}).unwrap().report.refused, 3);
-    let error = import_csv(text.as_bytes(), &options(2), |_| {}).unwrap_err();
+    assert_eq!(import_candles(good.as_bytes(), &options(3), |_| {}).unwrap().report.refused, 3);
+    let error = import_candles(text.as_bytes(), &options(2), |_| {}).unwrap_err();
     assert_eq!(error.to_string(), "3 rows refused, limit 2; the first at line 2: the time cannot be read");
 }
 
@@ -92,7 +92,7 @@ fn gap_policies() {
     let text = format!("{HEADER}1600000000,10,12,9,11,5\n1600000060,11,12,9,11,5\n1600000240,10,12,9,11,5\n");
     let with = |gaps, filled_max| {
         let options = ImportOptions { gaps, filled_max, ..ImportOptions::default() };
-        import_csv(text.as_bytes(), &options, |_| {})
+        import_candles(text.as_bytes(), &options, |_| {})
     };
     assert_eq!(with(GapPolicy::Keep, 0).unwrap().candles.len(), 3);
     let filled = with(GapPolicy::Fill, 2).unwrap();
@@ -109,7 +109,10 @@ fn gap_policies() {
 fn an_interval_that_lies_is_an_error() {
     let text = format!("{HEADER}1600000000,1,1,1,1,1\n1600000060,1,1,1,1,1\n");
     let options = ImportOptions { interval: "15m".parse().ok(), ..ImportOptions::default() };
-    assert!(matches!(import_csv(text.as_bytes(), &options, |_| {}), Err(ImportError::Interval { found: 60_000, .. })));
+    assert!(matches!(
+        import_candles(text.as_bytes(), &options, |_| {}),
+        Err(ImportError::Interval { found: 60_000, .. })
+    ));
 }
 
 #[test]
@@ -121,7 +124,10 @@ fn nonsense_is_a_clear_error() {
         import("time,open,high,low\n1,2,3,4\n"),
         Err(ImportError::MissingColumn { line: 1, missing: "close" })
     ));
-    assert!(matches!(import_csv(&[0x1f, 0x8b, 0, 0], &ImportOptions::default(), |_| {}), Err(ImportError::Gzip(_))));
+    assert!(matches!(
+        import_candles(&[0x1f, 0x8b, 0, 0], &ImportOptions::default(), |_| {}),
+        Err(ImportError::Packed { what: "gzip", .. })
+    ));
 }
 
 proptest::proptest! {
@@ -143,8 +149,152 @@ proptest::proptest! {
 
     #[test]
     fn any_bytes_never_panic(bytes: Vec<u8>, text in "[0-9.,eE+\\-\n\r\"; ]{0,200}") {
-        let _ = import_csv(&bytes, &ImportOptions::default(), |_| {});
-        let _ = import_csv(format!("{HEADER}{text}").as_bytes(), &ImportOptions::default(), |_| {});
-        let _ = import_csv(text.as_bytes(), &ImportOptions::default(), |_| {});
+        let _ = import_candles(&bytes, &ImportOptions::default(), |_| {});
+        let _ = import_candles(format!("{HEADER}{text}").as_bytes(), &ImportOptions::default(), |_| {});
+        let _ = import_candles(text.as_bytes(), &ImportOptions::default(), |_| {});
+    }
+}
+
+// === containers ===
+
+const TWO: &str = "time,open,high,low,close,volume\n1600000000,10.5,12,9,11,5\n1600000060,11,12,9,11,0.25\n";
+
+fn zipped(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in files {
+        writer.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        std::io::Write::write_all(&mut writer, bytes).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+fn gzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+fn with(bytes: &[u8], options: &ImportOptions) -> Result<Import, ImportError> {
+    import_candles(bytes, options, |_| {})
+}
+
+#[test]
+fn a_packed_file_is_the_same_file_in_every_packing() {
+    let plain = import(TWO).unwrap();
+    let default = ImportOptions::default();
+    for packed in [
+        gzipped(TWO.as_bytes()),
+        zipped(&[("a.csv", TWO.as_bytes())]),
+        zipped(&[("a.csv.gz", &gzipped(TWO.as_bytes()))]),
+        zipped(&[("a.csv", TWO.as_bytes()), ("__MACOSX/._a.csv", b"x")]),
+    ] {
+        assert_eq!(with(&packed, &default).unwrap(), plain);
+        assert!(with(&packed[..packed.len() / 2], &default).is_err(), "a truncated archive");
+    }
+    let two = zipped(&[("a.csv", TWO.as_bytes()), ("b.csv", TWO.as_bytes())]);
+    assert!(matches!(with(&two, &default), Err(ImportError::Archive { count: 2 })));
+    for foreign in [&b"FEA1"[..], b"\xff\xfea", b"BZh9", b"\xfd7zXZ", b"SQLite format 3"] {
+        assert!(matches!(with(foreign, &default), Err(ImportError::Foreign { .. })));
+    }
+}
+
+#[test]
+fn json_in_every_shape_is_the_same_candles() {
+    let plain = import(TWO).unwrap();
+    for json in [
+        "[[1600000000,10.5,12,9,11,5],[1600000060,11,12,9,11,0.25]]",
+        " [[1600000000,\"10.5\",\"12\",\"9\",\"11\",\"5\"],\n[1600000060,\"11.00\",\"12\",\"9\",\"11\",\"0.25\",7,8]]",
+        "[1600000000,10.5,12,9,11,5]\n[1600000060,11,12,9,11,0.25]\n",
+        "[{\"t\":1600000000,\"o\":10.5,\"h\":12,\"l\":9,\"c\":11,\"v\":5},
+          {\"v\":0.25,\"t\":1600000060,\"o\":11,\"h\":12,\"l\":9,\"c\":11}]",
+        "{\"time\":1600000000,\"open\":10.5,\"high\":12,\"low\":9,\"close\":11,\"volume\":5}
+         {\"time\":1600000060,\"open\":11,\"high\":12,\"low\":9,\"close\":11,\"volume\":0.25}",
+        "{\"code\":0,\"data\":{\"candles\":[[1600000000,10.5,12,9,11,5],[1600000060,11,12,9,11,0.25]]}}",
+        "{\"s\":\"ok\",\"t\":[1600000000,1600000060],\"o\":[10.5,11],\"h\":[12,12],\"l\":[9,9],\"c\":[11,11],\"v\":[5,0.25]}",
+    ] {
+        let found = import(json).unwrap_or_else(|error| panic!("{json}: {error}"));
+        assert_eq!((found.candles, found.scale), (plain.candles.clone(), plain.scale), "{json}");
+    }
+    for bad in ["[", "[]", "{}", "[1,2]", "{\"a\":{\"b\":1}}", "[[1600000000,1,1,1]]", "[[1600000000,1,1,null,1,1]]"] {
+        assert!(import(bad).is_err(), "{bad}");
+    }
+    let holes = import("[[1600000000,10,12,9,11,5],[1600000060,11,12,null,11,1],[1600000120,11,12,9,11,1]]").unwrap();
+    assert_eq!(holes.report.first_refused, [RefusedRow { line: 2, reason: RefusedReason::Number { column: 4 } }]);
+}
+
+#[test]
+fn what_the_file_does_not_tell_can_be_said() {
+    let map = |pairs: &[(&str, &str)]| ImportOptions {
+        map: pairs.iter().map(|(of, name)| ((*of).to_owned(), (*name).to_owned())).collect(),
+        ..ImportOptions::default()
+    };
+    let plain = import(TWO).unwrap();
+    let odd = TWO.replace("time,open,high,low,close,volume", "when,first,top,bottom,last,size");
+    let named = [("time", "when"), ("open", "first"), ("high", "TOP"), ("low", "bottom"), ("close", "last")];
+    let found = with(odd.as_bytes(), &map(&[&named[..], &[("volume", "size")]].concat())).unwrap();
+    assert_eq!(found.candles, plain.candles);
+    assert!(matches!(
+        with(odd.as_bytes(), &map(&named[..4])),
+        Err(ImportError::MissingColumn { missing: "close", .. })
+    ));
+    let wrong = with(TWO.as_bytes(), &map(&[("close", "adjusted")])).unwrap_err().to_string();
+    assert!(wrong.contains("no column \"adjusted\" for close; the file has time, open"), "{wrong}");
+    let no_header = "11,9,12,10.5,1600000000\n11,9,12,11,1600000060\n";
+    let numbered = map(&[("time", "5"), ("open", "4"), ("high", "3"), ("low", "2"), ("close", "1")]);
+    let found = with(no_header.as_bytes(), &numbered).unwrap();
+    assert_eq!(found.candles.iter().map(|candle| candle.open).collect::<Vec<_>>(), [105, 110]);
+
+    let micros = "time,open,high,low,close\n60000000,1,1,1,1\n120000000,1,1,1,1\n";
+    let unit = ImportOptions { time_unit: Some(Unit::Micros), ..ImportOptions::default() };
+    let found = with(micros.as_bytes(), &unit).unwrap();
+    assert_eq!((found.candles[1].time, found.report.units[0].as_str()), (120_000, "us"));
+
+    let scaled = "date,open,high,low,close\n2020-01-01,130583.99999999999,131073,130453,130935\n";
+    let shift = ImportOptions { price_shift: 5, ..ImportOptions::default() };
+    let found = with(scaled.as_bytes(), &shift).unwrap();
+    assert_eq!((found.scale.price_decimals(), found.candles[0].open), (5, 130_584));
+}
+
+#[test]
+fn what_real_files_break_is_refused_row_by_row() {
+    let text = format!(
+        "\u{feff}{HEADER}1600000000,1.05e1,12,9,11,5\r\n1600000060,\"1,011.5\",1012,9,11,5\n1600000120,nan,12,9,11,5\n\
+         1600000180,10,inf,9,11,5\n1600000240,-10,12,9,11,5\n1600000300,10,8,9,9,5\n1600000000,10.5,12,9,11,5\n\
+         1600000360,10,12,9,11,-5\nyesterday,10,12,9,11,5\n1600000420,10,12,9,1"
+    );
+    let found = import(&text).unwrap();
+    let lines: Vec<usize> = found.report.first_refused.iter().map(|row| row.line).collect();
+    assert_eq!((lines, found.candles.len(), found.report.duplicates), (vec![4, 5, 6, 7, 9, 10, 11], 2, 1));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Whatever is flipped or cut in a good file of any kind: an error or sane, sorted candles, never a panic.
+    #[test]
+    fn damaged_files_of_every_kind_give_an_error_or_sane_candles(
+        kind in 0_usize..4,
+        flips in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()), 1..6),
+        cut: proptest::sample::Index,
+        is_cut: bool,
+    ) {
+        let json = b"[[1600000000,10.5,12,9,11,5],[1600000060,11,12,9,11,0.25]]";
+        let mut bytes = match kind {
+            0 => TWO.as_bytes().to_vec(),
+            1 => json.to_vec(),
+            2 => gzipped(TWO.as_bytes()),
+            _ => zipped(&[("a.csv", TWO.as_bytes())]),
+        };
+        for (place, to) in flips {
+            let place = place.index(bytes.len());
+            bytes[place] = to;
+        }
+        if is_cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if let Ok(import) = with(&bytes, &ImportOptions::default()) {
+            proptest::prop_assert!(import.candles.iter().all(|candle| candle.check().is_ok()));
+            proptest::prop_assert!(import.candles.windows(2).all(|pair| pair[0].time < pair[1].time));
+        }
     }
 }

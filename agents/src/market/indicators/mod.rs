@@ -5,14 +5,24 @@
 //! [`batch`] over the streaming one, so the two are equal bit for bit. All state serialises and resumes bit for bit.
 
 mod averages;
+mod directional;
+mod extremes;
 mod oscillators;
+mod spec;
+mod volume;
 mod window;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::averages::{Ema, Macd, MacdValue, Sma};
+pub use self::directional::{Adx, Di, DiValue, Sar, TrueRange};
+pub use self::extremes::{
+    Aroon, AroonValue, Donchian, DonchianValue, Highest, Lowest, Stochastic, StochasticValue, WilliamsR,
+};
 pub use self::oscillators::{Atr, Bands, Bollinger, Rsi};
+pub use self::spec::{AnyIndicator, INDICATORS, IndicatorKind, IndicatorSpec, LINES_MAX, SpecError};
+pub use self::volume::{Cci, Mfi, Momentum, Obv, Roc, Wma};
 pub use self::window::{LENGTH_MAX, Windows};
 use super::candle::{Candle, Scale};
 
@@ -29,6 +39,19 @@ pub trait Indicator {
 /// Runs an indicator over a slice: one result a value.
 pub fn batch<I: Indicator>(mut indicator: I, inputs: impl IntoIterator<Item = I::Input>) -> Vec<Option<I::Output>> {
     inputs.into_iter().map(|input| indicator.update(input)).collect()
+}
+
+/// As [`batch`], without the bars before the first result: its bar, and all results from there on. Once an indicator
+/// has given a value it gives one at every bar.
+pub fn values<I: Indicator>(mut indicator: I, inputs: &[I::Input]) -> (usize, Vec<I::Output>)
+where
+    I::Input: Copy,
+{
+    let mut values = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        values.extend(indicator.update(*input));
+    }
+    (inputs.len() - values.len(), values)
 }
 
 /// A saved state that cannot be one.

@@ -1,11 +1,11 @@
-//! Crossings of two averages.
+//! Crossings of two averages, and of MACD with its signal.
 
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
 use super::super::candle::Candle;
-use super::super::indicators::{Ema, Indicator, Windows};
+use super::super::indicators::{Adx, Ema, Indicator, Macd, Windows};
 use super::{Decision, Reason, Side, Strategy, Target};
 
 /// Where the fast average stood to the slow one at the last bar.
@@ -98,5 +98,40 @@ impl Strategy for EmaCross {
         let (fast, slow) = (self.fast.update(close), self.slow.update(close));
         let reason = self.stand.cross(fast?.total_cmp(&slow?))?;
         decide(&mut self.target, reason, self.side)
+    }
+}
+
+/// MACD crossing its signal line strictly, entered only while the trend is strong enough: long on a cross up, short (if
+/// allowed) on a cross down, each with ADX at `adx_min` or above. A cross against the position leaves it whatever ADX says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MacdAdx {
+    adx_min: f64,
+    side: Side,
+    macd: Macd,
+    adx: Adx,
+    stand: Stand,
+    target: Target,
+}
+
+impl MacdAdx {
+    pub(super) fn new([fast, slow, signal, adx]: [u32; 4], adx_min: f64, side: Side) -> Self {
+        let (macd, adx) = (Macd::new(fast, slow, signal), Adx::new(adx));
+        Self { adx_min, side, macd, adx, stand: Stand::Unknown, target: Target::default() }
+    }
+}
+
+impl Strategy for MacdAdx {
+    #[inline]
+    fn update(&mut self, candle: &Candle) -> Option<Decision> {
+        let (macd, adx) = (self.macd.update(candle.close as f64), self.adx.update(*candle));
+        let (macd, adx) = (macd?, adx?);
+        let reason = self.stand.cross(macd.macd.total_cmp(&macd.signal))?;
+        let wanted = if reason == Reason::CrossUp { 1.0 } else { self.side.down() };
+        if adx >= self.adx_min {
+            return self.target.set(wanted, reason);
+        }
+        // Too weak to enter: only what is held against the cross is left.
+        let is_against = if reason == Reason::CrossUp { self.target.0 < 0.0 } else { self.target.0 > 0.0 };
+        is_against.then(|| self.target.set(0.0, reason)).flatten()
     }
 }

@@ -4,16 +4,21 @@
 //! changes; the target is decided at the close of the candle and can fill at the next open at the earliest. The same
 //! code runs in the back-test, in paper trading and in replay. All state serialises and resumes bit for bit.
 
+mod breakout;
 mod cross;
 mod hold;
+mod own;
 mod reversion;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::breakout::DonchianBreakout;
 pub(crate) use self::cross::compare_means;
-pub use self::cross::{EmaCross, SmaCross};
+pub use self::cross::{EmaCross, MacdAdx, SmaCross};
 pub use self::hold::BuyAndHold;
+pub(crate) use self::own::Own;
+pub use self::own::{Maker, OwnStrategy};
 pub use self::reversion::{BollingerReversion, RsiReversion};
 use super::candle::Candle;
 use super::indicators::LENGTH_MAX;
@@ -33,8 +38,16 @@ pub enum Reason {
     Overbought,
     /// The value is back at its middle.
     Reverted,
+    /// The close is above the channel.
+    BreakoutUp,
+    /// The close is below the channel.
+    BreakoutDown,
+    /// The close is beyond the other side of the exit channel.
+    ChannelExit,
     /// The strategy holds from its first candle on.
     Hold,
+    /// A rule of somebody's own strategy.
+    Own,
 }
 
 /// A target that differs from the last one.
@@ -119,8 +132,36 @@ pub enum StrategySpec {
         #[serde(default)]
         side: Side,
     },
+    /// Long above the highest high of `entry` candles, out below the lowest low of `exit`; the reverse for short.
+    Donchian {
+        /// Candles of the channel that is broken out of.
+        entry: usize,
+        /// Candles of the channel that is fallen back from.
+        exit: usize,
+        /// Long only, or long and short.
+        #[serde(default)]
+        side: Side,
+    },
+    /// MACD crossing its signal line, entered only with ADX at `adx_min` or above.
+    MacdAdx {
+        /// Period of the fast average.
+        fast: usize,
+        /// Period of the slow average; greater.
+        slow: usize,
+        /// Period of the signal line.
+        signal: usize,
+        /// Period of ADX.
+        adx: usize,
+        /// The weakest trend that is entered.
+        adx_min: f64,
+        /// Long only, or long and short.
+        #[serde(default)]
+        side: Side,
+    },
     /// Long from the first candle on: what every other strategy is compared with.
     BuyAndHold,
+    /// A strategy that the program brought along ([`desk_with`](crate::desk_with)).
+    Own,
 }
 
 /// Parameters that make no strategy.
@@ -147,6 +188,9 @@ pub enum StrategyError {
         /// The slow period.
         slow: usize,
     },
+    /// The strategy is the program's own: its name alone does not make it.
+    #[error("own: this strategy comes with the program that brought it; it cannot be configured")]
+    Own,
     /// A bound makes no sense.
     #[error("{strategy}: {what}")]
     Bound {
@@ -159,7 +203,49 @@ pub enum StrategyError {
 
 impl StrategySpec {
     /// Names of all strategies, for help texts.
-    pub const NAMES: [&'static str; 5] = ["sma-cross", "ema-cross", "rsi-reversion", "bollinger", "buy-and-hold"];
+    pub const NAMES: [&'static str; 7] =
+        ["sma-cross", "ema-cross", "rsi-reversion", "bollinger", "donchian", "macd-adx", "buy-and-hold"];
+
+    /// A strategy with its usual parameters.
+    pub fn usual(name: &str) -> Option<Self> {
+        let side = Side::LongOnly;
+        Some(match name {
+            "sma-cross" => Self::SmaCross { fast: 10, slow: 20, side },
+            "ema-cross" => Self::EmaCross { fast: 12, slow: 26, side },
+            "rsi-reversion" => Self::RsiReversion { period: 14, low: 30.0, high: 70.0, side },
+            "bollinger" => Self::Bollinger { period: 20, deviations: 2.0, side },
+            "donchian" => Self::Donchian { entry: 20, exit: 10, side },
+            "macd-adx" => Self::MacdAdx { fast: 12, slow: 26, signal: 9, adx: 14, adx_min: 20.0, side },
+            "buy-and-hold" => Self::BuyAndHold,
+            _ => return None,
+        })
+    }
+
+    /// The same strategy, allowed to go short if it can.
+    #[must_use]
+    pub fn with_side(mut self, wanted: Side) -> Self {
+        match &mut self {
+            Self::SmaCross { side, .. }
+            | Self::EmaCross { side, .. }
+            | Self::RsiReversion { side, .. }
+            | Self::Bollinger { side, .. }
+            | Self::Donchian { side, .. }
+            | Self::MacdAdx { side, .. } => *side = wanted,
+            Self::BuyAndHold | Self::Own => {}
+        }
+        self
+    }
+
+    /// The longest period of its averages and windows: what it needs before it can decide, at least.
+    pub fn warm_up(&self) -> usize {
+        match *self {
+            Self::SmaCross { slow, .. } | Self::EmaCross { slow, .. } => slow,
+            Self::RsiReversion { period, .. } | Self::Bollinger { period, .. } => period,
+            Self::Donchian { entry, exit, .. } => entry.max(exit),
+            Self::MacdAdx { slow, signal, adx, .. } => (slow + signal).max(2 * adx),
+            Self::BuyAndHold | Self::Own => 1,
+        }
+    }
 
     /// The strategy's name.
     pub fn name(&self) -> &'static str {
@@ -168,7 +254,10 @@ impl StrategySpec {
             Self::EmaCross { .. } => "ema-cross",
             Self::RsiReversion { .. } => "rsi-reversion",
             Self::Bollinger { .. } => "bollinger",
+            Self::Donchian { .. } => "donchian",
+            Self::MacdAdx { .. } => "macd-adx",
             Self::BuyAndHold => "buy-and-hold",
+            Self::Own => "own",
         }
     }
 
@@ -184,7 +273,11 @@ impl StrategySpec {
             _ => Err(StrategyError::Period { strategy, period, limit: LENGTH_MAX }),
         };
         Ok(match *self {
-            Self::SmaCross { fast, slow, .. } | Self::EmaCross { fast, slow, .. } if fast >= slow => {
+            Self::SmaCross { fast, slow, .. }
+            | Self::EmaCross { fast, slow, .. }
+            | Self::MacdAdx { fast, slow, .. }
+                if fast >= slow =>
+            {
                 return Err(StrategyError::Order { strategy, fast, slow });
             }
             Self::SmaCross { fast, slow, side } => {
@@ -205,7 +298,18 @@ impl StrategySpec {
                 bound(deviations > 0.0 && deviations.is_finite(), "deviations is not above 0")?;
                 AnyStrategy::Bollinger(BollingerReversion::new(n, deviations, side))
             }
+            Self::Donchian { entry, exit, side } => {
+                period(entry).and(period(exit))?;
+                AnyStrategy::Donchian(DonchianBreakout::new(entry, exit, side))
+            }
+            Self::MacdAdx { fast, slow, signal, adx, adx_min, side } => {
+                [fast, slow, signal, adx].into_iter().try_for_each(period)?;
+                bound((0.0..100.0).contains(&adx_min), "not 0 <= adx_min < 100")?;
+                let periods = [fast, slow, signal, adx].map(|period| period as u32);
+                AnyStrategy::MacdAdx(MacdAdx::new(periods, adx_min, side))
+            }
             Self::BuyAndHold => AnyStrategy::BuyAndHold(BuyAndHold::default()),
+            Self::Own => return Err(StrategyError::Own),
         })
     }
 }
@@ -223,6 +327,10 @@ pub enum AnyStrategy {
     RsiReversion(RsiReversion),
     /// See [`StrategySpec::Bollinger`].
     Bollinger(BollingerReversion),
+    /// See [`StrategySpec::Donchian`].
+    Donchian(DonchianBreakout),
+    /// See [`StrategySpec::MacdAdx`].
+    MacdAdx(MacdAdx),
     /// See [`StrategySpec::BuyAndHold`].
     BuyAndHold(BuyAndHold),
 }
@@ -235,6 +343,8 @@ impl Strategy for AnyStrategy {
             Self::EmaCross(strategy) => strategy.update(candle),
             Self::RsiReversion(strategy) => strategy.update(candle),
             Self::Bollinger(strategy) => strategy.update(candle),
+            Self::Donchian(strategy) => strategy.update(candle),
+            Self::MacdAdx(strategy) => strategy.update(candle),
             Self::BuyAndHold(strategy) => strategy.update(candle),
         }
     }
@@ -295,6 +405,40 @@ mod tests {
         let spec = StrategySpec::RsiReversion { period: 3, low: 30.0, high: 70.0, side: Side::LongOnly };
         let rsi: Vec<f64> = targets(spec, &closes).into_iter().flatten().collect();
         assert_eq!(rsi[..2], [1.0, 0.0]);
+    }
+
+    #[test]
+    fn a_breakout_needs_a_close_beyond_the_candles_before() {
+        let spec = |side| StrategySpec::Donchian { entry: 5, exit: 2, side };
+        // 13 is above everything, the 12 before it was not; 11 is below the two candles before it, 10 below all five.
+        let closes = [10, 11, 12, 11, 12, 13, 12, 11, 10];
+        let long = targets(spec(Side::LongOnly), &closes);
+        assert_eq!(long[5..], [Some(1.0), None, Some(0.0), None]);
+        assert_eq!(long[..5], [None; 5]);
+        let short: Vec<f64> = targets(spec(Side::LongShort), &closes).into_iter().flatten().collect();
+        assert_eq!(short, [1.0, 0.0, -1.0]);
+    }
+
+    #[test]
+    fn a_weak_trend_is_left_but_not_entered() {
+        let market = super::super::simulator::Simulator::new(3, "15m".parse().unwrap(), 0);
+        let closes: Vec<i64> = market.take(600).map(|candle| candle.close).collect();
+        let spec =
+            |adx_min| StrategySpec::MacdAdx { fast: 3, slow: 8, signal: 3, adx: 5, adx_min, side: Side::LongShort };
+        let entries = |adx_min| targets(spec(adx_min), &closes).into_iter().flatten().filter(|t| *t != 0.0).count();
+        assert!(entries(0.0) > entries(40.0) && entries(40.0) > 0, "{} {}", entries(0.0), entries(40.0));
+        assert_eq!(entries(99.9), 0);
+    }
+
+    #[test]
+    fn every_name_has_usual_parameters_that_can_be_built() {
+        for name in StrategySpec::NAMES {
+            let spec = StrategySpec::usual(name).unwrap();
+            assert_eq!((spec.name(), spec.build().is_ok()), (name, true));
+            let json = serde_json::to_string(&spec).unwrap();
+            assert_eq!(serde_json::from_str::<StrategySpec>(&json).unwrap(), spec);
+        }
+        assert!(StrategySpec::usual("own").is_none() && StrategySpec::Own.build().is_err());
     }
 
     #[test]

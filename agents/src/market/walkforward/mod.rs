@@ -173,7 +173,7 @@ impl WalkForwardConfig {
     }
 
     /// The longest period: results count from the step on at which all candidates have an opinion.
-    fn warm_up(&self) -> usize {
+    pub fn warm_up(&self) -> usize {
         self.pairs.iter().map(|pair| pair.slow).max().unwrap_or(1)
     }
 

@@ -1,0 +1,316 @@
+//! A back-test as one HTML page: no scripts, nothing loaded from anywhere, charts as inline SVG, readable in print.
+
+use std::fmt::Write;
+
+use super::backtest::Backtest;
+use super::calendar::{civil, minute};
+use super::candle::{Candle, Scale};
+use super::money::Terms;
+use super::svg::{self, Line, Mark};
+use super::walkforward::{Pair, WalkForwardReport};
+
+/// Candles in the picture of the newest trades: as many as can be told apart.
+const CANDLES_SHOWN: usize = 160;
+/// Trades in the table: the newest.
+const TRADES_SHOWN: usize = 50;
+const STYLE: &str = "\
+body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
+h1{font-size:1.5em}h2{font-size:1.15em;margin:1.8em 0 .4em}table{border-collapse:collapse;font-size:.9em}\
+td,th{padding:.15em .6em;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}\
+svg{width:100%;height:auto;display:block}svg text{font-size:11px;fill:#555}.grid{stroke:#e4e4e4}\
+polyline,svg>line{fill:none;stroke-width:1.3}.own{stroke:#0a5}.held{stroke:#888}.fall{stroke:#c33}\
+.up line,.up rect{stroke:#383;fill:#9c9}.down line,.down rect{stroke:#a33;fill:#d99}\
+.entry{fill:#06c}.exit{fill:#e70}.chosen{fill:#0a5}.flat{fill:#bbb}.bad{color:#a22}.good{color:#171}\
+.note{color:#555;font-size:.9em}section{break-inside:avoid}@media print{body{margin:0;max-width:none}}";
+
+/// What a page shows.
+#[derive(Debug)]
+pub struct Page<'a> {
+    /// What was tested on what.
+    pub title: &'a str,
+    /// Settings, name and value.
+    pub settings: &'a [(String, String)],
+    /// The candles of the run.
+    pub candles: &'a [Candle],
+    /// Their scale.
+    pub scale: Scale,
+    /// What trading cost.
+    pub terms: Terms,
+    /// The run.
+    pub run: &'a Backtest,
+    /// A walk-forward over the same candles, if there are enough: the report, its candidates and the candles of a step.
+    pub walk: Option<(&'a WalkForwardReport, &'a [Pair], usize)>,
+}
+
+/// The page.
+pub fn html(page: &Page<'_>) -> String {
+    let title = escaped(page.title);
+    let mut text = format!(
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>\
+         <meta name='viewport' content='width=device-width'><title>{title}</title><style>{STYLE}</style></head><body>\
+         <h1>{title}</h1>"
+    );
+    summary(&mut text, page);
+    charts(&mut text, page);
+    walk(&mut text, page);
+    months(&mut text, page);
+    trades(&mut text, page);
+    text += "<section><h2>What this says, and what not</h2><p class='note'>Decided at a candle's close, filled at the next \
+             open, all in, net of fees; stops count before limits, and a limit must be passed, not touched. Fills on paper: no \
+             queue, no depth, no failed order, and no slippage but the one set above. Parameters that were chosen by looking \
+             at these candles have seen the answers; only the out-of-sample lines have not. One path of prices proves \
+             nothing about the next. Sharpe and Sortino are of daily returns, risk-free rate 0, annualised.</p></section>\
+             </body></html>\n";
+    text
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;").replace('"', "&quot;")
+}
+
+fn percent(share: f64) -> String {
+    let class = if share < 0.0 { "bad" } else { "good" };
+    format!("<span class='{class}'>{:.2} %</span>", share * 100.0)
+}
+
+fn maybe(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".into(), |value| format!("{value:.2}"))
+}
+
+fn summary(text: &mut String, page: &Page<'_>) {
+    let (run, m) = (page.run, &page.run.metrics);
+    let span = page.candles.first().zip(page.candles.last());
+    let span = span.map_or_else(String::new, |(a, b)| format!("{} to {}", minute(a.time), minute(b.time)));
+    let _ = write!(text, "<section><p class='note'>{} candles, {span}</p><table>", page.candles.len());
+    let days = m.drawdown_longest_ms as f64 / 86_400_000.0;
+    let rows = [
+        ("Return, net of fees", percent(m.return_share)),
+        ("Buy and hold, net of its two fees", percent(run.buy_and_hold)),
+        ("Final equity", format!("{:.2}", run.final_equity.to_f64())),
+        ("Growth a year", m.cagr.map_or_else(|| "–".into(), percent)),
+        ("Greatest drawdown", percent(-m.drawdown_max)),
+        ("Longest drawdown", format!("{days:.0} days")),
+        ("Sharpe / Sortino", format!("{} / {}", maybe(m.sharpe), maybe(m.sortino))),
+        ("Trades", m.trades.to_string()),
+        ("Win rate", m.win_rate.map_or_else(|| "–".into(), |share| format!("{:.1} %", share * 100.0))),
+        ("Profit factor", maybe(m.profit_factor)),
+        ("Expectancy of a trade", maybe(m.expectancy)),
+        ("Fees", format!("{:.2}", m.fees)),
+        ("Exposure", format!("{:.1} %", m.exposure * 100.0)),
+        ("Turnover", format!("{:.1} × start", m.turnover)),
+    ];
+    for (name, value) in rows {
+        let _ = write!(text, "<tr><td>{name}</td><td>{value}</td></tr>");
+    }
+    for (name, value) in page.settings {
+        let _ = write!(text, "<tr><td class='note'>{}</td><td>{}</td></tr>", escaped(name), escaped(value));
+    }
+    *text += "</table></section>";
+}
+
+fn charts(text: &mut String, page: &Page<'_>) {
+    let (Some(first), equity) = (page.candles.first(), &page.run.equity) else { return };
+    let times: Vec<i64> = page.candles.iter().map(|candle| candle.time).collect();
+    let start = equity.first().copied().unwrap_or(1.0);
+    let held: Vec<f64> = page.candles.iter().map(|candle| start * candle.close as f64 / first.open as f64).collect();
+    let own = Line { class: "own", name: "equity", values: equity };
+    let held = Line { class: "held", name: "buy and hold", values: &held };
+    let _ = write!(
+        text,
+        "<section><h2>Equity</h2>{}</section>",
+        svg::lines("equity beside buy and hold", &times, &[own, held], "", 300.0)
+    );
+    let mut peak = f64::MIN;
+    let falls: Vec<f64> = equity
+        .iter()
+        .map(|value| {
+            peak = peak.max(*value);
+            if peak > 0.0 { (value / peak - 1.0) * 100.0 } else { 0.0 }
+        })
+        .collect();
+    let fall = Line { class: "fall", name: "below the peak", values: &falls };
+    let _ =
+        write!(text, "<section><h2>Drawdown</h2>{}</section>", svg::lines("drawdown", &times, &[fall], " %", 160.0));
+    let shown = &page.candles[page.candles.len().saturating_sub(CANDLES_SHOWN)..];
+    let price = |ticks: i64| page.scale.price(ticks as f64);
+    let from = shown.first().map_or(i64::MAX, |candle| candle.time);
+    let recent = page.run.trades.iter().rev().take_while(|trade| trade.exit_time >= from);
+    let marks: Vec<Mark> = recent
+        .flat_map(|trade| {
+            let mark = |time, ticks, is_entry| Mark { time, price: price(ticks), is_entry };
+            [mark(trade.entry_time, trade.entry_price, true), mark(trade.exit_time, trade.exit_price, false)]
+        })
+        .collect();
+    let _ = write!(
+        text,
+        "<section><h2>The newest trades on their candles</h2>{}<p class='note'>The last {} candles; blue entries, \
+         orange exits.</p></section>",
+        svg::candles("candles with trades", shown, price, &marks, 260.0),
+        shown.len()
+    );
+}
+
+fn walk(text: &mut String, page: &Page<'_>) {
+    let Some((report, pairs, step)) = page.walk else {
+        *text += "<section><h2>Out of sample</h2><p class='note'>Too few candles for a walk-forward.</p></section>";
+        return;
+    };
+    let best = report.best_fixed.0;
+    let _ = write!(text, "<section><h2>Out of sample</h2><table><tr><th>from {}</th><th>return</th></tr>", {
+        page.candles.get(report.first).map_or_else(String::new, |candle| minute(candle.time))
+    });
+    for (name, value) in [
+        (format!("{} pairs of averages, chosen anew every {step} candles", pairs.len()), report.return_pct),
+        ("buy and hold".into(), report.buy_and_hold_pct),
+        ("the median pair, held throughout".into(), report.median_fixed_pct),
+        (format!("the best pair in hindsight, {}/{}", best.fast, best.slow), report.best_fixed.1),
+    ] {
+        let _ = write!(text, "<tr><td>{name}</td><td>{}</td></tr>", percent(value / 100.0));
+    }
+    let _ = write!(
+        text,
+        "</table><p class='note'>Sharpe {:.2}, greatest drawdown {:.1} %, {} entries, {} of {} re-fits stayed flat. The best \
+         pair was known only afterwards.</p></section>",
+        report.sharpe,
+        report.drawdown_max_pct,
+        report.trades,
+        report.flat_refits,
+        report.selections.len()
+    );
+    let times: Vec<i64> = page.candles[report.first..].iter().step_by(step).map(|candle| candle.time).collect();
+    let rows: Vec<String> = pairs.iter().map(|pair| format!("{}/{}", pair.fast, pair.slow)).collect();
+    let _ = write!(
+        text,
+        "<section><h2>Which parameters were in force</h2>{}</section>",
+        svg::steps("parameters in force", &times, &report.selections, &rows, 280.0)
+    );
+}
+
+fn months(text: &mut String, page: &Page<'_>) {
+    let mut ends: Vec<((i64, i64), f64)> = Vec::new();
+    for (candle, equity) in page.candles.iter().zip(&page.run.equity) {
+        let (year, month, _) = civil(candle.time);
+        match ends.last_mut() {
+            Some((last, value)) if *last == (year, month) => *value = *equity,
+            _ => ends.push(((year, month), *equity)),
+        }
+    }
+    let Some(first) = page.run.equity.first() else { return };
+    *text += "<section><h2>Months</h2><table><tr><th>%</th>";
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+        .iter()
+        .for_each(|name| *text += &format!("<th>{name}</th>"));
+    *text += "<th>year</th></tr>";
+    let mut before = *first;
+    for year in ends.chunk_by(|a, b| a.0.0 == b.0.0) {
+        let began = before;
+        let _ = write!(text, "<tr><td>{}</td>", year[0].0.0);
+        for month in 1..=12 {
+            match year.iter().find(|((_, of), _)| *of == month) {
+                Some((_, end)) => {
+                    let _ = write!(text, "<td>{}</td>", cell(*end, before));
+                    before = *end;
+                }
+                None => *text += "<td></td>",
+            }
+        }
+        let _ = write!(text, "<td><b>{}</b></td></tr>", cell(before, began));
+    }
+    *text += "</table></section>";
+}
+
+fn cell(end: f64, before: f64) -> String {
+    if before <= 0.0 {
+        return "–".into();
+    }
+    let change = (end / before - 1.0) * 100.0;
+    format!("<span class='{}'>{change:.1}</span>", if change < 0.0 { "bad" } else { "good" })
+}
+
+fn trades(text: &mut String, page: &Page<'_>) {
+    let all = &page.run.trades;
+    let shown = &all[all.len().saturating_sub(TRADES_SHOWN)..];
+    let _ = write!(
+        text,
+        "<section><h2>Trades</h2><p class='note'>The last {} of {}.</p><table><tr><th>entry</th><th>exit</th><th>size</th>\
+         <th>at</th><th>out at</th><th>profit</th><th>fees</th><th>return</th></tr>",
+        shown.len(),
+        all.len()
+    );
+    for trade in shown.iter().rev() {
+        let _ = write!(
+            text,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td>{:.2}</td><td>{}</td></tr>",
+            minute(trade.entry_time),
+            minute(trade.exit_time),
+            page.terms.quantity(trade.lots),
+            page.terms.price(trade.entry_price),
+            page.terms.price(trade.exit_price),
+            trade.profit.to_f64(),
+            trade.fee.to_f64(),
+            percent(trade.return_share)
+        );
+    }
+    *text += "</table></section>";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backtest::{BacktestOptions, backtest};
+    use super::super::money::Money;
+    use super::super::simulator::Simulator;
+    use super::super::strategy::StrategySpec;
+    use super::super::walkforward::{WalkForwardConfig, walk_forward};
+    use super::*;
+
+    fn page(n: usize) -> String {
+        let candles: Vec<Candle> = Simulator::new(5, "15m".parse().unwrap(), 1_640_995_200_000).take(n).collect();
+        let scale = Simulator::scale();
+        let terms = Terms::new(scale, 3, 1_000).unwrap();
+        let strategy = StrategySpec::usual("sma-cross").unwrap().build().unwrap();
+        let run = backtest(&candles, strategy, &BacktestOptions::new(Money::whole(10_000), terms)).unwrap();
+        let config = WalkForwardConfig {
+            pairs: vec![Pair { fast: 4, slow: 16 }, Pair { fast: 8, slow: 32 }],
+            train: 960,
+            ..WalkForwardConfig::default()
+        };
+        let walked = walk_forward(&candles, &config).unwrap();
+        let walk = walked.as_ref().map(|walked| (walked, &config.pairs[..], config.step));
+        let settings = [("fee".to_owned(), "<0.1 %>".to_owned())];
+        html(&Page { title: "a & b", settings: &settings, candles: &candles, scale, terms, run: &run, walk })
+    }
+
+    #[test]
+    fn a_page_is_whole_escaped_and_loads_nothing() {
+        let page = page(4_000);
+        assert!(page.starts_with("<!DOCTYPE html>") && page.trim_end().ends_with("</html>"));
+        for part in [
+            "a &amp; b",
+            "&lt;0.1 %&gt;",
+            "Buy and hold",
+            "Drawdown",
+            "Months",
+            "Out of sample",
+            "median pair",
+            "in hindsight",
+            "newest trades",
+            "in force",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        for absent in ["NaN", "inf,", "<script", "http:", "https:", "url("] {
+            assert!(!page.contains(absent), "{absent}");
+        }
+        assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+        assert_eq!(page.matches("<svg").count(), 4);
+        assert!(page.len() < 400_000, "{} bytes", page.len());
+    }
+
+    #[test]
+    fn nothing_and_almost_nothing_make_a_page() {
+        for n in [0, 1, 2, 40] {
+            let page = page(n);
+            assert!(page.contains("Too few candles") && !page.contains("NaN"), "{n}");
+        }
+    }
+}

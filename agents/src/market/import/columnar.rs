@@ -1,0 +1,192 @@
+//! Parquet and Feather (Arrow IPC), behind the feature `columnar`; without it, an error that says so.
+//!
+//! Every value becomes the text that a CSV file would have, and goes through the same careful path: binary noise of floats
+//! is rounded and counted, times are told by type or magnitude. What the libraries panic on is a damaged file.
+
+#[cfg(feature = "columnar")]
+pub(super) use self::enabled::{feather, parquet};
+#[cfg(not(feature = "columnar"))]
+pub(super) use self::missing::{missing as feather, missing as parquet};
+
+#[cfg(not(feature = "columnar"))]
+mod missing {
+    use super::super::{Import, ImportError, ImportOptions, Progress};
+
+    pub(crate) fn missing(_: &[u8], _: &ImportOptions, _: &mut dyn FnMut(Progress)) -> Result<Import, ImportError> {
+        Err(ImportError::Foreign { what: "Parquet or Feather, which this build leaves out: build it with `columnar`" })
+    }
+}
+
+#[cfg(feature = "columnar")]
+mod enabled {
+    use std::fmt::{Display, Write};
+    use std::io::Cursor;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use ::parquet::file::reader::{FileReader as _, SerializedFileReader};
+    use ::parquet::record::Field;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::{
+        Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType,
+        TimestampNanosecondType, TimestampSecondType, UInt32Type, UInt64Type,
+    };
+    use arrow_array::{Array, RecordBatch};
+    use arrow_ipc::reader::FileReader;
+    use arrow_schema::{DataType, TimeUnit};
+
+    use super::super::layout::{self, COLUMNS_MAX};
+    use super::super::rows::Rows;
+    use super::super::{Import, ImportError, ImportOptions, PROGRESS_ROWS, Progress};
+
+    /// What the decoders of the libraries say, a panic included.
+    fn guarded<T>(what: &'static str, decode: impl FnOnce() -> Result<T, ImportError>) -> Result<T, ImportError> {
+        let decoded = catch_unwind(AssertUnwindSafe(decode));
+        decoded.unwrap_or_else(|_| Err(ImportError::Damaged { what, why: "its decoder gave up".into() }))
+    }
+
+    fn damaged(what: &'static str) -> impl Fn(&dyn Display) -> ImportError {
+        move |why| ImportError::Damaged { what, why: why.to_string() }
+    }
+
+    /// A row as texts, in one buffer that is used again.
+    #[derive(Default)]
+    struct Texts {
+        text: String,
+        ends: Vec<usize>,
+    }
+
+    impl Texts {
+        fn clear(&mut self) {
+            self.text.clear();
+            self.ends.clear();
+        }
+
+        /// Takes the next value; nothing for one that is missing.
+        fn push(&mut self, value: Option<impl Display>) {
+            if let Some(value) = value {
+                // Writing to a String cannot fail.
+                let _ = write!(self.text, "{value}");
+            }
+            self.ends.push(self.text.len());
+        }
+
+        fn hand(&self, place: usize, rows: &mut Rows<'_>) -> Result<(), ImportError> {
+            let mut fields = [&[][..]; COLUMNS_MAX];
+            let mut start = 0;
+            for (slot, &end) in fields.iter_mut().zip(&self.ends) {
+                *slot = &self.text.as_bytes()[start..end];
+                start = end;
+            }
+            rows.fields(place, &fields, self.ends.len().min(COLUMNS_MAX))
+        }
+    }
+
+    // === Parquet ===
+
+    pub(crate) fn parquet(
+        bytes: &[u8],
+        options: &ImportOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Import, ImportError> {
+        guarded("Parquet", || {
+            let damaged = damaged("Parquet");
+            let bytes = bytes::Bytes::copy_from_slice(bytes);
+            let reader = SerializedFileReader::new(bytes).map_err(|error| damaged(&error))?;
+            let metadata = reader.metadata().file_metadata();
+            let fields = metadata.schema_descr().root_schema().get_fields();
+            let names: Vec<String> = fields.iter().map(|field| field.name().to_owned()).collect();
+            let layout = layout::of_names(&names, &options.map)?;
+            let total = usize::try_from(metadata.num_rows()).unwrap_or(0);
+            let mut rows = Rows::new(options, layout, total.min(1 << 20));
+            let mut texts = Texts::default();
+            for (place, row) in reader.get_row_iter(None).map_err(|error| damaged(&error))?.enumerate() {
+                let row = row.map_err(|error| damaged(&error))?;
+                texts.clear();
+                for (_, field) in row.get_column_iter().take(COLUMNS_MAX) {
+                    push_field(&mut texts, field);
+                }
+                texts.hand(place + 1, &mut rows)?;
+                if place.is_multiple_of(PROGRESS_ROWS) {
+                    progress(Progress { bytes: place, bytes_total: total, rows: place });
+                }
+            }
+            progress(Progress { bytes: total, bytes_total: total, rows: rows.report.rows });
+            rows.finish()
+        })
+    }
+
+    fn push_field(texts: &mut Texts, field: &Field) {
+        match field {
+            Field::Double(value) => texts.push(Some(value)),
+            Field::Float(value) => texts.push(Some(value)),
+            Field::Long(value) | Field::TimestampMillis(value) | Field::TimestampMicros(value) => {
+                texts.push(Some(value));
+            }
+            Field::Int(value) => texts.push(Some(value)),
+            Field::UInt(value) => texts.push(Some(value)),
+            Field::ULong(value) => texts.push(Some(value)),
+            // Days since 1970.
+            Field::Date(days) => texts.push(Some(i64::from(*days) * 86_400)),
+            Field::Str(text) => texts.push(Some(text)),
+            Field::Null => texts.push(None::<u8>),
+            other => texts.push(Some(other)),
+        }
+    }
+
+    // === Feather ===
+
+    pub(crate) fn feather(
+        bytes: &[u8],
+        options: &ImportOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Import, ImportError> {
+        guarded("Feather", || {
+            let damaged = damaged("Feather");
+            let reader = FileReader::try_new(Cursor::new(bytes), None).map_err(|error| damaged(&error))?;
+            let names: Vec<String> = reader.schema().fields().iter().map(|field| field.name().clone()).collect();
+            let layout = layout::of_names(&names, &options.map)?;
+            let mut rows = Rows::new(options, layout, bytes.len() / 32);
+            let mut texts = Texts::default();
+            let mut place = 0;
+            for batch in reader {
+                let batch = batch.map_err(|error| damaged(&error))?;
+                for row in 0..batch.num_rows() {
+                    place += 1;
+                    texts.clear();
+                    push_row(&mut texts, &batch, row).map_err(|what| damaged(&what))?;
+                    texts.hand(place, &mut rows)?;
+                }
+                progress(Progress { bytes: place, bytes_total: place, rows: place });
+            }
+            rows.finish()
+        })
+    }
+
+    fn push_row(texts: &mut Texts, batch: &RecordBatch, row: usize) -> Result<(), String> {
+        for column in batch.columns().iter().take(COLUMNS_MAX) {
+            if column.is_null(row) {
+                texts.push(None::<u8>);
+                continue;
+            }
+            match column.data_type() {
+                DataType::Float64 => texts.push(Some(column.as_primitive::<Float64Type>().value(row))),
+                DataType::Float32 => texts.push(Some(column.as_primitive::<Float32Type>().value(row))),
+                DataType::Int64 => texts.push(Some(column.as_primitive::<Int64Type>().value(row))),
+                DataType::Int32 => texts.push(Some(column.as_primitive::<Int32Type>().value(row))),
+                DataType::UInt64 => texts.push(Some(column.as_primitive::<UInt64Type>().value(row))),
+                DataType::UInt32 => texts.push(Some(column.as_primitive::<UInt32Type>().value(row))),
+                DataType::Utf8 => texts.push(Some(column.as_string::<i32>().value(row))),
+                DataType::LargeUtf8 => texts.push(Some(column.as_string::<i64>().value(row))),
+                DataType::Timestamp(unit, _) => texts.push(Some(match unit {
+                    TimeUnit::Second => column.as_primitive::<TimestampSecondType>().value(row),
+                    TimeUnit::Millisecond => column.as_primitive::<TimestampMillisecondType>().value(row),
+                    TimeUnit::Microsecond => column.as_primitive::<TimestampMicrosecondType>().value(row),
+                    TimeUnit::Nanosecond => column.as_primitive::<TimestampNanosecondType>().value(row),
+                })),
+                // A column of another type is not one of ours, or its rows are refused.
+                _ => texts.push(None::<u8>),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! `atra export`: candles of a database, and trades, equity and signals of its journal, as CSV, JSON lines or Parquet.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use atra::{
+    Filter, Read,
+    agents::{
+        events::{DailyEquity, PositionChanged, TargetChanged, TargetReason},
+        market::{
+            candle::{Scale, SeriesKey},
+            money::Terms,
+            table::{Column, Table},
+        },
+    },
+    bus::{EventType, Interest, Seq},
+};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{SeriesArgs, backtest::parameters, usage, write};
+use crate::cli::{args::DbArgs, candles, config_of, db_of, error::CliError, open, output::Output};
+
+/// Events read at once.
+const PAGE_EVENTS: usize = 8_192;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExportCommand {
+    /// Candles as they were imported; importing them again changes nothing.
+    Candles {
+        #[command(flatten)]
+        series: SeriesArgs,
+        #[command(flatten)]
+        to: ToArgs,
+    },
+    /// Closed trades of the runs in the journal.
+    Trades {
+        #[command(flatten)]
+        db: DbArgs,
+        #[command(flatten)]
+        to: ToArgs,
+    },
+    /// The equity of the account, once a day and after each fill.
+    Equity {
+        #[command(flatten)]
+        db: DbArgs,
+        #[command(flatten)]
+        to: ToArgs,
+    },
+    /// Targets as they were decided, with strategy, version and reason.
+    Signals {
+        #[command(flatten)]
+        db: DbArgs,
+        #[command(flatten)]
+        to: ToArgs,
+    },
+}
+
+/// Where a table goes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ToArgs {
+    /// The file; standard output if not said.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// csv, json (an object a line) or parquet; told by the file's name if not said, else csv.
+    #[arg(long, value_enum)]
+    format: Option<TableFormat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TableFormat {
+    Csv,
+    Json,
+    Parquet,
+}
+
+/// Exports what is asked for.
+pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(), CliError> {
+    let (table, to) = match command {
+        ExportCommand::Candles { series, to } => {
+            let loaded = series.load().await?;
+            (Table::of_candles(&loaded.candles, loaded.scale), to)
+        }
+        ExportCommand::Trades { db, to } => (trades(&db).await?, to),
+        ExportCommand::Equity { db, to } => (equity(&db).await?, to),
+        ExportCommand::Signals { db, to } => (signals(&db).await?, to),
+    };
+    let named = to.out.as_deref().and_then(by_name);
+    let format = to.format.or(named).unwrap_or(if out.is_json() { TableFormat::Json } else { TableFormat::Csv });
+    let bytes = bytes_of(&table, format)?;
+    match to.out.filter(|path| path != Path::new("-")) {
+        Some(path) => write(&path, &bytes),
+        None => {
+            out.finish()?;
+            std::io::stdout().write_all(&bytes).map_err(CliError::Output)
+        }
+    }
+}
+
+fn by_name(path: &Path) -> Option<TableFormat> {
+    match path.extension()?.to_str()? {
+        "csv" => Some(TableFormat::Csv),
+        "json" | "jsonl" | "ndjson" => Some(TableFormat::Json),
+        "parquet" | "pq" => Some(TableFormat::Parquet),
+        _ => None,
+    }
+}
+
+fn bytes_of(table: &Table, format: TableFormat) -> Result<Vec<u8>, CliError> {
+    match format {
+        TableFormat::Csv => Ok(table.csv().into_bytes()),
+        TableFormat::Json => Ok(table.json_lines().into_bytes()),
+        TableFormat::Parquet => table.parquet().map_err(|error| usage(&error)),
+    }
+}
+
+/// Writes a table in the format that the file's name tells; csv if it tells none.
+pub(super) fn write_table(table: &Table, path: &Path) -> Result<(), CliError> {
+    write(path, &bytes_of(table, by_name(path).unwrap_or(TableFormat::Csv))?)
+}
+
+/// Every event of a type in the journal, in order.
+async fn events<T: EventType + Clone>(db: &dyn Read) -> Result<Vec<T>, CliError> {
+    let interest = Interest::in_topics(vec![Filter::exactly(&T::TOPIC)]);
+    let last = db.last_seq().await?;
+    let (mut after, mut found) = (Seq::ZERO, Vec::new());
+    while after < last {
+        let (page, complete) = db.journal(after, last, &interest, PAGE_EVENTS).await?;
+        found.extend(page.iter().filter_map(|committed| committed.event.get::<T>().ok().cloned()));
+        if complete <= after {
+            break;
+        }
+        after = complete;
+    }
+    Ok(found)
+}
+
+fn texts<T>(rows: &[T], of: impl Fn(&T) -> String) -> Column {
+    Column::Text(rows.iter().map(of).collect())
+}
+
+fn times<T>(rows: &[T], of: impl Fn(&T) -> i64) -> Column {
+    Column::Time(rows.iter().map(of).collect())
+}
+
+async fn trades(args: &DbArgs) -> Result<Table, CliError> {
+    let config = config_of(args)?;
+    let db = open(&config.db).await?;
+    let mut changed: Vec<PositionChanged> = events(&*db).await?;
+    changed.retain(|changed| changed.trade.is_some());
+    let mut scales: BTreeMap<SeriesKey, Scale> = BTreeMap::new();
+    for changed in &changed {
+        if !scales.contains_key(&changed.series) {
+            let (_, scale) = candles::load(&*db, &changed.series).await?;
+            scales.insert(changed.series.clone(), scale);
+        }
+    }
+    let terms = |series: &SeriesKey| {
+        let scale = scales.get(series).copied().unwrap_or_default();
+        Terms::new(scale, config.desk.lot_decimals, config.desk.fee_ppm).map_err(|error| usage(&error))
+    };
+    let (mut names, mut rows) = (Vec::new(), Vec::new());
+    for PositionChanged { series, trade, .. } in changed {
+        if let Some(trade) = trade {
+            rows.push((trade, terms(&series)?));
+            names.push(series.to_string());
+        }
+    }
+    let number = |of: &dyn Fn(&(_, Terms)) -> f64| Column::Number(rows.iter().map(|row| Some(of(row))).collect());
+    Ok(Table::new()
+        .with("series", Column::Text(names))
+        .with("entry_time", times(&rows, |(trade, _)| trade.entry_time))
+        .with("exit_time", times(&rows, |(trade, _)| trade.exit_time))
+        .with("size", number(&|(trade, terms)| terms.quantity(trade.lots)))
+        .with("entry_price", number(&|(trade, terms)| terms.price(trade.entry_price)))
+        .with("exit_price", number(&|(trade, terms)| terms.price(trade.exit_price)))
+        .with("profit", texts(&rows, |(trade, _)| trade.profit.to_string()))
+        .with("fee", texts(&rows, |(trade, _)| trade.fee.to_string()))
+        .with("return", number(&|(trade, _)| trade.return_share)))
+}
+
+async fn equity(args: &DbArgs) -> Result<Table, CliError> {
+    let db = open(&db_of(args)?).await?;
+    let rows: Vec<DailyEquity> = events(&*db).await?;
+    Ok(Table::new()
+        .with("time", times(&rows, |row| row.time))
+        .with("equity", texts(&rows, |row| row.equity.to_string()))
+        .with("cash", texts(&rows, |row| row.cash.to_string()))
+        .with("drawdown", Column::Number(rows.iter().map(|row| Some(row.drawdown)).collect())))
+}
+
+async fn signals(args: &DbArgs) -> Result<Table, CliError> {
+    let db = open(&db_of(args)?).await?;
+    let rows: Vec<TargetChanged> = events(&*db).await?;
+    let reason = |row: &TargetChanged| {
+        let text = match row.reason {
+            TargetReason::Rule(rule) => serde_json::to_string(&rule),
+            other => serde_json::to_string(&other),
+        };
+        text.unwrap_or_default().replace('"', "")
+    };
+    Ok(Table::new()
+        .with("series", texts(&rows, |row| row.series.to_string()))
+        .with("time", times(&rows, |row| row.time))
+        .with("target", Column::Number(rows.iter().map(|row| Some(row.target)).collect()))
+        .with("strength", Column::Number(rows.iter().map(|row| row.strength).collect()))
+        .with("strategy", texts(&rows, |row| row.strategy.map(parameters).unwrap_or_default()))
+        .with("version", Column::Number(rows.iter().map(|row| Some(row.version as f64)).collect()))
+        .with("reason", texts(&rows, reason)))
+}

@@ -1,0 +1,53 @@
+//! `atra indicators`: indicator values of a series as a table.
+
+use atra::agents::market::{
+    indicators::IndicatorSpec,
+    table::{Column, Table},
+};
+use clap::{Args, ValueEnum};
+
+use super::{Loaded, SeriesArgs};
+use crate::cli::{error::CliError, output::Output};
+
+#[derive(Debug, Args)]
+pub(crate) struct IndicatorsArgs {
+    #[command(flatten)]
+    series: SeriesArgs,
+    /// An indicator with its parameters, such as sma:20 or macd:12,26,9; may be given again.
+    #[arg(long, required = true, value_name = "NAME:PARAMETERS")]
+    indicator: Vec<IndicatorSpec>,
+    /// How it is written.
+    #[arg(long, value_enum, default_value = "csv")]
+    format: TextFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TextFormat {
+    Csv,
+    Json,
+}
+
+/// Prints the candles' times and closes with the indicators' lines. A value that is not ready is empty, or `null`.
+pub(crate) async fn indicators(args: IndicatorsArgs, out: &mut Output) -> Result<(), CliError> {
+    let loaded = args.series.load().await?;
+    let table = table(&loaded, &args.indicator);
+    let is_json = out.is_json() || args.format == TextFormat::Json;
+    out.text(&if is_json { table.json_lines() } else { table.csv() })
+}
+
+fn table(loaded: &Loaded, indicators: &[IndicatorSpec]) -> Table {
+    let Loaded { candles, scale, .. } = loaded;
+    let closes = candles.iter().map(|candle| candle.close).collect();
+    let mut table = Table::new()
+        .with("time", Column::Time(candles.iter().map(|candle| candle.time).collect()))
+        .with("close", Column::Fixed(scale.price_decimals(), closes));
+    for spec in indicators {
+        let mut indicator = spec.build();
+        let values: Vec<_> = candles.iter().map(|candle| indicator.update(candle, *scale)).collect();
+        for (place, name) in spec.lines().into_iter().enumerate() {
+            let line = values.iter().map(|lines| lines.map(|lines| lines[place])).collect();
+            table = table.with(name, Column::Number(line));
+        }
+    }
+    table
+}

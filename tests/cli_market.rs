@@ -1,0 +1,319 @@
+//! The real binary on candles: files of every kind in, indicators, back-tests, checks, searches, tables out, the kill
+//! switch. Real data lie beside the repository; without them the tests that need them say so.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared");
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// With a file of the shared data imported into `a.db`; `None` if there are no data.
+    fn with(file: &str, ticker: &str) -> Option<Self> {
+        let path = shared(file)?;
+        let folder = Self::new();
+        folder.ok(&["import", "candles", &path, "--ticker", ticker, "--db", "a.db"]);
+        Some(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn atra(&self, args: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atra"));
+        command.args(args).current_dir(self.0.path());
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ATRA_")) {
+            command.env_remove(name);
+        }
+        let done = command.output().expect("the binary runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        (done.status.code().unwrap_or(-1), text(done.stdout), text(done.stderr))
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let (code, out, err) = self.atra(args);
+        assert_eq!(code, 0, "{args:?}\n{out}\n{err}");
+        out
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str]) -> Value {
+        let out = self.ok(&[args, &["--json"]].concat());
+        serde_json::from_str(out.trim()).unwrap_or_else(|error| panic!("{error}: {out}"))
+    }
+
+    #[track_caller]
+    fn fails(&self, code: i32, args: &[&str], said: &str) {
+        let (found, out, err) = self.atra(args);
+        assert!(found == code && err.contains(said), "{args:?} ended with {found}\n{out}\n{err}");
+    }
+}
+
+fn shared(file: &str) -> Option<String> {
+    let path = Path::new(SHARED).join(file);
+    if !path.exists() {
+        eprintln!("skipped: no {file} beside the repository");
+        return None;
+    }
+    path.to_str().map(str::to_owned)
+}
+
+// === in and out ===
+
+#[test]
+fn every_real_file_is_imported_by_what_it_is_and_named_by_its_name() {
+    let Some(formats) = shared("data/formats") else { return };
+    let folder = Folder::new();
+    let mut files: Vec<String> = std::fs::read_dir(&formats)
+        .expect("a folder")
+        .map(|entry| entry.expect("a file").path().to_str().expect("text").to_owned())
+        .collect();
+    files.sort();
+    assert_eq!(files.len(), 8);
+    for file in &files {
+        let found = folder.json(&["import", "candles", file, "--ticker", "X", "--db", "x.db", "--dry-run"]);
+        assert!(found["added"].as_u64() > Some(1_000) && found["refused"] == 0, "{file}: {found}");
+    }
+    assert!(!folder.path("x.db").exists());
+    let named: Vec<&String> = files.iter().filter(|file| file.contains("USDT-15m")).collect();
+    let out = folder.ok(&["import", "candles", named[0], named[1], "--db", "x.db"]);
+    assert!(out.contains("ADAUSDT.15m") && out.contains("BTCUSDT.15m"), "{out}");
+    let lower = files.iter().find(|file| file.contains("bitfinex")).expect("a file");
+    folder.fails(2, &["import", "candles", lower, "--db", "x.db"], "does not tell whose candles");
+    let scaled = files.iter().find(|file| file.contains("scaled")).expect("a file");
+    folder.ok(&["import", "candles", scaled, "--ticker", "EURUSD", "--scale", "1e-5", "--db", "x.db"]);
+    let first = folder.ok(&["export", "candles", "--ticker", "EURUSD", "--db", "x.db"]);
+    assert_eq!(first.lines().nth(1), Some("1354579200000,1.30584,1.31073,1.30453,1.30935,55870"));
+}
+
+#[test]
+fn candles_leave_as_they_came_in_every_format() {
+    let Some(folder) = Folder::with("data/reference/GOOG-1d.csv", "GOOG") else { return };
+    let series = ["--ticker", "GOOG", "--db", "a.db"];
+    for name in ["g.csv", "g.json", "g.parquet"] {
+        folder.ok(&[&["export", "candles", "--out", name][..], &series].concat());
+        let again = folder.json(&["import", "candles", name, "--ticker", "GOOG", "--db", "a.db"]);
+        assert_eq!(
+            (again["added"].as_u64(), again["equal"].as_u64(), again["conflicting"].as_u64()),
+            (Some(0), Some(2148), Some(0)),
+            "{name}"
+        );
+    }
+    let made =
+        folder.json(&["import", "resample", "--ticker", "GOOG", "--interval", "1d", "--to", "7d", "--db", "a.db"]);
+    assert!(made["added"].as_u64() > Some(440) && made["series"] == "GOOG.1w", "{made}");
+    folder.fails(
+        2,
+        &["import", "resample", "--ticker", "GOOG", "--interval", "1d", "--to", "1h", "--db", "a.db"],
+        "no multiple",
+    );
+    folder.fails(2, &["export", "candles", "--ticker", "GOOG", "--db", "a.db"], "2 series are meant");
+}
+
+#[test]
+fn indicators_print_as_a_table_that_equals_the_reference() {
+    let (Some(folder), Some(oracle)) =
+        (Folder::with("data/reference/GOOG-1d.csv", "GOOG"), shared("oracle/ind_GOOG_1d.csv"))
+    else {
+        return;
+    };
+    let args = [
+        "indicators",
+        "--ticker",
+        "GOOG",
+        "--interval",
+        "1d",
+        "--indicator",
+        "sma:20",
+        "--indicator",
+        "macd:12,26,9",
+        "--db",
+        "a.db",
+    ];
+    let out = folder.ok(&args);
+    assert!(out.starts_with("time,close,sma_20,macd_12_26_9,macd_signal_12_26_9,macd_hist_12_26_9\n"), "{out:.200}");
+    let oracle = std::fs::read_to_string(oracle).expect("a table");
+    let place = oracle
+        .lines()
+        .next()
+        .and_then(|head| head.split(',').position(|name| name == "macd_signal"))
+        .expect("a column");
+    let number =
+        |line: &str, place: usize| line.split(',').nth(place).expect("a column").parse::<f64>().expect("a number");
+    let (ours, theirs) = (out.lines().last().expect("a row"), oracle.lines().last().expect("a row"));
+    assert!((number(ours, 4) / number(theirs, place) - 1.0).abs() < 1e-9);
+    let json = folder.ok(&[&args[..], &["--format", "json"]].concat());
+    let first: Value = serde_json::from_str(json.lines().next().expect("a row")).expect("JSON");
+    assert!(first["sma_20"].is_null() && first["close"] == 100.34, "{first}");
+    folder.fails(2, &["indicators", "--indicator", "smaa:3", "--db", "a.db"], "there is no indicator");
+}
+
+// === back-tests ===
+
+#[test]
+fn a_back_test_equals_the_reference_and_the_seven_agents() {
+    let (Some(folder), Some(metrics)) =
+        (Folder::with("data/reference/GOOG-1d.csv", "GOOG"), shared("oracle/bt_GOOG_1d.metrics.json"))
+    else {
+        return;
+    };
+    let metrics: Value = serde_json::from_str(&std::fs::read_to_string(metrics).expect("a file")).expect("JSON");
+    let usual = [
+        "backtest",
+        "--ticker",
+        "GOOG",
+        "--interval",
+        "1d",
+        "--strategy",
+        "sma-cross",
+        "--set",
+        "fast=10",
+        "--set",
+        "slow=20",
+        "--fee",
+        "0.001",
+        "--cash",
+        "10000",
+        "--unit",
+        "1",
+        "--verify",
+        "--db",
+        "a.db",
+    ];
+    let files = ["--trades", "t.csv", "--equity", "e.csv", "--report", "r.html"];
+    for (name, more) in [("GOOG_1d.longonly", &[][..]), ("GOOG_1d.longshort", &["--short"])] {
+        let found = folder.json(&[&usual[..], more, &files].concat());
+        let expected = &metrics[name]["definition"];
+        let close =
+            |a: &Value, b: &Value| (a.as_f64().expect("a number") / b.as_f64().expect("a number") - 1.0).abs() < 1e-9;
+        assert!(close(&found["metrics"]["final_equity"], &expected["final_equity"]), "{found}");
+        assert!(close(&found["metrics"]["sharpe"], &expected["sharpe_daily"]), "{found}");
+        assert_eq!(found["trades"], expected["trades"]);
+        assert_eq!(found["verified"], true);
+        let text = |name: &str| std::fs::read_to_string(folder.path(name)).expect("a file");
+        assert_eq!(text("t.csv").lines().count() as u64 - 1, found["trades"].as_u64().expect("a count"));
+        assert_eq!(text("e.csv").lines().count(), 2149);
+        assert!(text("r.html").contains("sma-cross on GOOG.1d"));
+    }
+    let out = folder.ok(&usual);
+    assert!(out.contains("buy and hold") && out.contains("same trades and the same equity"), "{out}");
+    folder.fails(2, &["backtest", "--strategy", "sma", "--db", "a.db"], "there is no strategy \"sma\"");
+    folder.fails(2, &["backtest", "--set", "fast=30", "--db", "a.db"], "fast is 30, not below slow");
+    folder.fails(2, &["backtest", "--set", "quick=3", "--db", "a.db"], "no parameter \"quick\"");
+    folder.fails(2, &["backtest", "--fee", "1", "--db", "a.db"], "a share is a number");
+}
+
+#[test]
+fn every_strategy_trades_alike_through_the_seven_with_stops_and_slippage() {
+    let Some(folder) = Folder::with("data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz", "DOT") else { return };
+    for strategy in ["sma-cross", "ema-cross", "rsi-reversion", "bollinger", "donchian", "macd-adx", "buy-and-hold"] {
+        let args = [
+            "backtest",
+            "--strategy",
+            strategy,
+            "--to",
+            "2022-03-01",
+            "--slippage-bps",
+            "2",
+            "--stop-loss",
+            "0.02",
+            "--take-profit",
+            "0.05",
+            "--short",
+            "--verify",
+            "--db",
+            "a.db",
+        ];
+        assert_eq!(folder.json(&args)["verified"], true, "{strategy}");
+    }
+}
+
+#[test]
+fn checks_and_searches_say_what_they_found() {
+    let Some(folder) = Folder::with("data/reference/GOOG-1d.csv", "GOOG") else { return };
+    let found = folder.json(&["check", "lookahead", "--cuts", "all", "--strategy", "macd-adx", "--db", "a.db"]);
+    assert_eq!((found["cuts"].as_u64(), found["differing"].as_u64()), (Some(2148), Some(0)));
+    let found = folder.json(&["check", "warm-up", "--strategy", "ema-cross", "--db", "a.db"]);
+    assert!(found["enough"].as_u64() > Some(26), "{found}");
+    let grid = ["optimize", "--grid", "fast=5..25:5", "--grid", "slow=20..100:20", "--unit", "1", "--db", "a.db"];
+    let found = folder.json(&grid);
+    assert_eq!((found["candidates"].as_u64(), found["left_out"].as_u64()), (Some(23), Some(2)));
+    assert_eq!(folder.json(&grid), found, "on all cores, the same twice");
+    let out = folder.ok(&grid);
+    for part in ["the choice", "buy and hold", "median candidate", "best in hindsight"] {
+        assert!(out.contains(part), "{out}");
+    }
+    let drawn = folder.json(&[&grid[..], &["--random", "8"]].concat())["candidates"].as_u64().expect("a count");
+    assert!((3..=8).contains(&drawn), "{drawn}");
+    folder.fails(2, &["optimize", "--db", "a.db"], "nothing to search");
+    folder.fails(1, &["optimize", "--walk-forward", "--db", "a.db"], "too few for a walk-forward");
+}
+
+#[test]
+fn a_walk_forward_of_four_years_equals_the_reference() {
+    let (Some(folder), Some(oracle)) = (
+        Folder::with("data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz", "DOT"),
+        shared("oracle/walkforward_DOTUSDT_15m.json"),
+    ) else {
+        return;
+    };
+    let oracle: Value = serde_json::from_str(&std::fs::read_to_string(oracle).expect("a file")).expect("JSON");
+    let expected = &oracle["DOTUSDT_15m_4y.fee0.001"];
+    let found = folder.json(&["optimize", "--walk-forward", "--to", "2026-01-01", "--db", "a.db"]);
+    let found = &found["walk_forward"];
+    for (ours, theirs) in [
+        ("return_pct", "oos_return_pct"),
+        ("buy_and_hold_pct", "buy_hold_oos_pct"),
+        ("median_fixed_pct", "median_fixed_oos_pct"),
+        ("trades", "oos_trades"),
+        ("refits", "refits"),
+    ] {
+        let (a, b) = (found[ours].as_f64().expect("a number"), expected[theirs].as_f64().expect("a number"));
+        assert!((a / b - 1.0).abs() < 1e-9, "{ours}: {a} {b}");
+    }
+}
+
+// === the kill switch ===
+
+#[test]
+fn a_kill_from_the_command_line_stops_the_next_run_until_a_resume() {
+    let Some(folder) = Folder::with("data/reference/GOOG-1d.csv", "GOOG") else { return };
+    let config =
+        "[desk]\nstrategy = { name = \"sma-cross\", fast = 10, slow = 20 }\n[desk.risk]\nstale_after_ms = 864000000\n";
+    std::fs::write(folder.path("desk.toml"), config).expect("written");
+    let run = ["run", "--config", "desk.toml", "--until-idle", "--db", "a.db"];
+    folder.fails(1, &["risk", "kill", "--db", "none.db"], "there is no database");
+    let free = folder.json(&[&run[..], &["--fresh"]].concat());
+    assert!(free["fills"].as_u64() > Some(50), "{free}");
+
+    let first = folder.json(&[&run[..], &["--fresh", "--to", "2008-01-01"]].concat());
+    let said = folder.json(&["risk", "kill", "--reason", "test", "--db", "a.db"]);
+    assert_eq!(said["said"], "risk.kill");
+    let killed = folder.json(&run);
+    assert_eq!(killed["fills"], first["fills"], "nothing is traded after the kill");
+    let state = folder.json(&["memory", "get", "risk.state", "--db", "a.db"]);
+    assert!(state.to_string().contains("halted"), "{state}");
+    folder.ok(&["risk", "resume", "--db", "a.db"]);
+    folder.ok(&run);
+    let state = folder.json(&["memory", "get", "risk.state", "--db", "a.db"]);
+    assert!(state.to_string().contains("active"), "{state}");
+    let signals = folder.ok(&["export", "signals", "--db", "a.db"]);
+    assert!(
+        signals.lines().count() > 80 && signals.contains("sma-cross fast=10 side=long-only slow=20"),
+        "{signals:.300}"
+    );
+    let trades = folder.ok(&["export", "trades", "--format", "json", "--db", "a.db"]);
+    assert!(trades.lines().count() > 10, "{trades:.300}");
+    assert!(folder.ok(&["export", "equity", "--db", "a.db"]).lines().count() > 1_000);
+}
