@@ -13,19 +13,15 @@ use atra::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-<<<<<<< HEAD
-use super::sim::SimArgs;
-use super::time::Moment;
-=======
 use super::{
     market::{
         backtest::BacktestArgs, check::CheckCommand, export::ExportCommand, indicators::IndicatorsArgs,
         optimize::OptimizeArgs,
     },
     risk::RiskCommand,
+    sim::SimArgs,
     time::Moment,
 };
->>>>>>> main
 
 /// A runtime for teams of agents: one journal, one process, one file.
 #[derive(Debug, Parser)]

@@ -6,12 +6,9 @@
 //! | `error`, `output`, `progress`, `time` | what a person sees |
 //! | `run` | a runtime with the desk, live view, signals |
 //! | `import` | files into candles in a database |
-<<<<<<< HEAD
 //! | `sim` | simulated runs, repeated and shrunk |
-=======
 //! | `market` | candles out again, indicators, back-tests, checks, searches |
 //! | `risk` | stops the desk and lets it go on |
->>>>>>> main
 //! | `status`, `journal`, `why`, `memory`, `dead_letters`, `db` | reads of a file, whether a runtime has it or not |
 
 pub(crate) mod args;
