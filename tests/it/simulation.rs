@@ -28,7 +28,7 @@ fn case(seed: u64) -> Case {
     }
 }
 
-fn run_all(cases: Vec<Case>) -> Vec<Verdict> {
+fn run_all(cases: &[Case]) -> Vec<Verdict> {
     let (next, verdicts) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -45,7 +45,7 @@ fn run_all(cases: Vec<Case>) -> Vec<Verdict> {
 #[test]
 fn a_hundred_seeds_hold_with_every_fault() {
     let (mut fired, mut checks) = (BTreeMap::new(), BTreeMap::new());
-    for verdict in run_all((0..100).map(case).collect()) {
+    for verdict in run_all(&(0..100).map(case).collect::<Vec<_>>()) {
         assert_eq!(verdict.failure, None, "seed {}: {} {:#?}", verdict.seed, verdict.options, verdict.recent);
         for fault in &verdict.faults {
             *fired.entry(fault.class).or_insert(0) += 1;
@@ -75,7 +75,7 @@ fn kept_cases_hold() {
         }
     }
     assert!(!cases.is_empty());
-    for verdict in run_all(cases) {
+    for verdict in run_all(&cases) {
         assert_eq!(verdict.failure, None, "seed {}", verdict.seed);
     }
 }
