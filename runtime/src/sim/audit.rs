@@ -265,7 +265,10 @@ impl Audit {
             let Some(before) = state.volatile.pop_back() else { break };
             state.take_back(before);
         }
-        state.volatile.clear();
+        // A process that dies flushes nothing; only what survived a power cut is on the disk for good.
+        if power {
+            state.volatile.clear();
+        }
         let found = same(&state);
         let text = format!(
             "found seq {last}, {} teams, facts {fold:016x}; no state between commits is like it (expected seq {}, facts {:016x})",

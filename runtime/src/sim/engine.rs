@@ -134,8 +134,8 @@ impl Wake for TaskWaker {
 }
 
 /// What a step of the root did.
-enum Step {
-    Polled,
+enum Polled {
+    Task,
     Scenario,
     Nothing,
 }
@@ -468,25 +468,25 @@ impl Engine {
     }
 
     /// Polls one ready task, unless it is the scenario's turn.
-    fn step(&self) -> Step {
+    fn step(&self) -> Polled {
         let (id, mut future, waker, end) = {
             let mut state = self.state();
             self.drain(&mut state);
-            let Some((_, id)) = state.ready.pop_first() else { return Step::Nothing };
+            let Some((_, id)) = state.ready.pop_first() else { return Polled::Nothing };
             if id == MAIN {
                 state.main_polls += 1;
                 let n = state.main_polls;
                 state.record(mix(MAIN, n), n, || "scenario".into());
-                return Step::Scenario;
+                return Polled::Scenario;
             }
             let alive_from = state.alive_from;
-            let Some(slot) = state.tasks.get_mut(&id) else { return Step::Polled };
+            let Some(slot) = state.tasks.get_mut(&id) else { return Polled::Task };
             // Taken back before the poll: a wake during it counts.
             slot.waker.queued.store(false, Ordering::Relaxed);
             if slot.group > 0 && slot.group < alive_from {
-                return Step::Polled;
+                return Polled::Task;
             }
-            let Some(future) = slot.future.take() else { return Step::Polled };
+            let Some(future) = slot.future.take() else { return Polled::Task };
             slot.polls += 1;
             let found = (id, future, slot.waker.clone(), slot.end.clone());
             let (key, polls, name) = (slot.key, slot.polls, slot.name.clone());
@@ -532,7 +532,7 @@ impl Engine {
                 self.finish(id, &end, false);
             }
         }
-        Step::Polled
+        Polled::Task
     }
 
     fn finish(&self, id: u64, end: &End, ok: bool) {
@@ -665,8 +665,8 @@ impl<F: Future> Future for Root<F> {
         }
         loop {
             match engine.step() {
-                Step::Polled => {}
-                Step::Scenario => {
+                Polled::Task => {}
+                Polled::Scenario => {
                     self.waker.queued.store(false, Ordering::Relaxed);
                     // One waker for the whole run, and polled only when it was woken, as any task.
                     let waker = Waker::from(self.waker.clone());
@@ -674,7 +674,7 @@ impl<F: Future> Future for Root<F> {
                         return Poll::Ready(Ok(output));
                     }
                 }
-                Step::Nothing => return engine.rest(),
+                Polled::Nothing => return engine.rest(),
             }
             if let Some(error) = engine.trouble() {
                 return Poll::Ready(Err(error));

@@ -65,6 +65,8 @@ pub(crate) struct Seen {
     pub(crate) sometimes: BTreeMap<String, u64>,
     pub(crate) series: BTreeMap<String, Vec<(u64, f64)>>,
     pub(crate) crashes: u64,
+    /// Whether the last death was the machine's.
+    lost_power: bool,
 }
 
 /// The handle of a scenario on its simulation. Cheap to clone.
@@ -118,7 +120,11 @@ impl World {
 
     /// What is left of a process that died: what the disk keeps.
     fn die(&self, power: bool, lies: bool, draw: u64) {
-        self.seen().crashes += 1;
+        {
+            let mut seen = self.seen();
+            seen.crashes += 1;
+            seen.lost_power = power;
+        }
         self.up.send_replace(None);
         self.engine.kill(self.group.load(Ordering::Relaxed) as u32 + 1);
         let volatile = self.plan.disk.n_volatile();
@@ -152,7 +158,7 @@ impl World {
                 }
                 None => {
                     sleep(Duration::from_millis(100)).await;
-                    power = true;
+                    power = self.seen().lost_power;
                     continue;
                 }
             };
