@@ -31,7 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { READ, WRITE, SYNC, TRUNCATE, CLASSES, FAILED_SYNC = CLASSES };
+enum { READ, WRITE, SYNC, TRUNCATE, CLASSES, FAILED_SYNC = CLASSES, GONE };
 enum { NONE, DB, WAL, JOURNAL, SHM, LEDGER };
 #define FDS 4096
 
@@ -52,6 +52,7 @@ static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
 static int (*real_ftruncate)(int, off_t);
+static int (*real_unlink)(const char *);
 
 static long number(const char *name, long otherwise) {
     const char *text = getenv(name);
@@ -68,6 +69,7 @@ __attribute__((constructor)) static void begin(void) {
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate");
+    real_unlink = dlsym(RTLD_NEXT, "unlink");
     const char *class = getenv("FAULTS_CLASS");
     for (int i = 0; class && i < CLASSES; i++)
         if (!strcmp(class, names[i])) fail_class = i;
@@ -238,6 +240,16 @@ int ftruncate64(int fd, off64_t length) {
     pthread_mutex_lock(&lock);
     int done = fails(TRUNCATE, k) ? -1 : real_ftruncate(fd, length);
     if (done == 0) note(TRUNCATE, k, (uint64_t)length, NULL, 0);
+    pthread_mutex_unlock(&lock);
+    return done;
+}
+
+int unlink(const char *path) {
+    int k = kind_of(path);
+    if (!k) return real_unlink(path);
+    pthread_mutex_lock(&lock);
+    int done = real_unlink(path);
+    if (done == 0) note(GONE, k, 0, NULL, 0);
     pthread_mutex_unlock(&lock);
     return done;
 }

@@ -159,6 +159,30 @@ fn indicators_print_as_a_table_that_equals_the_reference() {
     folder.fails(2, &["indicators", "--indicator", "smaa:3", "--db", "a.db"], "there is no indicator");
 }
 
+#[test]
+fn sixty_four_tickers_trade_on_one_account_in_one_run() {
+    let Some(breadth) = shared("data/breadth64-15m") else { return };
+    let folder = Folder::new();
+    let files = std::fs::read_dir(breadth).expect("a folder").map(|entry| entry.expect("a file").path());
+    let files: Vec<String> = files.map(|path| path.to_str().expect("text").to_owned()).collect();
+    let mut args = vec!["import", "candles", "--db", "a.db", "--json"];
+    args.extend(files.iter().map(String::as_str));
+    assert_eq!(folder.ok(&args).lines().count(), 64);
+    let config = "[desk]\nstrategy = { name = \"donchian\", entry = 20, exit = 10 }\n";
+    std::fs::write(folder.path("desk.toml"), config).expect("written");
+    let run = ["run", "--config", "desk.toml", "--until-idle", "--db", "a.db"];
+    let done = folder.json(&run);
+    assert_eq!(done["candles"].as_u64(), Some(64 * 499));
+    assert!(done["fills"].as_u64() > Some(500), "{done}");
+    let digest = done["digest"].clone();
+    let apart = folder.json(&[&run[..], &["--fresh", "--placement", "apart"]].concat());
+    assert_eq!(apart["digest"], digest);
+    let trades = folder.ok(&["export", "trades", "--db", "a.db"]);
+    let traded: std::collections::BTreeSet<&str> =
+        trades.lines().skip(1).filter_map(|line| line.split('.').next()).collect();
+    assert!(traded.len() > 50, "{} tickers traded", traded.len());
+}
+
 // === back-tests ===
 
 #[test]

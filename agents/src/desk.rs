@@ -26,7 +26,7 @@
 
 use std::sync::Arc;
 
-use atra_runtime::{Clock, Team};
+use atra_runtime::{Clock, Limits, Team};
 use atra_storage::StoreError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -203,6 +203,18 @@ impl Account {
     }
 }
 
+/// The most inputs of a step of many series.
+const STEP_INPUTS_MAX: usize = 16_384;
+
+/// The limits of a desk of so many series: `inputs_max` counts for each of them, up to 16,384. Whoever decides on a candle
+/// writes the state of its series once a step; with a step of a few candles each, the state would be most of what is written.
+/// What is journalled does not depend on it.
+#[must_use]
+pub fn limits_for(limits: &Limits, series: usize) -> Limits {
+    let most = limits.inputs_max.max(STEP_INPUTS_MAX);
+    Limits { inputs_max: limits.inputs_max.saturating_mul(series.max(1)).min(most), ..limits.clone() }
+}
+
 /// Builds the team of seven. Reads the list of series from the store; nothing runs yet.
 ///
 /// # Errors
@@ -248,9 +260,11 @@ async fn build(config: DeskConfig, candles: CandleSource, own: Option<Maker>) ->
     let position_max_ppm =
         if series.len() > 1 { config.risk.position_max_ppm.min(share) } else { config.risk.position_max_ppm };
     let limits = RiskLimits { position_max_ppm, ..config.risk };
+    let own_limits = limits_for(&Limits::default(), series.len());
     let wanted = Wanted { series, from, to, speed, speed_from };
     let team = Team::new(TEAM)
         .clock(Clock::Events)
+        .limits(own_limits)
         .agent(move || Feed::new(candles.clone(), wanted.clone()))
         .agent(Indicator::default)
         .agent(move || Signal::new(signal.clone()))

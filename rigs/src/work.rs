@@ -104,7 +104,8 @@ pub fn run(work: &Work) -> bool {
         let ledger = Ledger::open(&work.ledger).expect("the ledger can be opened");
         let mut options = StorageOptions::default();
         options.checkpoint_after_idle = Duration::from_millis(work.checkpoint_ms);
-        options.backoff_max = Duration::from_millis(50);
+        options.backoff_max = Duration::from_millis(20);
+        options.retries_max = 6;
         let opened = match SqliteStore::open(SqliteOptions::new(&work.db)).await {
             Ok(store) => Storage::open(Box::new(store), options, Arc::new(Nobody)).await,
             Err(error) => Err(error),

@@ -19,6 +19,7 @@ use crate::{
     Level, Loaded, Rejected, Release, StorageOptions, StorageState, Store, StoreError, WriteBatch,
     metrics::Gauges,
     plan::{FactId, Found, Ledger, Plan},
+    power::Power,
     queue::{Command, Lanes, Outcome, Work},
     upkeep::Upkeep,
 };
@@ -31,9 +32,9 @@ pub struct StorageActor {
     release: Arc<dyn Release>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) ledger: Ledger,
-    /// A flush failed: what the disk holds of the file is not known, so level `power` cannot be promised
-    /// until the database has been written anew. Set once, never cleared in this process.
-    is_power_in_doubt: bool,
+    pub(crate) power: Power,
+    /// A first try of what is being tried again had an unknown outcome: what fails now is unknown, not absent.
+    is_open: bool,
     /// Commits since the last checkpoint.
     pub(crate) is_dirty: bool,
     pub(crate) upkeep: Upkeep,
@@ -48,8 +49,8 @@ enum Ending {
     Committed(Level),
     /// It is not in the store, and the commands in it are to be tried one by one.
     Isolate(StoreError),
-    /// It is not in the store; the actor goes on.
-    Failed(StoreError),
+    /// It is not in the store, as far as the answer says so; the actor goes on.
+    Failed(Rejected),
     /// The actor must stop writing.
     Broken(Rejected, StoreError),
 }
@@ -63,9 +64,10 @@ impl StorageActor {
         release: Arc<dyn Release>,
         gauges: Arc<Gauges>,
     ) -> Self {
+        let power = Power::new(loaded.is_unflushed);
         let ledger = ledger_of(loaded);
         let upkeep = Upkeep::new();
-        Self { store, lanes, options, release, gauges, ledger, is_power_in_doubt: false, is_dirty: false, upkeep }
+        Self { store, lanes, options, release, gauges, ledger, power, is_open: false, is_dirty: false, upkeep }
     }
 
     /// Works until it is stopped, every handle is dropped, or the store fails for good.
@@ -99,6 +101,7 @@ impl StorageActor {
             if let Err(cause) = self.work(commands).await {
                 break Some(cause);
             }
+            self.checkpoint_under_load().await;
             self.upkeep_under_load().await;
         };
         match failure {
@@ -120,14 +123,14 @@ impl StorageActor {
 
     /// Carries out commands and answers them. `Err`: the actor must stop writing; all are answered.
     async fn work(&mut self, mut commands: Vec<Command>) -> Result<(), StoreError> {
-        self.refuse_power(&mut commands);
+        self.regain_power(&mut commands).await;
         self.refuse_full(&mut commands);
         if commands.is_empty() {
             return Ok(());
         }
         match self.attempt(&commands).await {
             (Ending::Committed(level), answers) => self.answer(commands, answers, level),
-            (Ending::Failed(cause), _) => self.answer_all(commands, &Rejected::Failed(cause)),
+            (Ending::Failed(answer), _) => self.answer_all(commands, &answer),
             (Ending::Isolate(StoreError::Unknown(cause)), _) if commands.len() == 1 => {
                 self.answer_all(commands, &Rejected::Unknown(cause));
             }
@@ -137,7 +140,10 @@ impl StorageActor {
             }
             (Ending::Isolate(cause), _) => {
                 error!(error = %cause, commands = commands.len(), "batch failed, trying its commands one by one");
-                return self.work_one_by_one(commands).await;
+                self.is_open = matches!(cause, StoreError::Unknown(_));
+                let worked = self.work_one_by_one(commands).await;
+                self.is_open = false;
+                return worked;
             }
             (Ending::Broken(answer, cause), _) => {
                 self.answer_all(commands, &answer);
@@ -178,6 +184,7 @@ impl StorageActor {
                 return (Ending::Broken(Rejected::Unknown(cause.to_string()), cause), answers);
             }
             self.is_dirty = true;
+            self.log_grew(commands);
             self.ledger.apply(&batch);
             self.count(&batch, &answers, started, looked_up);
             self.release(batch);
@@ -207,16 +214,6 @@ impl StorageActor {
         stream::iter(reads).buffer_unordered(self.options.lookups_max).collect().await
     }
 
-    /// Refuses what asks for level `power` after a failed flush.
-    fn refuse_power(&self, commands: &mut Vec<Command>) {
-        if !self.is_power_in_doubt {
-            return;
-        }
-        let refused: Vec<_> = commands.extract_if(.., |command| level_of(&command.work) == Level::Power).collect();
-        let cause = "level power cannot be promised after a failed flush; restart on a fresh copy of the database";
-        self.answer_all(refused, &Rejected::Unknown(cause.into()));
-    }
-
     // === commit ===
 
     /// Commits one batch, with retries. By class of error:
@@ -225,12 +222,19 @@ impl StorageActor {
     /// |---|---|
     /// | busy | tried again with bounded exponential backoff, then failed |
     /// | full | kept and probed until there is space or a stop is asked for; reads go on |
-    /// | unknown | the store is loaded again, and the last seq and team rows tell whether it is there |
+    /// | unknown | the store is loaded again, and the last seq and team rows tell whether it is there; if not, tried again; when that keeps failing, writing stops |
     /// | invalid, conflict | the commands are tried one by one; only the guilty one fails |
     /// | any other | writing stops |
     async fn commit(&mut self, batch: &WriteBatch) -> Ending {
         let mut pause = self.options.backoff_first;
         let mut attempt = 0;
+        let mut was_unknown = false;
+        // Once it was unknown, an error does not say that nothing is there: what a commit left in the log may be found
+        // by the next process.
+        let failed = |error: StoreError, was_unknown: bool| match was_unknown {
+            true => Rejected::Unknown(format!("{error}, after a commit of unknown outcome")),
+            false => Rejected::Failed(error),
+        };
         loop {
             let error = match self.store.commit(batch).await {
                 Ok(()) => {
@@ -241,7 +245,9 @@ impl StorageActor {
             };
             attempt += 1;
             match error {
-                StoreError::Busy(_) if attempt > self.options.retries_max => return Ending::Failed(error),
+                StoreError::Busy(_) if attempt > self.options.retries_max => {
+                    return Ending::Failed(failed(error, was_unknown));
+                }
                 StoreError::Busy(_) => {
                     warn!(attempt, pause_ms = pause.as_millis() as u64, %error, "store was busy");
                     sleep(pause).await;
@@ -250,19 +256,23 @@ impl StorageActor {
                     self.gauges.set_state(StorageState::Degraded);
                     warn!(attempt, pause_ms = pause.as_millis() as u64, %error, "no space, probing until there is");
                     if !self.wait_for_space(pause).await && attempt > 1 {
-                        return Ending::Failed(error);
+                        return Ending::Failed(failed(error, was_unknown));
                     }
                 }
-                StoreError::Unknown(cause) => match self.settle_unknown(batch, cause).await {
-                    None if attempt > self.options.retries_max => {
-                        return Ending::Failed(StoreError::Busy("commit kept failing with unknown outcome".into()));
+                StoreError::Unknown(cause) => {
+                    was_unknown = true;
+                    match self.settle_unknown(batch, cause.clone()).await {
+                        None if attempt > self.options.retries_max => {
+                            let error = StoreError::Failing { attempts: attempt, cause };
+                            return Ending::Broken(failed(error.clone(), true), error);
+                        }
+                        None => sleep(pause).await,
+                        Some(ending) => return ending,
                     }
-                    None => sleep(pause).await,
-                    Some(ending) => return ending,
-                },
+                }
                 StoreError::Conflict { .. } => return self.settle_conflict(error).await,
                 StoreError::Invalid(_) => return Ending::Isolate(error),
-                _ => return Ending::Broken(Rejected::Failed(error.clone()), error),
+                _ => return Ending::Broken(failed(error.clone(), was_unknown), error),
             }
             Gauges::add(&self.gauges.retries, 1);
             pause = (pause * 2).min(self.options.backoff_max);
@@ -289,10 +299,7 @@ impl StorageActor {
         after.apply(batch);
         let is_before = loaded.last == self.ledger.last && loaded.teams == self.ledger.teams;
         let is_after = loaded.last == after.last && loaded.teams == after.teams;
-        if batch.level == Level::Power {
-            self.is_power_in_doubt = true;
-            error!(%cause, "a flush failed: level power is not promised any more");
-        }
+        self.doubt_power(&cause);
         match (is_before, is_after) {
             // Facts and blocks alone leave no mark and so look as before; writing them again is harmless.
             (true, _) if batch.level == Level::Process => None,
@@ -392,6 +399,12 @@ impl StorageActor {
 
     fn answer_one(&self, command: Command, answer: Result<Outcome, Rejected>) {
         let Command { bytes, answer: to, room, work: _ } = command;
+        let answer = match answer {
+            Err(Rejected::Failed(error)) if self.is_open => {
+                Err(Rejected::Unknown(format!("{error}, after a commit of unknown outcome")))
+            }
+            answer => answer,
+        };
         Gauges::add(&self.gauges.rejected, u64::from(answer.is_err()));
         self.gauges.unqueue(bytes);
         drop(room);
@@ -403,9 +416,7 @@ impl StorageActor {
 
     /// A clean end: everything is committed.
     async fn finish(mut self, stops: Vec<Command>) {
-        if let Err(error) = self.store.checkpoint().await {
-            warn!(%error, "last checkpoint failed, the log is kept");
-        }
+        self.checkpoint().await;
         match self.store.close().await {
             Ok(()) => {
                 info!(seq = %self.ledger.last, "storage stopped");
@@ -458,7 +469,7 @@ fn ledger_of(loaded: Loaded) -> Ledger {
     Ledger { last: loaded.last_seq, teams, floor: loaded.floor }
 }
 
-fn level_of(work: &Work) -> Level {
+pub(crate) fn level_of(work: &Work) -> Level {
     match work {
         Work::Step(step) => step.level,
         Work::Publish(publish) => publish.level,

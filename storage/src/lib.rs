@@ -14,6 +14,7 @@ pub mod memory;
 pub mod metrics;
 pub mod options;
 mod plan;
+mod power;
 mod queue;
 pub mod rejected;
 pub mod retention;

@@ -35,6 +35,7 @@ struct State {
     blocks: BTreeMap<(Name, i64), Block>,
     faults: VecDeque<Fault>,
     commit_delay: Option<Duration>,
+    renew_fault: Option<StoreError>,
     n_commits: u64,
     /// Raised by every opened store: only the newest may commit, as with a locked file.
     opened: u64,
@@ -111,6 +112,11 @@ impl MemoryDisk {
         self.state().last_seq().get()
     }
 
+    /// Lets every writing anew fail with this, until it is taken back.
+    pub fn fail_renewals(&self, error: Option<StoreError>) {
+        self.state().renew_fault = error;
+    }
+
     /// How many commits have taken effect.
     #[must_use]
     pub fn n_commits(&self) -> u64 {
@@ -176,7 +182,12 @@ impl Default for MemoryStore {
 impl Store for MemoryStore {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
         let state = self.disk.state();
-        Ok(Loaded { last_seq: state.last_seq(), teams: state.teams.values().cloned().collect(), floor: state.floor })
+        Ok(Loaded {
+            last_seq: state.last_seq(),
+            teams: state.teams.values().cloned().collect(),
+            floor: state.floor,
+            is_unflushed: false,
+        })
     }
 
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
@@ -204,6 +215,10 @@ impl Store for MemoryStore {
     async fn checkpoint(&mut self) -> Result<(), StoreError> {
         self.disk.state().flush();
         Ok(())
+    }
+
+    async fn renew(&mut self) -> Result<(), StoreError> {
+        self.disk.state().renew_fault.clone().map_or(Ok(()), Err)
     }
 
     async fn prune(&mut self, upto: Seq, events_max: u64) -> Result<Seq, StoreError> {

@@ -66,6 +66,17 @@ pub enum StoreError {
         /// The newest version this build knows.
         known: u32,
     },
+    /// The disk kept failing. Writing must stop.
+    #[error("disk failed {attempts} times in a row: {cause}; look after the disk, then start again")]
+    Failing {
+        /// How often it was tried.
+        attempts: u32,
+        /// What the last error was.
+        cause: String,
+    },
+    /// After a failed flush, level `power` needs a database that has been written anew, and that was not possible.
+    #[error("a flush failed and the database could not be written anew, so level power is not promised: {0}")]
+    Unflushed(String),
     /// The file cannot be opened, read or written, or is damaged. Writing must stop.
     #[error("database {path}: {cause}")]
     Fatal {
@@ -80,7 +91,7 @@ impl StoreError {
     /// Whether the same call may succeed later without anybody doing anything.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::Full(_))
+        matches!(self, Self::Busy(_) | Self::Full(_) | Self::Unflushed(_))
     }
 }
 
@@ -131,6 +142,9 @@ pub struct Loaded {
     pub teams: Vec<TeamRow>,
     /// The last seq that was pruned: above it the journal is complete.
     pub floor: Seq,
+    /// The disk failed in this process or one before, and the store was not written anew since: what it promises at
+    /// level `power` is in doubt.
+    pub is_unflushed: bool,
 }
 
 /// A backend. One owner, the storage actor, commits; anybody reads through [`Store::reader`].
@@ -173,6 +187,11 @@ pub trait Store: Send + Sync {
     /// one still reads from it.
     async fn shorten_log(&mut self) -> Result<bool, StoreError> {
         Ok(true)
+    }
+
+    /// Writes everything anew, flushes it and checks it: after a failed flush, the only way to know what the disk holds.
+    async fn renew(&mut self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     /// Flushes and closes for good.

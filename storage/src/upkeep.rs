@@ -98,11 +98,7 @@ impl StorageActor {
     pub(crate) async fn upkeep_when_idle(&mut self) -> Result<(), StoreError> {
         if self.is_dirty && self.upkeep.active_at.elapsed() >= self.options.checkpoint_after_idle {
             self.is_dirty = false;
-            Gauges::add(&self.gauges.checkpoints, 1);
-            if let Err(error) = self.store.checkpoint().await {
-                // Nothing is lost: the log is kept and moved next time.
-                warn!(%error, "checkpoint failed");
-            }
+            self.checkpoint().await;
             self.shorten_log(IDLE_WAL_BYTES).await;
         }
         self.look_after().await?;
@@ -169,6 +165,7 @@ impl StorageActor {
                 self.upkeep.looked_at = now.checked_sub(LOOK_BETWEEN).unwrap_or(now);
             }
             Ok(false) => Gauges::add(&self.gauges.checkpoints_held, 1),
+            Err(StoreError::Unknown(cause)) => self.doubt_power(&cause),
             Err(error) => warn!(%error, "log could not be begun anew"),
         }
         let took = now.elapsed();

@@ -254,6 +254,31 @@ fn a_vacuum_gives_back_what_was_pruned() {
     assert!(person.contains("before"), "{person}");
 }
 
+#[test]
+fn a_newer_or_foreign_file_is_left_alone_by_every_command() {
+    let folder = Folder::finished();
+    let mut newer = bytes(&folder.path("a.db"));
+    newer[60..64].copy_from_slice(&99_u32.to_be_bytes());
+    std::fs::write(folder.path("newer.db"), &newer).expect("written");
+    let foreign = bytes(&folder.path("a.csv"));
+    let commands: [&[&str]; 6] = [
+        &["info"],
+        &["check"],
+        &["backup", "copy.db"],
+        &["prune", "--keep", "1d"],
+        &["prune", "--keep-events", "1", "--dry-run"],
+        &["vacuum"],
+    ];
+    for command in commands {
+        for (db, part) in [("newer.db", "version 99"), ("a.csv", "not an atra database"), ("none.db", "no database")] {
+            folder.atra(&[&["db"], command, &["--db", db]].concat()).fails(1, &[part]);
+        }
+    }
+    assert_eq!((bytes(&folder.path("newer.db")), bytes(&folder.path("a.csv"))), (newer, foreign));
+    assert!(!folder.path("none.db").exists() && !folder.path("copy.db").exists());
+    assert!(!folder.path("newer.db.lock").exists(), "nobody took it for writing");
+}
+
 // === bounds and retention ===
 
 #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::candle::Candle;
 use super::fill::{Execution, Exits, Guard, Position, Trade, execute, leave};
 use super::metrics::{EquityStats, Metrics};
-use super::money::{Money, MoneyError, Terms};
+use super::money::{Money, MoneyError, Terms, TickValue};
 use super::strategy::Strategy;
 
 /// What a back-test starts from.
@@ -92,6 +92,7 @@ fn run(
         cash: options.cash,
         position: Position::default(),
         guard: None,
+        tick_value: None,
         stats: EquityStats::new(options.cash.to_f64()),
         closed,
     };
@@ -108,7 +109,10 @@ fn run(
             marked = run.cash.to_f64();
         }
         if run.position.lots != 0 {
-            marked = run.cash.plus(terms.value(candle.close, run.position.lots)?)?.to_f64();
+            marked = match run.tick_value.and_then(|value| value.at(candle.close, run.cash)) {
+                Some(equity) => equity.to_f64(),
+                None => run.cash.plus(terms.value(candle.close, run.position.lots)?)?.to_f64(),
+            };
         }
         marked_at(marked);
         run.stats.mark(candle.time, marked, run.position.lots != 0);
@@ -127,6 +131,8 @@ struct Run<F> {
     cash: Money,
     position: Position,
     guard: Option<Guard>,
+    /// What the position is worth a tick.
+    tick_value: Option<TickValue>,
     stats: EquityStats,
     closed: F,
 }
@@ -140,6 +146,7 @@ impl<F: FnMut(&Trade)> Run<F> {
     fn book(&mut self, execution: Execution, time: i64) -> Result<(), MoneyError> {
         self.cash = execution.cash_after;
         self.guard = self.exits.guard(execution.price, execution.lots_after);
+        self.tick_value = self.terms.tick_value(execution.lots_after);
         if let Some(trade) = self.position.book(self.terms, &execution, time)? {
             self.stats.trade(&trade, traded(self.terms, &trade)?);
             (self.closed)(&trade);

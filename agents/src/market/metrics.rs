@@ -40,6 +40,29 @@ pub struct EquityStats {
     lost: f64,
     fees: f64,
     traded: f64,
+    #[serde(skip)]
+    hint: Hint,
+}
+
+/// What follows from the rest, and saves a division a mark: no part of the state, and equal to any other.
+#[derive(Debug, Clone, Copy)]
+struct Hint {
+    /// Where the day of the last mark ends; unknown after a restart.
+    day_end: i64,
+    /// The lowest equity since the peak that the greatest drawdown has been compared with.
+    trough: f64,
+}
+
+impl Default for Hint {
+    fn default() -> Self {
+        Self { day_end: i64::MIN, trough: f64::INFINITY }
+    }
+}
+
+impl PartialEq for Hint {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// What an equity curve amounts to. Shares are of 1: a return of 0.5 is 50 %.
@@ -93,32 +116,39 @@ impl EquityStats {
     /// equity of the first (a position closed at the last close), but the peak has been seen.
     #[inline]
     pub fn mark(&mut self, time: i64, equity: f64, exposed: bool) {
+        if time >= self.hint.day_end {
+            self.begin_day(time, equity);
+        }
+        let again = self.bars > 0 && time == self.last_time;
+        self.bars += u64::from(!again);
+        self.exposed_bars += u64::from(exposed && !again);
+        (self.last_time, self.equity) = (time, equity);
+        if equity >= self.peak {
+            (self.peak, self.peak_time) = (equity, time);
+            self.hint.trough = f64::INFINITY;
+        } else {
+            self.underwater_max = self.underwater_max.max(time - self.peak_time);
+            if equity < self.hint.trough && self.peak > 0.0 {
+                self.hint.trough = equity;
+                self.drawdown_max = self.drawdown_max.max(1.0 - equity / self.peak);
+            }
+        }
+    }
+
+    /// The first mark, the first after a restart, or the first of a day.
+    fn begin_day(&mut self, time: i64, equity: f64) {
         let day = time.div_euclid(DAY_MILLIS);
         match self.first_time {
             None => {
                 self.first_time = Some(time);
                 (self.peak, self.peak_time) = (equity, time);
             }
-            Some(_) => {
-                if day != self.last_time.div_euclid(DAY_MILLIS) {
-                    self.close_day();
-                }
-            }
+            Some(_) if day != self.last_time.div_euclid(DAY_MILLIS) => self.close_day(),
+            Some(_) => {}
         }
-        let again = self.bars > 0 && time == self.last_time;
-        self.bars += u64::from(!again);
-        self.exposed_bars += u64::from(exposed && !again);
         // 1970-01-01 was a Thursday: days 2 and 3 of the week that begins with it are Saturday and Sunday.
         self.weekend |= matches!(day.rem_euclid(7), 2 | 3);
-        (self.last_time, self.equity) = (time, equity);
-        if equity >= self.peak {
-            (self.peak, self.peak_time) = (equity, time);
-        } else {
-            self.underwater_max = self.underwater_max.max(time - self.peak_time);
-            if self.peak > 0.0 {
-                self.drawdown_max = self.drawdown_max.max(1.0 - equity / self.peak);
-            }
-        }
+        self.hint.day_end = (day + 1).saturating_mul(DAY_MILLIS);
     }
 
     /// Takes a closed trade. `notional` is what was traded at entry and exit together.

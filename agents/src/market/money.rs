@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::candle::{Scale, power_of_ten};
+use super::candle::{Scale, TICKS_MAX, power_of_ten};
 
 /// Decimals of [`Money`].
 const DECIMALS: u8 = 24;
@@ -141,6 +141,22 @@ impl From<Money> for String {
     }
 }
 
+/// What a position is worth a tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TickValue(i128);
+
+impl TickValue {
+    /// `cash` and the position at a price; `None` if that is out of range.
+    #[inline]
+    pub(crate) fn at(self, ticks: i64, cash: Money) -> Option<Money> {
+        if ticks.unsigned_abs() > TICKS_MAX as u64 {
+            return None;
+        }
+        // In range, as `tick_value` saw to it: a checked product of 128 bits is a call.
+        cash.0.checked_add(self.0.wrapping_mul(i128::from(ticks))).map(Money)
+    }
+}
+
 /// How a series is traded: what a tick times a lot is worth, and what trading costs. Quantities are whole lots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
@@ -203,6 +219,12 @@ impl Terms {
     #[inline]
     pub fn value(self, ticks: i64, lots: i64) -> Result<Money, MoneyError> {
         (i128::from(ticks) * i128::from(lots)).checked_mul(self.tick_lot()).map(Money).ok_or(MoneyError::Overflow)
+    }
+
+    /// What `lots` are worth a tick, for a position that is marked often; `None` where a price could leave the range.
+    pub(crate) fn tick_value(self, lots: i64) -> Option<TickValue> {
+        const MOST: u128 = (i128::MAX / 2) as u128 / TICKS_MAX as u128;
+        i128::from(lots).checked_mul(self.tick_lot()).filter(|unit| unit.unsigned_abs() < MOST).map(TickValue)
     }
 
     /// The fee for trading a notional, exact.

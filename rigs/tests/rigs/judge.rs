@@ -57,7 +57,7 @@ pub(crate) struct Judge {
 }
 
 /// What is in the store, as the judge needs it.
-struct Found {
+pub(crate) struct Found {
     /// Order → seq.
     events: BTreeMap<u64, u64>,
     keys: Vec<u64>,
@@ -66,26 +66,44 @@ struct Found {
     blocks: Vec<i64>,
 }
 
+/// What became of a reopening.
+pub(crate) enum Reopened {
+    /// It could not be opened, read or checked.
+    Refused(String),
+    /// The check found problems.
+    Unsound(Vec<String>),
+    /// The check found nothing; an error: what is there is not what was sent.
+    Sound(Result<Found, String>),
+}
+
+/// Opens the database as a runtime does, reads everything, closes it and checks it.
+pub(crate) fn reopen(db: &Path) -> Reopened {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let reopened = tokio.block_on(async {
+        let mut store = SqliteStore::open(SqliteOptions::new(db)).await?;
+        store.load().await?;
+        let found = read(&*store.reader()).await?;
+        store.close().await?;
+        let report = check(db).await?;
+        Ok::<_, StoreError>(if report.is_sound() { Reopened::Sound(found) } else { Reopened::Unsound(report.problems) })
+    });
+    reopened.unwrap_or_else(|error| Reopened::Refused(error.to_string()))
+}
+
 impl Judge {
     /// Reopens the database and judges it.
     pub(crate) fn judge(&mut self, db: &Path, lines: &[Line], promise: Promise) -> Result<Verdict, String> {
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let found = tokio.block_on(async {
-            let mut store = SqliteStore::open(SqliteOptions::new(db)).await.map_err(|error| error.to_string())?;
-            let read = async {
-                store.load().await?;
-                read(&*store.reader()).await
-            };
-            let found = read.await.map_err(|error: StoreError| error.to_string())?;
-            store.close().await.map_err(|error| error.to_string())?;
-            let report = check(db).await.map_err(|error| error.to_string())?;
-            if report.is_sound() { found } else { Err(format!("the check found {:?}", report.problems)) }
-        })?;
-        consistent(&found)?;
+        let found = match reopen(db) {
+            Reopened::Sound(found) => found?,
+            Reopened::Unsound(problems) => return Err(format!("the check found {problems:?}")),
+            Reopened::Refused(error) => return Err(error),
+        };
+        found.is_consistent()?;
         self.compare(&found, lines, promise)
     }
 
-    fn compare(&mut self, found: &Found, lines: &[Line], promise: Promise) -> Result<Verdict, String> {
+    /// Compares what is there with the ledger.
+    pub(crate) fn compare(&mut self, found: &Found, lines: &[Line], promise: Promise) -> Result<Verdict, String> {
         let standings = standings(lines)?;
         let mut verdict = Verdict { present: found.events.len() as u64, ..Verdict::default() };
         for (order, standing) in &standings {
@@ -182,25 +200,27 @@ async fn read(reader: &dyn Read) -> Result<Result<Found, String>, StoreError> {
     Ok(Ok(Found { events, keys, teams, blocks: blocks.iter().map(|block| block.start).collect() }))
 }
 
-/// What holds whatever was lost: steps are whole, and so are publishes.
-fn consistent(found: &Found) -> Result<(), String> {
-    let mut steps: BTreeMap<String, u64> = BTreeMap::new();
-    for order in found.events.keys() {
-        let (place, n) = ((order % LIFE) / PRODUCER, order % PRODUCER);
-        if place >= TEAMS {
-            *steps.entry(format!("team{}", place - TEAMS)).or_default() += 1;
-        } else if n.is_multiple_of(3) != found.keys.contains(order) {
-            return Err(format!("event {order} and its key are not both there"));
+impl Found {
+    /// What holds whatever was lost: steps are whole, and so are publishes.
+    pub(crate) fn is_consistent(&self) -> Result<(), String> {
+        let mut steps: BTreeMap<String, u64> = BTreeMap::new();
+        for order in self.events.keys() {
+            let (place, n) = ((order % LIFE) / PRODUCER, order % PRODUCER);
+            if place >= TEAMS {
+                *steps.entry(format!("team{}", place - TEAMS)).or_default() += 1;
+            } else if n.is_multiple_of(3) != self.keys.contains(order) {
+                return Err(format!("event {order} and its key are not both there"));
+            }
         }
-    }
-    for (team, (number, fact)) in &found.teams {
-        let n_events = steps.remove(team).unwrap_or(0);
-        if n_events != *number || fact.unwrap_or(0) != *number {
-            return Err(format!("{team} is at step {number} with {n_events} events, and its fact says {fact:?}"));
+        for (team, (number, fact)) in &self.teams {
+            let n_events = steps.remove(team).unwrap_or(0);
+            if n_events != *number || fact.unwrap_or(0) != *number {
+                return Err(format!("{team} is at step {number} with {n_events} events, and its fact says {fact:?}"));
+            }
         }
+        if self.keys.iter().any(|order| !self.events.contains_key(order)) || !steps.is_empty() {
+            return Err(format!("keys or steps without their events: {steps:?}"));
+        }
+        Ok(())
     }
-    if found.keys.iter().any(|order| !found.events.contains_key(order)) || !steps.is_empty() {
-        return Err(format!("keys or steps without their events: {steps:?}"));
-    }
-    Ok(())
 }

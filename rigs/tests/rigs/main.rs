@@ -11,14 +11,19 @@
 //! | `full` | no space for a while; a file that may not grow; a slow disk |
 //! | `power` | what a disk holds when power goes: everything synced, anything of the rest |
 //! | `kill` | SIGKILL at random moments under full load |
+//! | `corruption` | flipped bits, cut files, zeroed pages, a log that is another's or gone |
+//! | `strangers` | another process that holds the lock, or reads without an end |
 //!
 //! Random choices come from a seed that is printed: `ATRA_RIG_SEED` repeats it, `ATRA_RIG_ROUNDS` sets how many.
 
+#![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that fails should fail")]
 
+mod corruption;
 mod errors;
 mod full;
 mod judge;
 mod kill;
 mod power;
+mod strangers;
 mod support;

@@ -25,6 +25,7 @@ enum Record<'a> {
     Sync(u8),
     Truncate(u8, usize),
     FailedSync(u8),
+    Gone(u8),
 }
 
 const LEDGER: u8 = 5;
@@ -40,7 +41,9 @@ fn records(mut log: &[u8]) -> Vec<Record<'_>> {
             1 => Record::Write(head[1], offset, bytes),
             2 => Record::Sync(head[1]),
             3 => Record::Truncate(head[1], offset),
-            _ => Record::FailedSync(head[1]),
+            4 => Record::FailedSync(head[1]),
+            5 => Record::Gone(head[1]),
+            other => panic!("no record: {other}"),
         });
         log = rest;
     }
@@ -110,6 +113,7 @@ impl<'a> Disk<'a> {
             }
             Record::Sync(file) => self.files.entry(*file).or_default().settle(seed, 100),
             Record::FailedSync(file) => self.files.entry(*file).or_default().settle(seed, 50),
+            Record::Gone(file) => drop(self.files.remove(file)),
         }
     }
 
@@ -140,7 +144,8 @@ fn lose_power_often(mut seed: Seed, what: &str, work: &Work, told: &[(&str, Stri
     let records = records(&log);
     // The first life makes the tables; a database that never was has nothing to lose.
     let is_sent = |record: &Record<'_>| matches!(record, Record::Write(LEDGER, _, b) if b.starts_with(b"S"));
-    let first = records.iter().position(is_sent).unwrap_or_else(|| panic!("{what}: nothing was sent"));
+    // A disk that failed while the database was opened: nothing was promised.
+    let Some(first) = records.iter().position(is_sent) else { return Verdict::default() };
     let mut at: Vec<usize> =
         (0..moments).map(|_| first + seed.below((records.len() - first) as u64) as usize).collect();
     at.sort_unstable();

@@ -52,6 +52,8 @@ async fn delete(store: &mut SqliteStore, keep: Keep) -> Result<(PrunePlan, Seq),
             break;
         }
         floor = next;
+        // So that the log does not grow by all that is deleted.
+        store.checkpoint().await?;
         bar.set_position(floor.get() - plan.floor.get());
     }
     bar.finish_and_clear();

@@ -17,6 +17,7 @@ use atra::{
     Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, SqliteStore, Team, TeamState,
     agents::{
         CandleSource, SIMULATED_FROM, desk,
+        desk::limits_for,
         market::candle::{Interval, SeriesKey},
     },
     config::Config,
@@ -217,7 +218,10 @@ fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
 
 async fn team(config: &Config, source: CandleSource) -> Result<Team, CliError> {
     let team = desk(config.desk.clone(), source).await?;
-    Ok(team.clock(Clock::Events).placement(config.run.placement).limits(config.limits.clone()))
+    Ok(team
+        .clock(Clock::Events)
+        .placement(config.run.placement)
+        .limits(limits_for(&config.limits, config.desk.series.len())))
 }
 
 /// Why a run is over.

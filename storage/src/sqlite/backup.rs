@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{
     SqliteOptions, SqliteStore,
     check::{CheckReport, check},
-    connection::{FileLock, base_options, used_bytes},
+    connection::{FileLock, base_options, sync_folder, used_bytes},
     error::{classify, fatal},
     files::{beside, size_of},
     read::SqliteReader,
@@ -246,17 +246,5 @@ async fn fold(db: &Path) {
             tracing::warn!(db = %db.display(), "somebody reads from the database that is put aside");
         }
         let _ = connection.close().await;
-    }
-}
-
-/// Makes names in a file's folder last.
-fn sync_folder(file: &Path) -> Result<(), StoreError> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    // Where a folder cannot be opened, there is nothing to flush.
-    match File::open(folder) {
-        Ok(folder) => {
-            folder.sync_all().map_err(|error| fatal(file, format!("its folder could not be flushed: {error}")))
-        }
-        Err(_) => Ok(()),
     }
 }

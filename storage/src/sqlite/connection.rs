@@ -12,6 +12,8 @@ use sqlx::{
     sqlite::SqliteConnectOptions,
 };
 
+use tracing::warn;
+
 use super::{
     error::{classify, fatal},
     schema::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION},
@@ -32,14 +34,15 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 const ROWS_AHEAD: usize = 1_024;
 
 /// Settings of the writing connection, in this order, each read back. In KiB: a cache of 64 MB. The log is
-/// moved into the file by a commit when it has 4,096 pages (16 MiB), and cut to 64 MiB at most afterwards.
+/// moved into the file by the storage actor, since SQLite tells nobody when its own try fails, and cut to 64 MiB at most
+/// afterwards.
 const WRITER_PRAGMAS: [(&str, &str, &str); 8] = [
     ("journal_mode", "WAL", "wal"),
     ("cache_size", "-64000", "-64000"),
     ("temp_store", "MEMORY", "2"),
     ("foreign_keys", "ON", "1"),
     ("mmap_size", "0", "0"),
-    ("wal_autocheckpoint", "4096", "4096"),
+    ("wal_autocheckpoint", "0", "0"),
     ("journal_size_limit", "67108864", "67108864"),
     ("trusted_schema", "OFF", "0"),
 ];
@@ -53,11 +56,15 @@ pub(super) fn base_options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
+/// Behind the number of the process in the lock file: the disk failed, and the database was not written anew since.
+const UNFLUSHED: &str = " unflushed";
+
 /// The lock that makes one runtime the only writer: an operating-system lock on `<db>.lock`, gone with the
 /// process however that ends. The file itself stays, since removing it would race with the next one.
 #[derive(Debug)]
 pub(super) struct FileLock {
-    _file: File,
+    file: File,
+    is_unflushed: bool,
 }
 
 impl FileLock {
@@ -76,7 +83,7 @@ impl FileLock {
                 let mut holder = String::new();
                 // Only for the message: who holds it may not have written its number yet.
                 let _ = file.read_to_string(&mut holder);
-                let holder = holder.trim();
+                let holder = holder.split_whitespace().next().unwrap_or_default();
                 let holder = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
                 return Err(StoreError::InUse { path: db.display().to_string(), holder });
             }
@@ -84,10 +91,36 @@ impl FileLock {
                 return Err(fatal(db, format!("lock file {} cannot be locked: {error}", path.display())));
             }
         }
-        let written =
-            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+        let mut before = String::new();
+        let read = file.read_to_string(&mut before).map(|_| ());
+        let mut lock = Self { file, is_unflushed: before.contains(UNFLUSHED) };
+        let written = read.and_then(|()| lock.write());
         written.map_err(|error| fatal(db, format!("lock file {} cannot be written: {error}", path.display())))?;
-        Ok(Self { _file: file })
+        Ok(lock)
+    }
+
+    /// Who holds it, and whether the file is in doubt.
+    fn write(&mut self) -> std::io::Result<()> {
+        let text = if self.is_unflushed { UNFLUSHED } else { "" };
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        write!(self.file, "{}{text}", std::process::id())
+    }
+
+    pub(super) fn is_unflushed(&self) -> bool {
+        self.is_unflushed
+    }
+
+    /// Keeps for the next process that the disk has failed. It need not survive the machine: what is read after that
+    /// is what the disk holds.
+    pub(super) fn set_unflushed(&mut self, is_unflushed: bool) {
+        if self.is_unflushed == is_unflushed {
+            return;
+        }
+        self.is_unflushed = is_unflushed;
+        if let Err(error) = self.write() {
+            warn!(%error, "lock file could not be written: the next process will not know that the disk has failed");
+        }
     }
 }
 
@@ -112,6 +145,8 @@ pub(super) async fn open_writer(path: &Path, create: bool) -> Result<SqliteConne
     }
     set_level(&mut db, path, Level::Process).await?;
     migrate(&mut db, path, version).await?;
+    // The names of new files, and that the journal of their making is gone: it would undo it.
+    sync_folder(path)?;
     // From here on the storage actor retries, visibly.
     set_pragma(&mut db, path, "busy_timeout", "0", "0").await?;
     Ok(db)
@@ -239,4 +274,16 @@ pub(super) enum ReadMode {
 /// Closes for good; what is in the log goes into the file.
 pub(super) async fn close(db: SqliteConnection, path: &Path) -> Result<(), StoreError> {
     db.close().await.map_err(|error| classify(path, &error))
+}
+
+/// Makes names in a file's folder last.
+pub(super) fn sync_folder(file: &Path) -> Result<(), StoreError> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    // Where a folder cannot be opened, there is nothing to flush.
+    match File::open(folder) {
+        Ok(folder) => {
+            folder.sync_all().map_err(|error| fatal(file, format!("its folder could not be flushed: {error}")))
+        }
+        Err(_) => Ok(()),
+    }
 }

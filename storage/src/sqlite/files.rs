@@ -78,7 +78,7 @@ pub fn owner(db: &Path) -> Option<Owner> {
             let mut text = String::new();
             // Only for the message: who holds it may not have written its number yet.
             let _ = file.read_to_string(&mut text);
-            Some(Owner { process: text.trim().parse().ok() })
+            Some(Owner { process: text.split_whitespace().next().and_then(|number| number.parse().ok()) })
         }
         _ => None,
     }

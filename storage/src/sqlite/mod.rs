@@ -54,6 +54,9 @@ use crate::{Level, Loaded, Read, Sizes, Store, StoreError, TeamRow, WriteBatch};
 /// commit that waits for it is not late for a person.
 const SHORTEN_PATIENCE_MS: u32 = 100;
 
+/// How long the writing anew waits for readers. 2 s: nobody else is served meanwhile.
+const RENEW_PATIENCE_MS: u32 = 2_000;
+
 /// What a [`SqliteStore`] is opened with.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -221,7 +224,8 @@ impl Store for SqliteStore {
             return Err(fatal(&self.path, "it was closed"));
         }
         if self.db.is_none() {
-            self.db = Some(open_writer(&self.path, false).await?);
+            let opened = open_writer(&self.path, false).await;
+            self.db = Some(self.noted(opened)?);
             self.level = Level::Process;
             self.is_in_transaction = false;
         }
@@ -231,7 +235,8 @@ impl Store for SqliteStore {
         let (loaded, names, link) = loaded;
         (self.names, self.link) = (names, link);
         self.reader.raise_floor(loaded.floor);
-        Ok(loaded)
+        let is_unflushed = self.lock.as_ref().is_some_and(FileLock::is_unflushed);
+        Ok(Loaded { is_unflushed, ..loaded })
     }
 
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
@@ -269,8 +274,8 @@ impl Store for SqliteStore {
         let path = self.path.clone();
         let db = self.db()?;
         // Passive: it waits for nobody and moves what it can.
-        db.execute("PRAGMA wal_checkpoint(PASSIVE)").await.map_err(|error| classify(&path, &error))?;
-        Ok(())
+        let moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").await.map_err(|error| classify(&path, &error));
+        self.noted(moved).map(drop)
     }
 
     async fn prune(&mut self, upto: Seq, events_max: u64) -> Result<Seq, StoreError> {
@@ -319,11 +324,27 @@ impl Store for SqliteStore {
             Ok(row) => row.try_get::<i64, _>(0).map_err(of)? != 0,
             Err(error) => match of(error) {
                 StoreError::Busy(_) => true,
-                error => return Err(error),
+                error => return self.noted(Err(error)),
             },
         };
         self.tell_who_holds_the_log(is_held);
         Ok(!is_held)
+    }
+
+    async fn renew(&mut self) -> Result<(), StoreError> {
+        self.load().await?;
+        self.begin_at(Level::Power).await?;
+        let path = self.path.clone();
+        let renewed = write_anew(self.db()?, &path).await;
+        self.noted(renewed)?;
+        let report = check(&path).await?;
+        if let Some(problem) = report.problems.first() {
+            return Err(fatal(&path, format!("{problem}: go back to a backup")));
+        }
+        if let Some(lock) = &mut self.lock {
+            lock.set_unflushed(false);
+        }
+        Ok(())
     }
 
     async fn close(&mut self) -> Result<(), StoreError> {
@@ -352,6 +373,14 @@ impl Store for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Notes for the next process when the disk has failed.
+    fn noted<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let (Err(StoreError::Unknown(_)), Some(lock)) = (&result, &mut self.lock) {
+            lock.set_unflushed(true);
+        }
+        result
+    }
+
     /// Warns of processes that keep the log from being begun anew, each time that it has doubled since.
     fn tell_who_holds_the_log(&mut self, is_held: bool) {
         if !is_held {
@@ -375,10 +404,30 @@ impl SqliteStore {
             && let Some(db) = self.db.take()
         {
             warn!(%cause, "connection is given up and opened again");
+            if let Some(lock) = &mut self.lock {
+                lock.set_unflushed(true);
+            }
             // It is broken anyway.
             let _ = close(db, &self.path).await;
         }
     }
+}
+
+/// Every page through the log into the file, all of it flushed.
+async fn write_anew(db: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let of = |error: sqlx::Error| classify(path, &error);
+    // In a file: the copy is as large as the database.
+    db.execute("PRAGMA temp_store = FILE").await.map_err(of)?;
+    let written = db.execute("VACUUM").await;
+    db.execute("PRAGMA temp_store = MEMORY").await.map_err(of)?;
+    written.map_err(of)?;
+    db.execute(AssertSqlSafe(format!("PRAGMA busy_timeout = {RENEW_PATIENCE_MS}"))).await.map_err(of)?;
+    let row = db.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await;
+    db.execute("PRAGMA busy_timeout = 0").await.map_err(of)?;
+    if row.map_err(of)?.try_get::<i64, _>(0).map_err(of)? != 0 {
+        return Err(StoreError::Busy("somebody reads from the log, which must be empty".into()));
+    }
+    Ok(())
 }
 
 async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner, Link), sqlx::Error> {
@@ -411,5 +460,5 @@ async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner, Link), sql
     }
     teams.sort_by(|a, b| a.team.cmp(&b.team));
     let floor = floor(db).await?;
-    Ok((Loaded { last_seq: Seq(last as u64), teams, floor }, names, link))
+    Ok((Loaded { last_seq: Seq(last as u64), teams, floor, is_unflushed: false }, names, link))
 }

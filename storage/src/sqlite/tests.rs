@@ -381,6 +381,31 @@ async fn many_writers_through_the_actor_leave_a_sound_file() {
 }
 
 #[tokio::test]
+async fn what_is_written_anew_is_the_same_and_the_doubt_outlives_the_process_only() {
+    let folder = Folder::new();
+    let lock = folder.0.path().join("a.db.lock");
+    let mut store = folder.store().await;
+    store.commit(&sound()).await.expect("committed");
+    store.reopen_if_unknown(&StoreError::Unknown("test".into())).await;
+    assert!(store.load().await.expect("loaded").is_unflushed);
+    drop(store);
+    // The next process.
+    let mut store = SqliteStore::open(SqliteOptions::new(folder.db())).await.expect("opened");
+    assert!(store.load().await.expect("loaded").is_unflushed);
+    assert!(std::fs::read_to_string(&lock).expect("read").ends_with(" unflushed"));
+
+    store.renew().await.expect("written anew");
+
+    assert!(!store.load().await.expect("loaded").is_unflushed);
+    assert_eq!(std::fs::read_to_string(&lock).expect("read"), std::process::id().to_string());
+    store.commit(&events(5..=5, "y")).await.expect("committed");
+    assert_eq!(pragma(store.db.as_mut().expect("open"), &folder.db(), "temp_store").await.expect("a setting"), "2");
+    store.close().await.expect("closed");
+    let report = check(folder.db()).await.expect("a report");
+    assert!(report.is_sound() && report.events == 5, "found {report:?}");
+}
+
+#[tokio::test]
 async fn forgetting_runs_keeps_the_blocks_and_begins_at_one() {
     let folder = Folder::new();
     let mut store = folder.store().await;

@@ -61,6 +61,20 @@ async fn the_queue_is_bounded_by_bytes_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_payload_at_the_limit_is_taken_and_one_byte_more_is_refused_at_once() {
+    let Running { storage, disk, actor: _actor, .. } = running_with(small(), &MemoryDisk::new()).await;
+    let of = |n: usize| publish(vec![new("x", &format!("\"{}\"", "x".repeat(n)), n as u64)]);
+    // The quotes, the topic, and what a row and a command cost besides.
+    let most = small().command_bytes_max
+        - crate::step::new_event_bytes("\"\"", &atra_bus::Topic::literal("x"))
+        - crate::step::ROW_BYTES;
+    storage.publish(of(most)).await.expect("committed");
+    let refused = storage.publish(of(most + 1)).await;
+    assert!(matches!(refused, Err(Rejected::TooLarge { bytes: 5_001, limit: 5_000 })), "found {refused:?}");
+    assert_eq!((disk.n_commits(), storage.metrics().queued_bytes), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_step_is_committed_when_nobody_waits_for_it() {
     let Running { storage, released, actor: _actor, .. } = running().await;
     drop(storage.try_publish(publish(vec![new("x", "1", 1)])).expect("room"));

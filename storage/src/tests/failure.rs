@@ -103,10 +103,41 @@ async fn level_power_is_never_claimed_after_a_failed_flush() {
     assert!(matches!(doubtful, Err(Rejected::Unknown(_))), "found {doubtful:?}");
     assert_eq!(plain.await.expect("it is there").level, Level::Process);
     assert_eq!(released.seqs(), [1, 2], "what is committed is seen");
+    disk.fail_renewals(Some(unknown()));
     let later = storage.publish(power(3)).await;
-    assert!(matches!(later, Err(Rejected::Unknown(_))), "found {later:?}");
+    assert!(matches!(later, Err(Rejected::Failed(StoreError::Unflushed(_)))), "found {later:?}");
     storage.publish(publish(vec![new("x", "4", 4)])).await.expect("level process goes on");
     assert_eq!(released.seqs(), [1, 2, 3]);
+    // Written anew, and not before the pause is over.
+    disk.fail_renewals(None);
+    assert!(storage.publish(power(5)).await.is_err());
+    tokio::time::sleep(StorageOptions::default().backoff_max).await;
+    assert_eq!(storage.publish(power(6)).await.expect("promised again").level, Level::Power);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_keeps_failing_ends_the_writing_and_nothing_is_called_absent() {
+    let Running { storage, disk, actor, .. } = running().await;
+    disk.fail_next(1_000, &unknown());
+    let answer = storage.publish(publish(vec![new("x", "1", 1)])).await;
+    assert!(matches!(answer, Err(Rejected::Unknown(_))), "found {answer:?}");
+    assert!(actor.join().await, "the actor ends by itself");
+    let later = storage.publish(publish(vec![new("x", "2", 2)])).await;
+    assert!(matches!(later, Err(Rejected::Failed(StoreError::Failing { .. }))), "found {later:?}");
+}
+
+/// The batch could not be flushed: its commands are tried alone, and one that fails then may be there all the same.
+#[tokio::test(start_paused = true)]
+async fn a_command_of_a_batch_of_unknown_outcome_is_never_called_absent() {
+    let Running { storage, disk, actor: _actor, .. } = running().await;
+    disk.fail_next(1, &unknown());
+    disk.fail_next(StorageOptions::default().retries_max as usize + 1, &busy());
+    let plain = storage.try_publish(publish(vec![new("x", "1", 1)])).expect("room");
+    let power = Publish { level: Level::Power, ..publish(vec![new("x", "2", 2)]) };
+    let power = storage.try_publish(power).expect("room");
+    let (plain, power) = (plain.await, power.await);
+    assert!(matches!(plain, Err(Rejected::Unknown(_))), "found {plain:?}");
+    assert!(power.is_ok(), "written anew, and then committed: {power:?}");
 }
 
 /// Refuses every batch that has an event on the topic `bad`.

@@ -43,14 +43,23 @@ pub fn batch<I: Indicator>(mut indicator: I, inputs: impl IntoIterator<Item = I:
 
 /// As [`batch`], without the bars before the first result: its bar, and all results from there on. Once an indicator
 /// has given a value it gives one at every bar.
+///
+/// # Panics
+/// If the indicator does not keep to that.
 pub fn values<I: Indicator>(mut indicator: I, inputs: &[I::Input]) -> (usize, Vec<I::Output>)
 where
     I::Input: Copy,
 {
     let mut values = Vec::with_capacity(inputs.len());
-    for input in inputs {
-        values.extend(indicator.update(*input));
+    let mut rest = inputs.iter();
+    for input in rest.by_ref() {
+        if let Some(first) = indicator.update(*input) {
+            values.push(first);
+            break;
+        }
     }
+    // Of known length, so that nothing is checked for room a bar. An indicator that falls silent again is a bug.
+    values.extend(rest.map(|input| indicator.update(*input).expect("an indicator that is warm stays warm")));
     (inputs.len() - values.len(), values)
 }
 
