@@ -154,6 +154,10 @@ impl Store for FaultyStore {
         Ok(())
     }
 
+    async fn renew(&mut self) -> Result<(), StoreError> {
+        self.inner.renew().await
+    }
+
     async fn close(&mut self) -> Result<(), StoreError> {
         self.inner.close().await?;
         self.world.audit.synced();
