@@ -10,6 +10,8 @@ use crate::{
 };
 
 const ROUNDS: u64 = 30;
+/// After so many the next ones begin with an empty database: judging takes as long as the journal is.
+const LIVES: u64 = 30;
 
 #[test]
 fn killed_at_random_moments_it_keeps_what_it_acknowledged() {
@@ -17,6 +19,10 @@ fn killed_at_random_moments_it_keeps_what_it_acknowledged() {
     let (folder, mut judge, mut last) = (folder(), Judge::default(), Verdict::default());
     let (mut n_killed, mut n_progress) = (0, 0);
     for life in 1..=rounds(ROUNDS) {
+        let db = folder.path().join(format!("kill-{}.db", (life - 1) / LIVES));
+        if (life - 1).is_multiple_of(LIVES) {
+            (judge, last) = (Judge::default(), Verdict::default());
+        }
         // One producer or many, no team or many, with an import or without, and checkpoints all the time.
         let work = Work {
             life,
@@ -27,7 +33,7 @@ fn killed_at_random_moments_it_keeps_what_it_acknowledged() {
             power_every: [0, 2, 50][seed.below(3) as usize],
             bytes_max: [100, 4_000, 40_000][seed.below(3) as usize],
             checkpoint_ms: seed.below(5),
-            ..Work::on(folder.path().join("kill.db"))
+            ..Work::on(db)
         };
         let mut started = child(&work, &[]).spawn().unwrap();
         pause(Duration::from_millis(5 + seed.below(250)));
