@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod config;
+pub mod simulation;
 
 pub use atra_agents as agents;
 pub use atra_bus as bus;

@@ -7,6 +7,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Poll},
 };
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -21,7 +22,7 @@ pub type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send + 'static>>;
 /// # For implementers
 /// - `now` never panics; it may jump, in both directions, as wall clocks do.
 /// - `random` is uniform over `u64`; a simulated one is a function of the seed and the number of calls.
-/// - `spawn` runs the future on the current tokio runtime; the [`Task`] owns it.
+/// - `spawn` runs the future on the current tokio runtime, or on an executor of its own; the [`Task`] owns it.
 pub trait Env: Send + Sync + 'static {
     /// Wall time.
     fn now(&self) -> Timestamp;
@@ -32,24 +33,51 @@ pub trait Env: Send + Sync + 'static {
     /// Starts a task that is owned by the answer.
     fn spawn(&self, name: &str, future: TaskFuture) -> Task;
 
+    /// The number of the process, as operators see it.
+    fn process(&self) -> u32 {
+        std::process::id()
+    }
+
     /// A new id for something that begins outside any turn.
     fn new_id(&self) -> EventId {
         EventId::from_bits(u128::from(self.random()) << 64 | u128::from(self.random()))
     }
 }
 
+/// A task of an executor that is not tokio's: what a simulation's tasks are.
+pub trait OwnedTask: Send + Sync + std::fmt::Debug {
+    /// Whether it has ended.
+    fn is_finished(&self) -> bool;
+    /// Ends it before it is polled again.
+    fn abort(&self);
+    /// The end: `false` when it panicked or was aborted.
+    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<bool>;
+}
+
+#[derive(Debug)]
+enum Handle {
+    Tokio(tokio::task::JoinHandle<()>),
+    Owned(Box<dyn OwnedTask>),
+}
+
 /// A spawned task: owned, named, and stopped when dropped.
 #[derive(Debug)]
 pub struct Task {
     name: String,
-    handle: tokio::task::JoinHandle<()>,
+    handle: Handle,
 }
 
 impl Task {
     /// Takes ownership of a running tokio task.
     #[must_use]
     pub fn new(name: &str, handle: tokio::task::JoinHandle<()>) -> Self {
-        Self { name: name.into(), handle }
+        Self { name: name.into(), handle: Handle::Tokio(handle) }
+    }
+
+    /// Takes ownership of a running task of another executor.
+    #[must_use]
+    pub fn owned(name: &str, task: Box<dyn OwnedTask>) -> Self {
+        Self { name: name.into(), handle: Handle::Owned(task) }
     }
 
     /// The name it was spawned with.
@@ -61,12 +89,18 @@ impl Task {
     /// Whether it has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.handle.is_finished()
+        match &self.handle {
+            Handle::Tokio(handle) => handle.is_finished(),
+            Handle::Owned(task) => task.is_finished(),
+        }
     }
 
     /// Stops it at its next await point.
     pub fn abort(&self) {
-        self.handle.abort();
+        match &self.handle {
+            Handle::Tokio(handle) => handle.abort(),
+            Handle::Owned(task) => task.abort(),
+        }
     }
 
     /// Waits for the end; `false` when it panicked or was aborted.
@@ -74,13 +108,16 @@ impl Task {
     /// # Cancel safety
     /// Dropping the future aborts the task.
     pub async fn join(mut self) -> bool {
-        (&mut self.handle).await.is_ok()
+        match &mut self.handle {
+            Handle::Tokio(handle) => handle.await.is_ok(),
+            Handle::Owned(task) => std::future::poll_fn(|cx| task.poll_end(cx)).await,
+        }
     }
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.handle.abort();
+        self.abort();
     }
 }
 

@@ -21,7 +21,7 @@ pub mod topic;
 
 pub use bus::{Bus, BusOptions, SubscriberStatus};
 pub use env::SimEnv;
-pub use env::{Env, SystemEnv, Task};
+pub use env::{Env, OwnedTask, SystemEnv, Task, TaskFuture};
 pub use event::{Batch, Committed, Draft, Event, EventType, Seq};
 pub use id::EventId;
 pub use name::{Name, NameError};

@@ -159,7 +159,7 @@ impl RuntimeBuilder {
         if unclean {
             tracing::info!("the last run did not stop cleanly; inputs that were under way are tried one by one");
         }
-        let running = json!({ "process": std::process::id(), "since": kernel.env.now() });
+        let running = json!({ "process": kernel.env.process(), "since": kernel.env.now() });
         kernel.note(&kernel.name, RUNNING_KEY, Some(running)).await?;
         for team in self.teams {
             inner.teams.push(start_team(&kernel, team));

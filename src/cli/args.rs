@@ -19,6 +19,7 @@ use super::{
         optimize::OptimizeArgs,
     },
     risk::RiskCommand,
+    sim::SimArgs,
     time::Moment,
 };
 
@@ -39,6 +40,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Runs the market desk: on the candles of the database, or else on a built-in simulated market.
     Run(RunArgs),
+    /// Runs the desk and a crowd of agents in a deterministic simulation, with faults.
+    Sim(SimArgs),
     /// Brings data into a database.
     #[command(subcommand)]
     Import(ImportCommand),

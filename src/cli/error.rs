@@ -55,6 +55,12 @@ pub(crate) enum CliError {
     /// The runtime refused or failed.
     #[error("runtime failed")]
     Runtime(#[from] RuntimeError),
+    /// A simulation that could not be set up.
+    #[error("simulation could not be run")]
+    Case(#[from] atra::simulation::CaseError),
+    /// A command that did its work, and what it found is bad.
+    #[error("{what}")]
+    Verdict { what: String, next: String, code: u8 },
     /// A file cannot be read.
     #[error("{} could not be read", path.display())]
     File { path: PathBuf, source: io::Error },
@@ -97,6 +103,7 @@ impl CliError {
             Self::Usage { .. } | Self::Config(_) | Self::Key(_) | Self::Name(_) => USAGE.into(),
             // A setting that cannot be meant, unlike a series that is not there.
             Self::Desk(error) if !is_of_data(error) => USAGE.into(),
+            Self::Verdict { code, .. } => (*code).into(),
             // The reader has what it wanted.
             _ if self.is_broken_pipe() => ExitCode::SUCCESS,
             _ => FAILURE.into(),
@@ -115,7 +122,7 @@ impl CliError {
             Self::NoDatabase { .. } => {
                 "start one with 'atra run', import with 'atra import candles', or say where it is with --db FILE".into()
             }
-            Self::NotFound { next, .. } => next.clone(),
+            Self::NotFound { next, .. } | Self::Verdict { next, .. } => next.clone(),
             Self::Desk(error) if !is_of_data(error) => {
                 "mend it under [desk] of the configuration or in ATRA_DESK_…; 'atra config show' prints what is in force"
                     .into()

@@ -6,6 +6,7 @@
 //! | `error`, `output`, `progress`, `time` | what a person sees |
 //! | `run` | a runtime with the desk, live view, signals |
 //! | `import` | files into candles in a database |
+//! | `sim` | simulated runs, repeated and shrunk |
 //! | `market` | candles out again, indicators, back-tests, checks, searches |
 //! | `risk` | stops the desk and lets it go on |
 //! | `status`, `journal`, `why`, `memory`, `dead_letters`, `db` | reads of a file, whether a runtime has it or not |
@@ -24,6 +25,7 @@ mod output;
 mod progress;
 mod risk;
 mod run;
+mod sim;
 mod status;
 mod time;
 mod why;
@@ -55,6 +57,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
             drop(out);
             return run::run(&args, json);
         }
+        Command::Sim(args) => sim::sim(&args, &mut out)?,
         Command::Import(ImportCommand::Candles(args)) => block_on(import::candles(args, &mut out))?,
         Command::Import(ImportCommand::Resample(args)) => block_on(import::resample(args, &mut out))?,
         Command::Export(command) => block_on(market::export::export(command, &mut out))?,

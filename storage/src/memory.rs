@@ -39,6 +39,17 @@ struct State {
     n_commits: u64,
     /// Raised by every opened store: only the newest may commit, as with a locked file.
     opened: u64,
+    /// How to take back what was not flushed, oldest first; `None`: everything counts as flushed.
+    volatile: Option<VecDeque<Undo>>,
+}
+
+/// What was there before a commit that was not flushed.
+#[derive(Debug)]
+struct Undo {
+    last: usize,
+    facts: Vec<(FactId, Option<FactRow>)>,
+    teams: Vec<(Name, Option<TeamRow>)>,
+    blocks: Vec<((Name, i64), Option<Block>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -68,6 +79,37 @@ impl MemoryDisk {
     /// Makes every commit take `delay` of tokio's time.
     pub fn delay_commits(&self, delay: Option<Duration>) {
         self.state().commit_delay = delay;
+    }
+
+    /// From now on tells what is flushed from what is not: a commit at level `power`, a checkpoint and a close flush,
+    /// other commits are volatile until then.
+    pub fn track_flushes(&self) {
+        self.state().volatile.get_or_insert_default();
+    }
+
+    /// How many commits would be lost if power went now.
+    #[must_use]
+    pub fn n_volatile(&self) -> usize {
+        self.state().volatile.as_ref().map_or(0, VecDeque::len)
+    }
+
+    /// Power goes: of the commits that were not flushed, the first `keep` stay.
+    pub fn lose_power(&self, keep: usize) {
+        let mut state = self.state();
+        while state.volatile.as_ref().is_some_and(|volatile| volatile.len() > keep) {
+            let undo = state.volatile.as_mut().and_then(VecDeque::pop_back);
+            if let Some(undo) = undo {
+                state.take_back(undo);
+            }
+        }
+        // What survived is on the disk.
+        state.flush();
+    }
+
+    /// How many events the journal holds.
+    #[must_use]
+    pub fn n_events(&self) -> u64 {
+        self.state().last_seq().get()
     }
 
     /// Lets every writing anew fail with this, until it is taken back.
@@ -162,11 +204,16 @@ impl Store for MemoryStore {
             return Err(error);
         }
         state.check(batch)?;
+        state.remember(batch);
         state.apply(batch);
+        if batch.level == crate::Level::Power {
+            state.flush();
+        }
         fault.map_or(Ok(()), |fault| Err(fault.error))
     }
 
     async fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.disk.state().flush();
         Ok(())
     }
 
@@ -184,6 +231,7 @@ impl Store for MemoryStore {
 
     async fn close(&mut self) -> Result<(), StoreError> {
         self.is_closed = true;
+        self.disk.state().flush();
         Ok(())
     }
 
@@ -235,6 +283,38 @@ impl State {
         self.n_commits += 1;
     }
 
+    fn flush(&mut self) {
+        if let Some(volatile) = &mut self.volatile {
+            volatile.clear();
+        }
+    }
+
+    /// Keeps what the batch is about to write over.
+    fn remember(&mut self, batch: &WriteBatch) {
+        if self.volatile.is_none() {
+            return;
+        }
+        let facts = batch.facts.iter().map(|fact| FactId::new(fact.kind, &fact.owner, &fact.key));
+        let blocks = batch.blocks.iter().map(|block| (block.series.clone(), block.start));
+        let teams = batch.teams.iter().map(|moved| moved.to.team.clone());
+        let undo = Undo {
+            last: self.journal.len(),
+            facts: facts.map(|id| (id.clone(), self.facts.get(&id).cloned())).collect(),
+            teams: teams.map(|team| (team.clone(), self.teams.get(&team).cloned())).collect(),
+            blocks: blocks.map(|id| (id.clone(), self.blocks.get(&id).cloned())).collect(),
+        };
+        if let Some(volatile) = &mut self.volatile {
+            volatile.push_back(undo);
+        }
+    }
+
+    fn take_back(&mut self, undo: Undo) {
+        self.journal.truncate(undo.last);
+        put_back(&mut self.facts, undo.facts);
+        put_back(&mut self.teams, undo.teams);
+        put_back(&mut self.blocks, undo.blocks);
+    }
+
     fn get(&self, seq: Seq) -> Option<&Committed> {
         self.journal.get(usize::try_from(seq.get()).ok()?.checked_sub(1)?)?.as_ref()
     }
@@ -282,6 +362,15 @@ impl State {
             }
         }
         self.floor = upto;
+    }
+}
+
+fn put_back<K: Ord, V>(map: &mut BTreeMap<K, V>, before: Vec<(K, Option<V>)>) {
+    for (key, value) in before {
+        match value {
+            Some(value) => _ = map.insert(key, value),
+            None => _ = map.remove(&key),
+        }
     }
 }
 

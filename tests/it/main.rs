@@ -12,6 +12,7 @@
 //! | `lifecycle` | topology, publish with keys, `settled`, pause, stop |
 //! | `pruned` | a journal without a beginning: subscriptions, new teams, retention while running |
 //! | `process_death` | an event that takes the whole process down |
+//! | `simulation` | what ships, simulated with faults from a hundred seeds; kept cases; two processes; shrinking |
 //! | `swarm` | simulated swarms under virtual time |
 //! | `tidy` | the source tree itself: what each part must not know or do |
 
@@ -27,6 +28,7 @@ mod memory;
 mod order;
 mod process_death;
 mod pruned;
+mod simulation;
 mod swarm;
 mod tidy;
 mod timers;

@@ -1,0 +1,175 @@
+//! The store under a simulation: faults above any backend, and what a crash does.
+//!
+//! Faults are injected here, above the backend, so the model and SQLite see the same ones. A crash freezes the
+//! incarnation first: from then on none of its tasks is polled, and what was on its way never reaches the disk.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use atra_storage::{Level, Loaded, Read, Store, StoreError, WriteBatch};
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{
+    audit::Audit,
+    engine::Engine,
+    faults::{FaultClass, Faults},
+};
+
+/// What the operator of a simulation is asked to do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Order {
+    /// The process has died (it is frozen already): start it again.
+    Crashed { power: bool, lies: bool, draw: u64 },
+    /// Stop cleanly and start again.
+    Stop { draw: u64 },
+    /// Pause a team for a while.
+    Pause { draw: u64 },
+    /// Restart a team.
+    Restart { draw: u64 },
+}
+
+/// What all incarnations of the store share.
+#[derive(Clone)]
+pub(crate) struct DiskWorld {
+    pub(crate) engine: Engine,
+    pub(crate) faults: Faults,
+    pub(crate) audit: Audit,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) commits: Arc<AtomicU64>,
+    pub(crate) clock_off_by: Arc<AtomicI64>,
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+/// A bug of the kernel, as a test plants it: what becomes of the n-th batch. `None`: it is answered and never written.
+pub(crate) type Sabotage = Arc<dyn Fn(u64, WriteBatch) -> Option<WriteBatch> + Send + Sync>;
+
+/// A store that fails as planned.
+pub(crate) struct FaultyStore {
+    pub(crate) inner: Box<dyn Store>,
+    pub(crate) world: DiskWorld,
+    pub(crate) group: u32,
+}
+
+/// The longest step of the wall clock: a correction after a long sleep, not another year.
+const CLOCK_STEP_MAX_MS: u64 = 30_000;
+
+impl FaultyStore {
+    /// Dies here: this future never goes on.
+    async fn crash(&self, power: bool, lies: bool, draw: u64) -> StoreError {
+        self.world.engine.freeze(self.group + 1);
+        self.order(Order::Crashed { power, lies, draw });
+        std::future::pending().await
+    }
+
+    fn order(&self, order: Order) {
+        // A full queue means that the operator has enough to do; crashes have room of their own, see `ORDERS_MAX`.
+        let _ = self.world.orders.try_send(order);
+    }
+
+    /// Carries out what does not end the commit; gives what does.
+    async fn begin(&self, n: u64) -> Result<Vec<(FaultClass, u64)>, StoreError> {
+        let mut later = Vec::new();
+        for (class, draw) in self.world.faults.commit(n) {
+            match class {
+                FaultClass::Latency => sleep(Duration::from_millis(draw % 20)).await,
+                FaultClass::DiskStall => sleep(Duration::from_millis(draw % 60_000)).await,
+                FaultClass::ClockStep => {
+                    let step = (draw % (2 * CLOCK_STEP_MAX_MS)) as i64 - CLOCK_STEP_MAX_MS as i64;
+                    self.world.clock_off_by.fetch_add(step, Ordering::Relaxed);
+                }
+                FaultClass::Pause => self.order(Order::Pause { draw }),
+                FaultClass::Restart => self.order(Order::Restart { draw }),
+                FaultClass::Stop => self.order(Order::Stop { draw }),
+                FaultClass::DiskFull => self.world.faults.fill_disk(1 + draw % 6),
+                FaultClass::CommitBusy => return Err(StoreError::Busy("planned".into())),
+                FaultClass::CommitLost => return Err(StoreError::Unknown("planned, without effect".into())),
+                _ => later.push((class, draw)),
+            }
+        }
+        if self.world.faults.is_disk_full() {
+            return Err(StoreError::Full("planned".into()));
+        }
+        Ok(later)
+    }
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    async fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.inner.load().await
+    }
+
+    async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
+        // Relaxed: one thread.
+        let n = self.world.commits.fetch_add(1, Ordering::Relaxed) + 1;
+        let later = self.begin(n).await?;
+        let changed = match &self.world.sabotage {
+            None => None,
+            Some(sabotage) => match sabotage(n, batch.clone()) {
+                Some(batch) => Some(batch),
+                None => return Ok(()),
+            },
+        };
+        let batch = changed.as_ref().unwrap_or(batch);
+        let of = |class: FaultClass| later.iter().find(|(found, _)| *found == class).map(|(_, draw)| *draw);
+        let crash = of(FaultClass::Crash).map(|draw| (false, draw));
+        let crash = of(FaultClass::PowerLoss).map(|draw| (true, draw)).or(crash);
+        if let Some((power, draw)) = crash
+            && draw & 1 == 0
+        {
+            return Err(self.crash(power, false, draw).await);
+        }
+        let mut torn = None;
+        if of(FaultClass::TornCommit).is_some() && !batch.facts.is_empty() {
+            let mut less = batch.clone();
+            less.facts.pop();
+            torn = Some(less);
+        }
+        self.inner.commit(torn.as_ref().unwrap_or(batch)).await?;
+        self.world.audit.committed(batch);
+        if torn.is_some() {
+            return Err(self.crash(false, false, 0).await);
+        }
+        if let Some(draw) = of(FaultClass::DiskLies) {
+            return Err(self.crash(false, true, draw).await);
+        }
+        if let Some((power, draw)) = crash {
+            return Err(self.crash(power, false, draw).await);
+        }
+        if of(FaultClass::CommitUnknown).is_some() {
+            return Err(StoreError::Unknown("planned, after its effect".into()));
+        }
+        Ok(())
+    }
+
+    async fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.inner.checkpoint().await?;
+        self.world.audit.synced();
+        Ok(())
+    }
+
+    async fn renew(&mut self) -> Result<(), StoreError> {
+        self.inner.renew().await
+    }
+
+    async fn close(&mut self) -> Result<(), StoreError> {
+        self.inner.close().await?;
+        self.world.audit.synced();
+        Ok(())
+    }
+
+    fn reader(&self) -> Arc<dyn Read> {
+        self.inner.reader()
+    }
+}
+
+/// Whether a commit at this level outlives a power cut.
+pub(crate) fn is_flushed(level: Level) -> bool {
+    level == Level::Power
+}

@@ -1,0 +1,718 @@
+//! The engine of a simulation: one root future that owns all tasks and polls one of them per step.
+//!
+//! It promises that what runs next is a function of (seed, task, its n-th poll) alone: a ready task's key is drawn
+//! from those three, and the least key is polled. So the order in which wakers happened to be called cannot leak in,
+//! and taking one agent away does not reshuffle the others. Time is tokio's paused clock: it moves only when nothing
+//! is ready. Randomness of the environment is keyed the same way, by task and by how many it drew.
+//!
+//! It notices what would make a run hang or differ: nothing ready and no timer (deadlock), polls without end at one
+//! instant (livelock), wakers called from foreign threads, blocking tasks, and tasks spawned past the engine.
+//! It leaves to others what the tasks are, and what is checked.
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread::ThreadId,
+    time::Duration,
+};
+
+use atra_bus::{Env, OwnedTask, Task, TaskFuture, Timestamp};
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// Virtual time without a single poll after which a run counts as deadlocked: longer than any timer of the kernel.
+const SILENCE_MAX: Duration = Duration::from_secs(300 * 24 * 3_600);
+/// The task that only looks: what it does is no sign of life.
+pub(crate) const LOOKER: &str = "observer";
+/// Tasks that a deadlock or livelock names.
+const NAMED_MAX: usize = 12;
+
+/// Which ready task is polled next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// The one with the least keyed random number: every seed is another order.
+    #[default]
+    Random,
+    /// The one that was woken first, as a plain executor does.
+    Fifo,
+}
+
+/// Why a simulation could not go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// Nothing is ready and no timer is set, but the scenario has not ended.
+    #[error("deadlock: nothing is ready and no timer is set; waiting: {0}")]
+    Deadlock(String),
+    /// Polls without end while time stands still.
+    #[error("livelock: {polls} polls without any progress of time; most polled: {busiest}")]
+    Livelock {
+        /// Polls at this instant.
+        polls: u64,
+        /// The tasks that took most of them.
+        busiest: String,
+    },
+    /// Something left the simulation's one thread.
+    #[error("not simulated: {0}")]
+    Foreign(String),
+}
+
+/// 64 bits that depend on `a` and `b` and on nothing else.
+pub(crate) fn mix(a: u64, b: u64) -> u64 {
+    xxh3_64_with_seed(&b.to_le_bytes(), a)
+}
+
+pub(crate) fn hash_text(text: &str) -> u64 {
+    xxh3_64(text.as_bytes())
+}
+
+thread_local! {
+    /// The task that is being polled on this thread: whose randomness is asked for.
+    static CURRENT: Cell<u64> = const { Cell::new(MAIN) };
+}
+
+/// The scenario: polled like a task, but it is the run.
+const MAIN: u64 = 0;
+
+/// The engine's handle; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Engine(Arc<Shared>);
+
+struct Shared {
+    seed: u64,
+    policy: Policy,
+    polls_max: u64,
+    origin: tokio::time::Instant,
+    ready: Arc<Ready>,
+    state: Mutex<State>,
+    /// Something left the thread; the first one is kept.
+    foreign: Mutex<Option<String>>,
+}
+
+/// Who was woken. Apart from the tasks, so that wakers do not hold what holds them.
+struct Ready {
+    thread: ThreadId,
+    foreign: AtomicBool,
+    woken: Mutex<(Vec<u64>, Option<Waker>)>,
+}
+
+struct TaskWaker {
+    id: u64,
+    queued: AtomicBool,
+    ready: Arc<Ready>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if std::thread::current().id() != self.ready.thread {
+            self.ready.foreign.store(true, Ordering::SeqCst);
+        }
+        // Relaxed: one thread; a foreign one fails the run anyway.
+        if !self.queued.swap(true, Ordering::Relaxed) {
+            let mut woken = lock(&self.ready.woken);
+            woken.0.push(self.id);
+            if let Some(root) = woken.1.take() {
+                drop(woken);
+                root.wake();
+            }
+        }
+    }
+}
+
+/// What a step of the root did.
+enum Polled {
+    Task,
+    Scenario,
+    Nothing,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: BTreeMap<u64, Slot>,
+    ready: BTreeSet<(u64, u64)>,
+    next_id: u64,
+    woken_in_all: u64,
+    names: FxHashMap<String, u64>,
+    /// Tasks of groups below it are dead: never polled again.
+    alive_from: u32,
+    hash: u64,
+    records: u64,
+    polls: u64,
+    main_polls: u64,
+    /// Polls of tasks that do not only look.
+    worked: u64,
+    /// Who only looks, and waits for something to look at.
+    looker: Option<Waker>,
+    /// The scenario goes on after the next poll of a task.
+    main_after_step: bool,
+    polls_at_instant: u64,
+    now_ms: u64,
+    window: FxHashMap<u64, u64>,
+    trace: Option<Vec<TraceRecord>>,
+}
+
+struct Slot {
+    name: Arc<str>,
+    key: u64,
+    group: u32,
+    polls: u64,
+    draws: u64,
+    since_ms: u64,
+    future: Option<TaskFuture>,
+    waker: Arc<TaskWaker>,
+    end: Arc<End>,
+}
+
+/// One step of the run: what the rolling hash is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceRecord {
+    /// Which record, from 1.
+    pub n: u64,
+    /// Virtual time since the begin, in milliseconds.
+    pub at_ms: u64,
+    /// Which task or thing.
+    pub what: String,
+    /// A number of it: the task's poll, a batch's hash.
+    pub value: u64,
+}
+
+#[derive(Debug, Default)]
+struct End {
+    state: Mutex<(Option<bool>, Option<Waker>)>,
+}
+
+impl End {
+    fn set(&self, ok: bool) {
+        let waker = {
+            let mut state = lock(&self.state);
+            state.0.get_or_insert(ok);
+            state.1.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The owner's end of a task.
+struct Owned {
+    id: u64,
+    end: Arc<End>,
+    engine: Weak<Shared>,
+}
+
+impl std::fmt::Debug for Owned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "task {}", self.id)
+    }
+}
+
+impl OwnedTask for Owned {
+    fn is_finished(&self) -> bool {
+        lock(&self.end.state).0.is_some()
+    }
+
+    fn abort(&self) {
+        if let Some(engine) = self.engine.upgrade() {
+            // A task that is being polled has no future here: it is dropped when the poll is over.
+            let slot = lock(&engine.state).tasks.remove(&self.id);
+            drop(slot);
+        }
+        self.end.set(false);
+    }
+
+    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut state = lock(&self.end.state);
+        match state.0 {
+            Some(ok) => Poll::Ready(ok),
+            None => {
+                state.1 = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half done by a panic: state is whole before and after each change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a finished run amounted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Figures {
+    pub(crate) polls: u64,
+    pub(crate) hash: u64,
+    pub(crate) virtual_ms: u64,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// An engine; call it inside the simulation's tokio runtime.
+    fn new(seed: u64, policy: Policy, polls_max: u64, traced: bool) -> Self {
+        let ready = Ready {
+            thread: std::thread::current().id(),
+            foreign: AtomicBool::new(false),
+            woken: Mutex::new((Vec::new(), None)),
+        };
+        let state = State { next_id: MAIN + 1, trace: traced.then(Vec::new), ..State::default() };
+        Self(Arc::new(Shared {
+            seed,
+            policy,
+            polls_max,
+            origin: tokio::time::Instant::now(),
+            ready: Arc::new(ready),
+            state: Mutex::new(state),
+            foreign: Mutex::default(),
+        }))
+    }
+
+    /// Runs `scenario` to its end on a tokio runtime of its own, with time paused. Blocks.
+    pub(crate) fn run<T, F: Future<Output = T>>(
+        setting: Setting,
+        scenario: impl FnOnce(Self) -> F,
+    ) -> Result<(T, Figures, Option<Vec<TraceRecord>>), EngineError> {
+        let started = Arc::new(AtomicU64::new(0));
+        let threads = started.clone();
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .on_thread_start(move || _ = threads.fetch_add(1, Ordering::SeqCst))
+            .build()
+            .map_err(|error| EngineError::Foreign(format!("simulation could not be set up: {error}")))?;
+        let blocking = started.load(Ordering::SeqCst);
+        tokio.block_on(async {
+            let engine = Self::new(setting.seed, setting.policy, setting.polls_max, setting.traced);
+            let main = Box::pin(scenario(engine.clone()));
+            let ready = engine.0.ready.clone();
+            let waker = Arc::new(TaskWaker { id: MAIN, queued: AtomicBool::new(false), ready });
+            waker.wake_by_ref();
+            let silence = Box::pin(tokio::time::sleep(SILENCE_MAX));
+            let root = Root { engine: engine.clone(), main, waker, silence, seen: 0 };
+            // Unconstrained: tokio's budget counts what one task does, and here many are polled in one.
+            let outcome = tokio::task::unconstrained(root).await;
+            engine.clear();
+            let output = outcome?;
+            if started.load(Ordering::SeqCst) > blocking {
+                return Err(EngineError::Foreign("something used a blocking thread (spawn_blocking)".into()));
+            }
+            if let Some(what) = lock(&engine.0.foreign).take() {
+                return Err(EngineError::Foreign(what));
+            }
+            let mut state = engine.state();
+            let virtual_ms = engine.0.origin.elapsed().as_millis() as u64;
+            let figures = Figures { polls: state.polls, hash: state.hash, virtual_ms };
+            Ok((output, figures, state.trace.take()))
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.0.state)
+    }
+
+    /// Virtual time since the begin, in milliseconds, as of the last poll.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.state().now_ms
+    }
+
+    /// Polls so far.
+    pub(crate) fn polls(&self) -> u64 {
+        self.state().polls
+    }
+
+    /// Adds a record to the trace.
+    pub(crate) fn note(&self, what: &str, value: u64) {
+        self.state().record(hash_text(what) ^ value, value, || what.to_owned());
+    }
+
+    /// Starts a task in a group.
+    pub(crate) fn spawn(&self, group: u32, name: &str, future: TaskFuture) -> Task {
+        Task::owned(name, Box::new(self.start(group, name, future)))
+    }
+
+    fn start(&self, group: u32, name: &str, future: TaskFuture) -> Owned {
+        let mut state = self.state();
+        let id = state.next_id;
+        state.next_id += 1;
+        // The name and how often it was used, never the id: ids shift when another task is not there.
+        let nth = state.names.entry(name.to_owned()).and_modify(|n| *n += 1).or_insert(0);
+        let key = mix(mix(self.0.seed, hash_text(name)), *nth);
+        let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(false), ready: self.0.ready.clone() });
+        let end = Arc::new(End::default());
+        if group < state.alive_from {
+            drop(state);
+            end.set(false);
+            return Owned { id, end, engine: Arc::downgrade(&self.0) };
+        }
+        let since_ms = state.now_ms;
+        let future = Some(future);
+        let slot = Slot {
+            name: name.into(),
+            key,
+            group,
+            polls: 0,
+            draws: 0,
+            since_ms,
+            future,
+            waker: waker.clone(),
+            end: end.clone(),
+        };
+        state.tasks.insert(id, slot);
+        drop(state);
+        waker.wake();
+        Owned { id, end, engine: Arc::downgrade(&self.0) }
+    }
+
+    /// Starts a task that nobody owns; it ends with its group.
+    pub(crate) fn detach(&self, group: u32, name: &str, future: TaskFuture) {
+        drop(self.start(group, name, future));
+    }
+
+    /// Waits until something but the observer has been polled since `worked` was read; no timer is needed for it, so a run
+    /// in which nothing happens any more falls silent.
+    pub(crate) async fn work_after(&self, worked: u64) -> u64 {
+        std::future::poll_fn(|cx| {
+            let mut state = self.state();
+            if state.worked > worked {
+                return Poll::Ready(state.worked);
+            }
+            state.looker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Lets one ready task be polled before the scenario goes on.
+    pub(crate) async fn one_step(&self) {
+        let before = self.polls();
+        std::future::poll_fn(|_| {
+            let mut state = self.state();
+            if state.polls > before {
+                return Poll::Ready(());
+            }
+            state.main_after_step = true;
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// From now on nothing of the groups below `group` is polled any more: what a dead process does. Their futures
+    /// are dropped at once, in the order in which they were spawned.
+    pub(crate) fn kill(&self, group: u32) {
+        let dead: Vec<Slot> = {
+            let mut state = self.state();
+            state.alive_from = state.alive_from.max(group);
+            let ids: Vec<u64> = state
+                .tasks
+                .iter()
+                .filter(|(_, slot)| slot.group < group && slot.group > 0)
+                .map(|(id, _)| *id)
+                .collect();
+            ids.iter().filter_map(|id| state.tasks.remove(id)).collect()
+        };
+        for mut slot in dead {
+            drop(slot.future.take());
+            slot.end.set(false);
+        }
+    }
+
+    /// Drops everything that is left, while the tokio runtime is still there.
+    fn clear(&self) {
+        self.kill(u32::MAX);
+        let left = std::mem::take(&mut self.state().tasks);
+        drop(left);
+    }
+
+    /// Stops polling the groups below `group` at once, from inside one of their polls; [`Engine::kill`] drops them.
+    pub(crate) fn freeze(&self, group: u32) {
+        let mut state = self.state();
+        state.alive_from = state.alive_from.max(group);
+    }
+
+    /// Tasks of a group that have not ended.
+    pub(crate) fn alive(&self, group: u32) -> Vec<String> {
+        self.state().tasks.values().filter(|slot| slot.group == group).map(|slot| slot.name.to_string()).collect()
+    }
+
+    /// 64 random bits: a function of the seed, the task that asks, and how often it asked.
+    pub(crate) fn random(&self) -> u64 {
+        let id = CURRENT.get();
+        let mut state = self.state();
+        match state.tasks.get_mut(&id) {
+            Some(slot) => {
+                slot.draws += 1;
+                mix(mix(slot.key, 0x5EED), slot.draws)
+            }
+            // The scenario, or a task that was ended while it is polled.
+            None => {
+                let n = state.names.entry("\0draws of the scenario".into()).or_insert(0);
+                *n += 1;
+                mix(mix(self.0.seed, 0x5EED), *n)
+            }
+        }
+    }
+
+    /// Polls one ready task, unless it is the scenario's turn.
+    fn step(&self) -> Polled {
+        let (id, mut future, waker, end) = {
+            let mut state = self.state();
+            self.drain(&mut state);
+            let Some((_, id)) = state.ready.pop_first() else { return Polled::Nothing };
+            if id == MAIN {
+                state.main_polls += 1;
+                let n = state.main_polls;
+                state.record(mix(MAIN, n), n, || "scenario".into());
+                return Polled::Scenario;
+            }
+            let alive_from = state.alive_from;
+            let Some(slot) = state.tasks.get_mut(&id) else { return Polled::Task };
+            // Taken back before the poll: a wake during it counts.
+            slot.waker.queued.store(false, Ordering::Relaxed);
+            if slot.group > 0 && slot.group < alive_from {
+                return Polled::Task;
+            }
+            let Some(future) = slot.future.take() else { return Polled::Task };
+            slot.polls += 1;
+            let found = (id, future, slot.waker.clone(), slot.end.clone());
+            let (key, polls, name) = (slot.key, slot.polls, slot.name.clone());
+            let is_looking = &*name == LOOKER;
+            state.record(mix(key, polls), polls, || name.to_string());
+            state.polls += 1;
+            let looker = if is_looking { None } else { state.looker.take() };
+            state.worked += u64::from(!is_looking);
+            if std::mem::take(&mut state.main_after_step) {
+                state.ready.insert((0, MAIN));
+            }
+            *state.window.entry(id).or_insert(0) += 1;
+            drop(state);
+            if let Some(looker) = looker {
+                looker.wake();
+            }
+            found
+        };
+        CURRENT.set(id);
+        let waker = Waker::from(waker);
+        let polled =
+            std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
+        CURRENT.set(MAIN);
+        match polled {
+            Ok(Poll::Pending) => {
+                let mut state = self.state();
+                let now_ms = state.now_ms;
+                match state.tasks.get_mut(&id) {
+                    Some(slot) => {
+                        slot.since_ms = now_ms;
+                        slot.future = Some(future);
+                    }
+                    // Ended while it was polled. Dropped without the lock: its drop may wake others.
+                    None => {
+                        drop(state);
+                        drop(future);
+                    }
+                }
+            }
+            Ok(Poll::Ready(())) => self.finish(id, &end, true),
+            Err(panic) => {
+                tracing::error!(cause = %crate::team::panic_text(&*panic), "task panicked");
+                self.finish(id, &end, false);
+            }
+        }
+        Polled::Task
+    }
+
+    fn finish(&self, id: u64, end: &End, ok: bool) {
+        let slot = self.state().tasks.remove(&id);
+        drop(slot);
+        end.set(ok);
+    }
+
+    /// Gives every task that was woken its key.
+    fn drain(&self, state: &mut State) {
+        let mut woken = std::mem::take(&mut lock(&self.0.ready.woken).0);
+        for id in woken.drain(..) {
+            state.woken_in_all += 1;
+            let key = match (self.0.policy, state.tasks.get(&id)) {
+                (Policy::Fifo, _) => state.woken_in_all,
+                (Policy::Random, Some(slot)) => mix(slot.key, slot.polls),
+                (Policy::Random, None) if id == MAIN => mix(mix(self.0.seed, MAIN), state.main_polls),
+                // It has ended.
+                (Policy::Random, None) => continue,
+            };
+            state.ready.insert((key, id));
+        }
+        // Its memory is used again.
+        let mut place = lock(&self.0.ready.woken);
+        if place.0.is_empty() {
+            place.0 = woken;
+        }
+    }
+
+    /// Nothing is ready: time may move.
+    fn rest<T>(&self) -> Poll<Result<T, EngineError>> {
+        if tokio::runtime::Handle::current().metrics().num_alive_tasks() > 0 {
+            let what = "a task was spawned past the engine (tokio::spawn)".into();
+            return Poll::Ready(Err(EngineError::Foreign(what)));
+        }
+        Poll::Pending
+    }
+
+    fn trouble(&self) -> Option<EngineError> {
+        let state = self.state();
+        let polls = state.records - state.polls_at_instant;
+        drop(state);
+        if polls > self.0.polls_max {
+            return Some(EngineError::Livelock { polls, busiest: self.busiest() });
+        }
+        let foreign = self.0.ready.foreign.load(Ordering::Relaxed);
+        foreign.then(|| EngineError::Foreign("a waker was called from a foreign thread".into()))
+    }
+
+    /// Everything that waits, longest first.
+    fn waiting(&self) -> String {
+        let state = self.state();
+        let mut slots: Vec<&Slot> = state.tasks.values().collect();
+        slots.sort_by(|a, b| (a.since_ms, &a.name).cmp(&(b.since_ms, &b.name)));
+        let told = |slot: &&Slot| format!("{} (since {} ms, after {} polls)", slot.name, slot.since_ms, slot.polls);
+        list(slots.iter().map(told).collect())
+    }
+
+    fn busiest(&self) -> String {
+        let state = self.state();
+        let mut polled: Vec<_> = state.window.iter().map(|(id, n)| (*n, *id)).collect();
+        polled.sort_unstable_by(|a, b| b.cmp(a));
+        let name = |id| state.tasks.get(&id).map_or_else(|| format!("task {id}"), |slot| slot.name.to_string());
+        list(polled.into_iter().map(|(n, id)| format!("{} ({n})", name(id))).collect())
+    }
+}
+
+fn list(all: Vec<String>) -> String {
+    let more = all.len().saturating_sub(NAMED_MAX);
+    let mut text = all.into_iter().take(NAMED_MAX).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    if text.is_empty() { "nothing but the scenario".into() } else { text }
+}
+
+impl State {
+    fn record(&mut self, of: u64, value: u64, what: impl FnOnce() -> String) {
+        self.records += 1;
+        self.hash = mix(self.hash ^ self.now_ms, of);
+        if let Some(trace) = &mut self.trace {
+            trace.push(TraceRecord { n: self.records, at_ms: self.now_ms, what: what(), value });
+        }
+    }
+}
+
+/// How a run is set up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    pub(crate) seed: u64,
+    pub(crate) policy: Policy,
+    pub(crate) polls_max: u64,
+    pub(crate) traced: bool,
+}
+
+/// The root future: the scenario and all tasks.
+struct Root<F> {
+    engine: Engine,
+    main: Pin<Box<F>>,
+    waker: Arc<TaskWaker>,
+    /// Goes off when nothing has happened for a very long time.
+    silence: Pin<Box<tokio::time::Sleep>>,
+    /// Polls when `silence` was armed.
+    seen: u64,
+}
+
+impl<F: Future> Future for Root<F> {
+    type Output = Result<F::Output, EngineError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let engine = self.engine.clone();
+        lock(&engine.0.ready.woken).1 = Some(cx.waker().clone());
+        let now_ms = engine.0.origin.elapsed().as_millis() as u64;
+        {
+            let mut state = engine.state();
+            if state.now_ms != now_ms {
+                state.now_ms = now_ms;
+                state.polls_at_instant = state.records;
+                state.window.clear();
+            }
+        }
+        if self.silence.as_mut().poll(cx).is_ready() {
+            let worked = engine.state().worked;
+            if worked == self.seen {
+                return Poll::Ready(Err(EngineError::Deadlock(engine.waiting())));
+            }
+            self.seen = worked;
+            self.silence.as_mut().reset(tokio::time::Instant::now() + SILENCE_MAX);
+            let _ = self.silence.as_mut().poll(cx);
+        }
+        loop {
+            match engine.step() {
+                Polled::Task => {}
+                Polled::Scenario => {
+                    self.waker.queued.store(false, Ordering::Relaxed);
+                    // One waker for the whole run, and polled only when it was woken, as any task.
+                    let waker = Waker::from(self.waker.clone());
+                    if let Poll::Ready(output) = self.main.as_mut().poll(&mut Context::from_waker(&waker)) {
+                        return Poll::Ready(Ok(output));
+                    }
+                }
+                Polled::Nothing => return engine.rest(),
+            }
+            if let Some(error) = engine.trouble() {
+                return Poll::Ready(Err(error));
+            }
+        }
+    }
+}
+
+/// The environment of one incarnation of a runtime inside a simulation.
+pub(crate) struct SwarmEnv {
+    engine: Engine,
+    group: u32,
+    start: Timestamp,
+    /// What clock steps have added, in milliseconds.
+    off_by: Arc<AtomicI64>,
+}
+
+impl SwarmEnv {
+    pub(crate) fn new(engine: Engine, group: u32, start: Timestamp, off_by: Arc<AtomicI64>) -> Self {
+        Self { engine, group, start, off_by }
+    }
+}
+
+impl Env for SwarmEnv {
+    fn now(&self) -> Timestamp {
+        let passed = self.start.after(self.engine.0.origin.elapsed());
+        Timestamp(passed.0.saturating_add(self.off_by.load(Ordering::Relaxed)))
+    }
+
+    fn random(&self) -> u64 {
+        self.engine.random()
+    }
+
+    fn process(&self) -> u32 {
+        self.group
+    }
+
+    fn spawn(&self, name: &str, future: TaskFuture) -> Task {
+        self.engine.spawn(self.group, name, future)
+    }
+}

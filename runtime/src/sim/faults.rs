@@ -1,0 +1,335 @@
+//! Faults: explicit records, addressed by what they hit and never by when.
+//!
+//! A plan either *draws* them (each opportunity has an address; whether a fault happens there is a function of seed,
+//! class and address) or *repeats* a list. What fired is recorded, so a drawn run can be repeated as a list, and a list
+//! can be made shorter: taking one record away moves none of the others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use atra_bus::{EventId, Name};
+use serde::{Deserialize, Serialize};
+
+use super::engine::{hash_text, mix};
+
+/// What can go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultClass {
+    /// A handler panics; the same turn may do so twice.
+    AgentPanic,
+    /// A handler returns an error.
+    AgentError,
+    /// A handler never becomes ready: the turn's time-out ends it.
+    AgentHang,
+    /// A handler takes its time.
+    AgentSlow,
+    /// A commit finds the store busy; nothing is written.
+    CommitBusy,
+    /// A commit fails without effect, and says that it does not know.
+    CommitLost,
+    /// A commit takes effect, and says that it does not know.
+    CommitUnknown,
+    /// No space for a few commits.
+    DiskFull,
+    /// A commit takes up to a minute.
+    DiskStall,
+    /// Every commit takes some milliseconds.
+    Latency,
+    /// The process dies before a commit, or right after it, and starts again on what is committed.
+    Crash,
+    /// The machine dies: commits that were not flushed may be lost, newest first.
+    PowerLoss,
+    /// Wall time jumps, in either direction.
+    ClockStep,
+    /// An operator pauses a team for a while.
+    Pause,
+    /// An operator restarts a team.
+    Restart,
+    /// An operator stops the runtime cleanly and starts it again.
+    Stop,
+    /// Not promised: a crash of the process loses a commit that was answered.
+    DiskLies,
+    /// Not promised: a process dies in the middle of a commit, which is there without one of its facts.
+    TornCommit,
+}
+
+impl FaultClass {
+    /// What atra promises to survive.
+    pub const SURVIVED: [Self; 16] = [
+        Self::AgentPanic,
+        Self::AgentError,
+        Self::AgentHang,
+        Self::AgentSlow,
+        Self::CommitBusy,
+        Self::CommitLost,
+        Self::CommitUnknown,
+        Self::DiskFull,
+        Self::DiskStall,
+        Self::Latency,
+        Self::Crash,
+        Self::PowerLoss,
+        Self::ClockStep,
+        Self::Pause,
+        Self::Restart,
+        Self::Stop,
+    ];
+    /// What nothing can survive: each must make an invariant fail, which shows that the checkers bite.
+    pub const NOT_PROMISED: [Self; 2] = [Self::DiskLies, Self::TornCommit];
+
+    /// Its name, as in files and on the command line.
+    #[must_use]
+    pub fn name(self) -> String {
+        serde_json::to_value(self).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
+    /// The class with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        serde_json::from_value(serde_json::Value::String(name.into())).ok()
+    }
+
+    /// How many opportunities there are to one fault, before the seed's own factor.
+    fn one_in(self) -> u64 {
+        match self {
+            Self::Latency => 2,
+            Self::CommitBusy => 100,
+            Self::CommitLost | Self::CommitUnknown => 150,
+            Self::AgentSlow => 300,
+            Self::DiskStall | Self::Pause | Self::Restart | Self::ClockStep => 400,
+            Self::DiskFull | Self::AgentError => 600,
+            Self::Crash | Self::AgentPanic => 800,
+            Self::PowerLoss | Self::Stop => 1_200,
+            Self::AgentHang => 3_000,
+            Self::DiskLies | Self::TornCommit => 200,
+        }
+    }
+}
+
+/// Where a fault happens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultAt {
+    /// A turn: this subscriber on this event of this publisher. The event's id derives from what led to it, so it stays
+    /// when other faults go, as a count of the publisher's events would not.
+    Turn {
+        /// Who published it.
+        publisher: Name,
+        /// The event.
+        event: EventId,
+        /// Whose turn.
+        subscriber: Name,
+    },
+    /// The n-th commit that the store was asked for, over all incarnations.
+    Commit {
+        /// 1, 2, 3 …
+        n: u64,
+    },
+}
+
+impl FaultAt {
+    fn key(&self) -> u64 {
+        match self {
+            Self::Turn { event, subscriber, .. } => mix(hash_text(subscriber.as_str()), event.seed()),
+            Self::Commit { n } => mix(0xC0, *n),
+        }
+    }
+}
+
+/// One fault.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Fault {
+    /// What.
+    pub class: FaultClass,
+    /// Where.
+    pub at: FaultAt,
+}
+
+/// Which faults a run has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultPlan {
+    /// None.
+    None,
+    /// Drawn from the seed: of these classes a random subset, each with a random rate.
+    Drawn(Vec<FaultClass>),
+    /// Drawn from the seed, all of these classes.
+    Each(Vec<FaultClass>),
+    /// Exactly these.
+    Exactly(Vec<Fault>),
+}
+
+impl FaultPlan {
+    /// A random subset of everything that atra promises to survive.
+    #[must_use]
+    pub fn survivable() -> Self {
+        Self::Drawn(FaultClass::SURVIVED.to_vec())
+    }
+}
+
+/// The plan at work.
+#[derive(Clone)]
+pub(crate) struct Faults(Arc<Mutex<State>>);
+
+struct State {
+    seed: u64,
+    /// Class → chance, of 2^32.
+    drawn: BTreeMap<FaultClass, u64>,
+    exactly: Option<BTreeSet<(FaultClass, u64)>>,
+    healed: bool,
+    fired: Vec<Fault>,
+    seen: BTreeSet<(FaultClass, u64)>,
+    full_left: u64,
+}
+
+impl Faults {
+    pub(crate) fn new(seed: u64, plan: &FaultPlan) -> Self {
+        let mut drawn = BTreeMap::new();
+        let mut exactly = None;
+        let classes: &[FaultClass] = match plan {
+            FaultPlan::None => &[],
+            FaultPlan::Drawn(classes) | FaultPlan::Each(classes) => classes,
+            FaultPlan::Exactly(list) => {
+                exactly = Some(list.iter().map(|fault| (fault.class, fault.at.key())).collect());
+                &[]
+            }
+        };
+        for &class in classes {
+            let draw = mix(mix(seed, 0xFA17), class as u64);
+            if matches!(plan, FaultPlan::Drawn(_)) && draw & 1 == 0 {
+                continue;
+            }
+            // A quarter, once, or four times the usual rate.
+            let factor = [1, 4, 16][((draw >> 8) % 3) as usize];
+            drawn.insert(class, (factor << 32) / (class.one_in() * 4));
+        }
+        let state =
+            State { seed, drawn, exactly, healed: false, fired: Vec::new(), seen: BTreeSet::new(), full_left: 0 };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on nothing new goes wrong.
+    pub(crate) fn heal(&self) {
+        let mut state = self.state();
+        state.healed = true;
+        state.full_left = 0;
+    }
+
+    /// What fired so far, in order.
+    pub(crate) fn fired(&self) -> Vec<Fault> {
+        self.state().fired.clone()
+    }
+
+    pub(crate) fn may(&self, class: FaultClass) -> bool {
+        let state = self.state();
+        state.drawn.contains_key(&class)
+            || state.exactly.as_ref().is_some_and(|list| list.iter().any(|(of, _)| *of == class))
+    }
+
+    /// The classes that this seed drew.
+    pub(crate) fn classes(&self) -> Vec<FaultClass> {
+        self.state().drawn.keys().copied().collect()
+    }
+
+    /// Whether a turn goes wrong, and how. `attempt` is 1 for the first try.
+    pub(crate) fn turn(
+        &self,
+        publisher: &Name,
+        event: EventId,
+        subscriber: &Name,
+        attempt: u32,
+    ) -> Option<(FaultClass, u64)> {
+        use FaultClass::{AgentError, AgentHang, AgentPanic, AgentSlow};
+        let mut state = self.state();
+        if state.is_quiet() {
+            return None;
+        }
+        let key = mix(hash_text(subscriber.as_str()), event.seed());
+        for class in [AgentPanic, AgentError, AgentHang, AgentSlow] {
+            let draw = mix(key, class as u64);
+            // One failed try or two; the third is the one that counts.
+            if attempt <= 1 + (draw as u32 & 1) && state.fires(class, key) {
+                let at = || FaultAt::Turn { publisher: publisher.clone(), event, subscriber: subscriber.clone() };
+                state.record(class, key, at);
+                return Some((class, draw >> 8));
+            }
+        }
+        None
+    }
+
+    /// What goes wrong at the n-th commit: each with random bits of its own.
+    pub(crate) fn commit(&self, n: u64) -> Vec<(FaultClass, u64)> {
+        use FaultClass::{
+            ClockStep, CommitBusy, CommitLost, CommitUnknown, Crash, DiskFull, DiskLies, DiskStall, Latency, Pause,
+            PowerLoss, Restart, Stop, TornCommit,
+        };
+        const ALL: [FaultClass; 14] = [
+            Latency,
+            DiskStall,
+            ClockStep,
+            Pause,
+            Restart,
+            Stop,
+            CommitBusy,
+            CommitLost,
+            DiskFull,
+            TornCommit,
+            Crash,
+            PowerLoss,
+            DiskLies,
+            CommitUnknown,
+        ];
+        let mut state = self.state();
+        if state.is_quiet() {
+            return Vec::new();
+        }
+        let key = mix(0xC0, n);
+        let mut found = Vec::new();
+        for class in ALL {
+            if state.fires(class, key) {
+                state.record(class, key, || FaultAt::Commit { n });
+                found.push((class, mix(mix(state.seed, key), class as u64)));
+            }
+        }
+        found
+    }
+
+    /// The disk is full for this many more commits.
+    pub(crate) fn fill_disk(&self, commits: u64) {
+        self.state().full_left = commits;
+    }
+
+    pub(crate) fn is_disk_full(&self) -> bool {
+        let mut state = self.state();
+        let full = state.full_left > 0;
+        state.full_left = state.full_left.saturating_sub(1);
+        full
+    }
+}
+
+impl State {
+    fn is_quiet(&self) -> bool {
+        self.healed || (self.drawn.is_empty() && self.exactly.is_none())
+    }
+
+    fn fires(&self, class: FaultClass, key: u64) -> bool {
+        match &self.exactly {
+            Some(list) => list.contains(&(class, key)),
+            None => {
+                self.drawn.get(&class).is_some_and(|chance| mix(mix(self.seed, key), class as u64 + 1) >> 32 < *chance)
+            }
+        }
+    }
+
+    fn record(&mut self, class: FaultClass, key: u64, at: impl FnOnce() -> FaultAt) {
+        if self.seen.insert((class, key)) {
+            self.fired.push(Fault { class, at: at() });
+        }
+    }
+}

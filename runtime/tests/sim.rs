@@ -1,0 +1,183 @@
+//! Simulated swarms: the engine, the checkers and the faults, each tried on purpose.
+#![expect(clippy::unwrap_used, reason = "a test that fails should fail")]
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atra_bus::{Draft, Event, Name, Topic};
+use atra_runtime::{
+    Agent, AgentError, AgentSpec, Context, Team,
+    sim::{Fault, FaultAt, FaultClass, FaultPlan, Policy, SimReport, Swarm, crowd},
+};
+
+fn minutes(n: u64) -> Duration {
+    Duration::from_secs(60 * n)
+}
+
+fn crowd_run(seed: u64, plan: FaultPlan, change: impl FnOnce(Swarm) -> Swarm) -> SimReport<()> {
+    change(crowd::swarm(seed, 8, Duration::from_secs(10)).faults(plan)).simulate(|sim| async move {
+        let caller = Name::new("caller").unwrap();
+        for n in 0..20_u64 {
+            sim.run_for(minutes(1)).await;
+            let to = Topic::new("to.crowd-1.crowd.told").unwrap();
+            sim.publish(&caller, &format!("{n}"), Draft::new(to, crowd::Told { left: 2 })).await.unwrap();
+        }
+        sim.heal_and_settle(minutes(60)).await;
+    })
+}
+
+#[test]
+fn one_seed_is_one_history_and_another_seed_is_another() {
+    let run = |seed| crowd_run(seed, FaultPlan::survivable(), |swarm| swarm);
+    let (one, two, other) = (run(3), run(3), run(4));
+    assert_eq!(one.failure(), None, "{one}");
+    assert_eq!((one.hash, one.events, &one.faults), (two.hash, two.events, &two.faults));
+    assert_ne!(one.hash, other.hash);
+    assert!(one.events > 1_000 && one.polls > 10_000, "{} events, {} polls", one.events, one.polls);
+}
+
+#[test]
+fn everything_that_is_promised_to_be_survived_is() {
+    let mut fired = std::collections::BTreeMap::new();
+    for seed in 0..24 {
+        let report = crowd_run(seed, FaultPlan::survivable(), |swarm| swarm);
+        assert_eq!(report.failure(), None, "seed {seed}: {report}");
+        for fault in &report.faults {
+            *fired.entry(fault.class).or_insert(0) += 1;
+        }
+        for (name, n) in &report.checks {
+            assert!(*n > 0, "{name} was never evaluated with seed {seed}");
+        }
+    }
+    for class in FaultClass::SURVIVED {
+        assert!(fired.contains_key(&class), "{} never fired: {fired:?}", class.name());
+    }
+}
+
+#[test]
+fn what_is_not_promised_is_found() {
+    for class in FaultClass::NOT_PROMISED {
+        let found = (0..20).find_map(|seed| crowd_run(seed, FaultPlan::Each(vec![class]), |swarm| swarm).failure());
+        assert!(found.is_some(), "{} was never noticed", class.name());
+    }
+}
+
+#[test]
+fn a_drawn_run_repeated_as_a_list_is_the_same_run() {
+    let drawn = crowd_run(5, FaultPlan::Each(FaultClass::SURVIVED.to_vec()), |swarm| swarm);
+    let listed = crowd_run(5, FaultPlan::Exactly(drawn.faults.clone()), |swarm| swarm);
+    assert!(drawn.faults.len() > 5, "{:?}", drawn.faults);
+    assert_eq!((drawn.hash, drawn.faults), (listed.hash, listed.faults));
+}
+
+#[test]
+fn a_policy_changes_the_order_and_not_what_holds() {
+    let fifo = crowd_run(3, FaultPlan::None, |swarm| swarm.policy(Policy::Fifo));
+    let random = crowd_run(3, FaultPlan::None, |swarm| swarm);
+    assert_eq!((fifo.failure(), random.failure()), (None, None));
+    assert_ne!(fifo.hash, random.hash);
+}
+
+#[test]
+fn own_checks_are_counted_and_the_first_that_fails_is_told() {
+    let report = crowd_run(1, FaultPlan::None, |swarm| {
+        swarm
+            .invariant("few are told", |look| {
+                let told = look.runtime.memory().get("crowd.1.told");
+                let told = told.map_or(0, |entry| *entry.get::<u64>().unwrap());
+                if told < 10 { Ok(()) } else { Err(format!("crowd-1 was told {told} times")) }
+            })
+            .sometimes("somebody was told", |look| look.runtime.memory().get("crowd.1.told").is_some())
+            .series("released", |look| look.runtime.released().get() as f64)
+    });
+    assert!(report.failure().unwrap().starts_with("few are told broken"), "{report}");
+    assert!(report.sometimes["somebody was told"] > 0);
+    assert!(report.series["released"].windows(2).all(|pair| pair[0].1 <= pair[1].1));
+}
+
+#[test]
+fn a_crash_at_a_named_commit_happens_there_and_nowhere_else() {
+    let at = FaultAt::Commit { n: 40 };
+    let report = crowd_run(2, FaultPlan::Exactly(vec![Fault { class: FaultClass::Crash, at }]), |swarm| swarm);
+    assert_eq!((report.failure(), report.crashes, report.faults.len()), (None, 1, 1), "{report}");
+}
+
+#[test]
+fn a_test_steers_crashes_and_restarts_itself() {
+    let report = crowd::swarm(1, 3, Duration::from_secs(10)).simulate(|sim| async move {
+        sim.run_for(minutes(1)).await;
+        sim.crash().await;
+        let runtime = sim.runtime().await;
+        let before = runtime.released();
+        sim.step().await;
+        sim.run_for(minutes(1)).await;
+        let runtime = sim.restart().await;
+        assert!(runtime.released() > before);
+        assert!(sim.run_until_idle(minutes(10)).await);
+        assert!(sim.run_until(Duration::from_secs(1), minutes(5), |sim| sim.elapsed() > minutes(3)).await);
+    });
+    assert_eq!((report.failure(), report.crashes), (None, 1), "{report}");
+}
+
+// === what the engine notices ===
+
+/// Does something that no agent may do.
+struct Rogue(fn());
+
+#[async_trait]
+impl Agent for Rogue {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("rogue").subscribes("in.n").commanded_by::<crowd::Told>()
+    }
+    async fn handle(&mut self, _: &Event, _: &mut Context<'_>) -> Result<(), AgentError> {
+        (self.0)();
+        Ok(())
+    }
+}
+
+fn rogue(what: fn()) -> String {
+    let swarm = Swarm::new(1).team(Team::of(move || Rogue(what)));
+    let report = swarm.simulate(|sim| async move {
+        let draft = Draft::new(Topic::new("in.n").unwrap(), 1);
+        sim.publish(&Name::new("caller").unwrap(), "1", draft).await.unwrap();
+        sim.run_for(minutes(1)).await;
+    });
+    report.failure().unwrap_or_default()
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "what must be noticed")]
+fn what_leaves_the_simulation_is_noticed() {
+    assert!(rogue(|| drop(tokio::spawn(std::future::pending::<()>()))).contains("tokio::spawn"));
+    assert!(rogue(|| drop(tokio::task::spawn_blocking(|| ()))).contains("spawn_blocking"));
+    assert_eq!(rogue(|| ()), "");
+}
+
+#[test]
+fn a_deadlock_names_who_waits() {
+    let report = Swarm::new(1).simulate(|sim| async move {
+        let _waits = sim.spawn("the one that waits", std::future::pending());
+        std::future::pending::<()>().await;
+    });
+    let text = report.failure().unwrap();
+    assert!(text.contains("deadlock") && text.contains("the one that waits"), "{text}");
+}
+
+#[test]
+fn a_livelock_names_who_spins() {
+    let report = Swarm::new(1).simulate(|sim| async move {
+        let spin = async {
+            loop {
+                futures::future::poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    std::task::Poll::<()>::Pending
+                })
+                .await;
+            }
+        };
+        let _spins = sim.spawn("the one that spins", spin);
+        sim.run_for(minutes(1)).await;
+    });
+    let text = report.failure().unwrap();
+    assert!(text.contains("livelock") && text.contains("the one that spins"), "{text}");
+}

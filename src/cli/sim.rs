@@ -1,0 +1,502 @@
+//! `atra sim`: the desk and a crowd in a deterministic simulation, with faults; repeats and shrinks what failed.
+//!
+//! Exit 0: all invariants held. 1: one failed. 2: not deterministic (or usage).
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use atra::{
+    runtime::sim::{FaultPlan, Policy, TraceRecord},
+    simulation::{Case, Verdict, plan_of, run, shrink},
+};
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{error::CliError, output::Output};
+
+/// Failures that are told in full.
+const TOLD_MAX: usize = 5;
+
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct SimArgs {
+    #[command(subcommand)]
+    pub(crate) what: Option<SimCommand>,
+    #[command(flatten)]
+    pub(crate) run: SimRun,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum SimCommand {
+    /// Runs a case that was kept in a file.
+    Replay {
+        /// The case, as `--shrink` writes it.
+        file: PathBuf,
+    },
+    /// Looks for a smaller case that fails in the same way; writes it over the file.
+    Shrink {
+        /// The case.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyArg {
+    /// Every seed is another order.
+    Random,
+    /// First woken, first polled.
+    Fifo,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SimRun {
+    /// The seed.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Seeds A..B, B not included.
+    #[arg(long, value_name = "A..B", conflicts_with = "seed")]
+    pub(crate) seeds: Option<String>,
+    /// Goes on with further seeds for so many minutes.
+    #[arg(long, conflicts_with = "seeds")]
+    pub(crate) minutes: Option<u64>,
+    /// Members of the crowd.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) agents: usize,
+    /// Leaves the desk of seven away.
+    #[arg(long)]
+    pub(crate) no_desk: bool,
+    /// Virtual seconds between two beats of a member.
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub(crate) every: f64,
+    /// Virtual hours.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) hours: f64,
+    /// Seeds at a time; one a core if not said.
+    #[arg(long)]
+    pub(crate) jobs: Option<usize>,
+    /// Which ready task runs next.
+    #[arg(long, value_enum, default_value = "random")]
+    pub(crate) policy: PolicyArg,
+    /// all, none, or names with commas between, such as crash,disk_full.
+    #[arg(long, default_value = "all", value_name = "LIST")]
+    pub(crate) faults: String,
+    /// Runs every seed in a second process too; the hashes of both must be equal.
+    #[arg(long)]
+    pub(crate) check_determinism: bool,
+    /// Makes what fails smaller and writes it to tests/seeds/.
+    #[arg(long)]
+    pub(crate) shrink: bool,
+    /// Writes every record of the trace to this file; one seed only.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) trace: Option<PathBuf>,
+}
+
+impl SimRun {
+    fn case(&self, seed: u64) -> Result<Case, CliError> {
+        let faults = plan_of(&self.faults).map_err(|name| CliError::Usage {
+            what: format!("there is no fault class {name:?}"),
+            next: "name classes as docs/simulation.md lists them, or all, or none",
+        })?;
+        let is_time = |value: f64| value.is_finite() && value > 0.0;
+        if !is_time(self.hours) || !is_time(self.every) {
+            return Err(CliError::Usage {
+                what: "hours and every must be above 0".into(),
+                next: "give a number above 0",
+            });
+        }
+        if self.no_desk && self.agents == 0 {
+            return Err(CliError::Usage { what: "nobody is left".into(), next: "give --agents, or keep the desk" });
+        }
+        let policy = if self.policy == PolicyArg::Fifo { Policy::Fifo } else { Policy::Random };
+        Ok(Case {
+            seed,
+            agents: self.agents,
+            beat_ms: ((self.every * 1_000.0) as u64).max(1),
+            desk: !self.no_desk,
+            virtual_ms: ((self.hours * 3_600_000.0) as u64).max(1),
+            policy,
+            varied: faults != FaultPlan::None,
+            faults,
+            story: String::new(),
+        })
+    }
+
+    fn range(&self) -> Result<(u64, u64), CliError> {
+        let Some(text) = &self.seeds else {
+            return Ok((self.seed, if self.minutes.is_some() { u64::MAX } else { self.seed.saturating_add(1) }));
+        };
+        let ends = text.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        ends.filter(|(a, b): &(u64, u64)| a < b).ok_or_else(|| CliError::Usage {
+            what: format!("{text:?} is no range of seeds"),
+            next: "write it as 0..100; the last is not included",
+        })
+    }
+}
+
+/// Does what `atra sim` says.
+pub(crate) fn sim(args: &SimArgs, out: &mut Output) -> Result<(), CliError> {
+    match &args.what {
+        Some(SimCommand::Replay { file }) => replay(file, out),
+        Some(SimCommand::Shrink { file }) => shrink_file(file, out),
+        None => seeds(&args.run, out),
+    }
+}
+
+/// What all runs together amounted to.
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    cpu: Duration,
+    virtual_ms: u64,
+    polls: u64,
+    events: u64,
+    faults: BTreeMap<String, u64>,
+    checks: BTreeMap<String, u64>,
+    sometimes: BTreeMap<String, u64>,
+    hashes: BTreeMap<u64, String>,
+    failures: Vec<Verdict>,
+}
+
+impl Sum {
+    fn add(&mut self, verdict: Verdict, cpu: Duration) {
+        self.seeds += 1;
+        self.cpu += cpu;
+        self.virtual_ms += verdict.virtual_ms;
+        self.polls += verdict.polls;
+        self.events += verdict.events;
+        for fault in &verdict.faults {
+            *self.faults.entry(fault.class.name()).or_insert(0) += 1;
+        }
+        for (name, n) in &verdict.checks {
+            *self.checks.entry(name.clone()).or_insert(0) += n;
+        }
+        for (name, n) in &verdict.sometimes {
+            *self.sometimes.entry(name.clone()).or_insert(0) += n;
+        }
+        self.hashes.insert(verdict.seed, verdict.hash.clone());
+        if verdict.failure.is_some() {
+            self.failures.push(verdict);
+        }
+    }
+
+    /// One hash over those of all seeds, in their order.
+    fn hash(&self) -> String {
+        let all: Vec<&str> = self.hashes.values().map(String::as_str).collect();
+        match all.as_slice() {
+            [one] => (*one).to_owned(),
+            all => atra::EventId::of(&fixed_name(), &all.join(" ")).to_string(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let hours = self.virtual_ms as f64 / 3_600_000.0;
+        let cpu_s = self.cpu.as_secs_f64();
+        let failures: Vec<Value> = self
+            .failures
+            .iter()
+            .map(|verdict| json!({ "seed": verdict.seed, "failure": verdict.failure, "faults": verdict.faults.len() }))
+            .collect();
+        json!({
+            "seeds": self.seeds, "virtual_hours": hours, "cpu_s": cpu_s, "speedup": hours * 3_600.0 / cpu_s.max(1e-9),
+            "polls": self.polls, "events": self.events, "faults": self.faults, "invariant_checks": self.checks,
+            "sometimes": self.sometimes, "hash": self.hash(), "failures": failures,
+        })
+    }
+}
+
+fn fixed_name() -> atra::Name {
+    atra::Name::new("simulation").unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
+    let (from, to) = args.range()?;
+    args.case(from)?;
+    let sum = run_all(args, from, to)?;
+    for verdict in sum.failures.iter().take(TOLD_MAX) {
+        tell(verdict, args);
+        if args.shrink {
+            keep_smaller(&args.case(verdict.seed)?)?;
+        }
+    }
+    if out.is_json() {
+        for (seed, hash) in &sum.hashes {
+            out.json(&json!({ "seed": seed, "hash": hash }))?;
+        }
+    }
+    let differing = if args.check_determinism { differing(args, &sum)? } else { Vec::new() };
+    if out.is_json() {
+        out.json(&sum.json())?;
+    } else {
+        summary(&sum, out)?;
+    }
+    if let Some((seed, what)) = differing.first() {
+        let what = format!("seed {seed} is not deterministic: {what}");
+        return Err(CliError::Verdict { what, next: "look at what that record does differently".into(), code: 2 });
+    }
+    match sum.failures.first() {
+        None => Ok(()),
+        Some(verdict) => Err(CliError::Verdict {
+            what: format!("{} of {} seeds failed, the first is {}", sum.failures.len(), sum.seeds, verdict.seed),
+            next: repeat_line(verdict.seed, args),
+            code: 1,
+        }),
+    }
+}
+
+/// Runs the seeds on as many threads as asked for.
+fn run_all(args: &SimRun, from: u64, to: u64) -> Result<Sum, CliError> {
+    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let bar = ProgressBar::new(to.saturating_sub(from));
+    let style =
+        if args.minutes.is_some() { "{pos} seeds {elapsed} {msg}" } else { "{bar:30} {pos}/{len} seeds {eta} {msg}" };
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    let (next, sum, began) = (AtomicU64::new(from), Mutex::new(Sum::default()), Instant::now());
+    let limit = args.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    let failed: Mutex<Option<CliError>> = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.min(usize::try_from(to - from).unwrap_or(usize::MAX)) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed >= to || limit.is_some_and(|limit| began.elapsed() > limit) {
+                        return;
+                    }
+                    let before = cpu(began);
+                    match one(args, seed) {
+                        Ok(verdict) => {
+                            let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                            sum.add(verdict, cpu(began).saturating_sub(before));
+                            bar.set_message(if sum.failures.is_empty() {
+                                String::new()
+                            } else {
+                                format!("{} failed", sum.failures.len())
+                            });
+                        }
+                        Err(error) => {
+                            *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                            return;
+                        }
+                    }
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(sum.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    }
+}
+
+fn one(args: &SimRun, seed: u64) -> Result<Verdict, CliError> {
+    let case = args.case(seed)?;
+    let verdict = quietly(|| run(&case, args.trace.is_some()))?;
+    if let (Some(file), Some(trace)) = (&args.trace, &verdict.trace) {
+        let lines: Vec<String> = trace.iter().filter_map(|record| serde_json::to_string(record).ok()).collect();
+        fs::write(file, lines.join("\n")).map_err(|source| CliError::File { path: file.clone(), source })?;
+    }
+    Ok(verdict)
+}
+
+/// Without the log of all the failures that are planned, unless somebody wants it.
+fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    if std::env::var_os("ATRA_LOG").or_else(|| std::env::var_os("RUST_LOG")).is_some() {
+        return work();
+    }
+    tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), work)
+}
+
+/// What this thread has used of a core; the time that passed where the system does not tell.
+fn cpu(began: Instant) -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+    nanos.map_or_else(|| began.elapsed(), Duration::from_nanos)
+}
+
+/// The one line that repeats a seed.
+fn repeat_line(seed: u64, args: &SimRun) -> String {
+    let desk = if args.no_desk { " --no-desk" } else { "" };
+    let policy = if args.policy == PolicyArg::Fifo { " --policy fifo" } else { "" };
+    let SimRun { agents, every, hours, faults, .. } = args;
+    format!(
+        "repeat it: atra sim --seed {seed} --agents {agents}{desk} --every {every} --hours {hours}{policy} --faults {faults}"
+    )
+}
+
+fn tell(verdict: &Verdict, args: &SimRun) {
+    let failure = verdict.failure.as_deref().unwrap_or_default();
+    eprintln!("seed {}: {failure}", verdict.seed);
+    eprintln!("  options: {} (atra {})", verdict.options, env!("CARGO_PKG_VERSION"));
+    for fault in verdict.faults.iter().rev().take(10).rev() {
+        eprintln!("  fault: {} {}", fault.class.name(), serde_json::to_string(&fault.at).unwrap_or_default());
+    }
+    verdict.recent.iter().for_each(|line| eprintln!("  {line}"));
+    eprintln!("  {}", repeat_line(verdict.seed, args));
+}
+
+fn summary(sum: &Sum, out: &mut Output) -> Result<(), CliError> {
+    let hours = sum.virtual_ms as f64 / 3_600_000.0;
+    let cpu_s = sum.cpu.as_secs_f64();
+    let list =
+        |map: &BTreeMap<String, u64>| map.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ");
+    out.pairs(&[
+        ("seeds", sum.seeds.to_string()),
+        (
+            "virtual time",
+            format!(
+                "{hours:.1} h in {cpu_s:.1} s of one core, {:.0} times real time",
+                hours * 3_600.0 / cpu_s.max(1e-9)
+            ),
+        ),
+        ("events", sum.events.to_string()),
+        ("polls", sum.polls.to_string()),
+        ("faults", list(&sum.faults)),
+        ("checks", list(&sum.checks)),
+        ("hash", sum.hash()),
+        ("failed", sum.failures.len().to_string()),
+    ])
+}
+
+// === determinism ===
+
+/// Runs the same in another process; the seeds whose hashes differ, with the first record that does.
+fn differing(args: &SimRun, sum: &Sum) -> Result<Vec<(u64, String)>, CliError> {
+    let (Some(first), Some(last)) = (sum.hashes.keys().next(), sum.hashes.keys().next_back()) else {
+        return Ok(Vec::new());
+    };
+    let text = child(args, &["--json".into(), "--seeds".into(), format!("{first}..{}", last + 1)])?;
+    let mut theirs = BTreeMap::new();
+    for line in text.lines() {
+        let value: Value = serde_json::from_str(line).unwrap_or_default();
+        if let (Some(seed), Some(hash)) = (value["seed"].as_u64(), value["hash"].as_str()) {
+            theirs.insert(seed, hash.to_owned());
+        }
+    }
+    let mut found = Vec::new();
+    for (seed, hash) in &sum.hashes {
+        if theirs.get(seed) != Some(hash) {
+            found.push((*seed, first_difference(args, *seed)?));
+        }
+    }
+    Ok(found)
+}
+
+/// This program again, with the same options.
+fn child(args: &SimRun, more: &[String]) -> Result<String, CliError> {
+    let process = |source| CliError::Process { what: "the second process", source };
+    let mut command = Command::new(std::env::current_exe().map_err(process)?);
+    command.arg("sim").args(more);
+    command.args(["--agents", &args.agents.to_string(), "--every", &args.every.to_string()]);
+    command.args(["--hours", &args.hours.to_string(), "--faults", &args.faults]);
+    command.args(["--policy", if args.policy == PolicyArg::Fifo { "fifo" } else { "random" }]);
+    if args.no_desk {
+        command.arg("--no-desk");
+    }
+    if let Some(jobs) = args.jobs {
+        command.args(["--jobs", &jobs.to_string()]);
+    }
+    // Its exit code says the same as ours; what counts here is what it printed.
+    let output = command.stderr(std::process::Stdio::null()).output().map_err(process)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn first_difference(args: &SimRun, seed: u64) -> Result<String, CliError> {
+    let case = args.case(seed)?;
+    let ours = quietly(|| run(&case, true))?.trace.unwrap_or_default();
+    let file = std::env::temp_dir().join(format!("atra-trace-{}-{seed}", std::process::id()));
+    child(args, &["--trace".into(), file.display().to_string(), "--seed".into(), seed.to_string()])?;
+    let text = fs::read_to_string(&file).map_err(|source| CliError::File { path: file.clone(), source })?;
+    let _ = fs::remove_file(&file);
+    let theirs: Vec<TraceRecord> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let at = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs).unwrap_or(ours.len().min(theirs.len()));
+    Ok(format!("first different record: here {:?}, there {:?}", ours.get(at), theirs.get(at)))
+}
+
+// === cases in files ===
+
+fn read(file: &Path) -> Result<Case, CliError> {
+    let text = fs::read_to_string(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
+    serde_json::from_str(&text).map_err(|error| CliError::Usage {
+        what: format!("{} is no case of a simulation: {error}", file.display()),
+        next: "give a file that --shrink wrote",
+    })
+}
+
+fn write(file: &Path, case: &Case) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(case).map_err(|error| CliError::Output(error.into()))?;
+    fs::write(file, text + "\n").map_err(|source| CliError::File { path: file.to_owned(), source })
+}
+
+fn replay(file: &Path, out: &mut Output) -> Result<(), CliError> {
+    let case = read(file)?;
+    let began = Instant::now();
+    let before = cpu(began);
+    let mut sum = Sum::default();
+    sum.add(quietly(|| run(&case, false))?, cpu(began).saturating_sub(before));
+    if out.is_json() {
+        out.json(&sum.json())?;
+    } else {
+        summary(&sum, out)?;
+    }
+    match sum.failures.first() {
+        None => Ok(()),
+        Some(verdict) => {
+            verdict.recent.iter().for_each(|line| eprintln!("  {line}"));
+            let what = verdict.failure.clone().unwrap_or_default();
+            Err(CliError::Verdict { what, next: format!("repeat it: atra sim replay {}", file.display()), code: 1 })
+        }
+    }
+}
+
+fn shrink_file(file: &Path, out: &mut Output) -> Result<(), CliError> {
+    let case = read(file)?;
+    match smaller(&case)? {
+        Some((case, faults)) => {
+            write(file, &case)?;
+            out.line(&format!("{}: {faults} faults, {} agents, {} ms", file.display(), case.agents, case.virtual_ms))
+        }
+        None => out.line("it holds: there is nothing to make smaller"),
+    }
+}
+
+fn smaller(case: &Case) -> Result<Option<(Case, usize)>, CliError> {
+    let bar = ProgressBar::new_spinner();
+    let faults = |case: &Case| if let FaultPlan::Exactly(list) = &case.faults { list.len() } else { 0 };
+    let told = |best: &Case| {
+        bar.set_message(format!("{} faults, {} agents, {} ms", faults(best), best.agents, best.virtual_ms));
+        bar.tick();
+    };
+    let found = quietly(|| shrink(case, told))?;
+    bar.finish_and_clear();
+    Ok(found.map(|(case, _)| {
+        let n = faults(&case);
+        (case, n)
+    }))
+}
+
+fn keep_smaller(case: &Case) -> Result<(), CliError> {
+    let Some((smaller, faults)) = smaller(case)? else {
+        eprintln!("  seed {} did not fail twice in the same way", case.seed);
+        return Ok(());
+    };
+    let folder = Path::new("tests/seeds");
+    fs::create_dir_all(folder).map_err(|source| CliError::File { path: folder.into(), source })?;
+    let file = folder.join(format!("seed-{}.json", case.seed));
+    write(&file, &smaller)?;
+    eprintln!("  shrunk to {faults} faults, {} agents: atra sim replay {}", smaller.agents, file.display());
+    Ok(())
+}

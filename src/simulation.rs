@@ -1,0 +1,410 @@
+//! Simulated runs of what ships: the desk of seven and a crowd, from one seed, checked, repeated and made smaller.
+//!
+//! A [`Case`] is everything that a run depends on, as data: the command line makes one of its flags, `tests/seeds/` keeps
+//! those that once failed. [`run`] gives a [`Verdict`]; [`shrink`] looks for a smaller case that fails in the same way.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use atra_agents::{CandleSource, DeskConfig, desk};
+use atra_bus::{Draft, Name, Topic};
+use atra_runtime::{
+    Limits, Placement, Team,
+    sim::{EngineError, Fault, FaultClass, FaultPlan, Policy, SimReport, Swarm, TraceRecord, Violation, crowd},
+};
+use atra_storage::{Level, MemoryDisk, StorageOptions, digest_of_publisher};
+use serde::{Deserialize, Serialize};
+
+/// Runs that a search for a smaller case may take. 300: minutes, and few cases get smaller after that.
+const TRIALS_MAX: usize = 300;
+/// How often a caller publishes, in virtual time.
+const CALL_EVERY: Duration = Duration::from_secs(37);
+/// The check that compares the desk with a desk in peace.
+pub const SAME_AS_IN_PEACE: &str = "deterministic";
+
+/// Everything that a run depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// What everything random follows from.
+    pub seed: u64,
+    /// Members of the crowd.
+    pub agents: usize,
+    /// Virtual time between two beats of a member, in milliseconds.
+    pub beat_ms: u64,
+    /// Whether the desk of seven trades beside them, a candle a virtual second.
+    pub desk: bool,
+    /// How long the run is in virtual time before it is left in peace, in milliseconds.
+    pub virtual_ms: u64,
+    /// Which ready task runs next.
+    pub policy: Policy,
+    /// What goes wrong.
+    pub faults: FaultPlan,
+    /// Whether limits, queues, levels and placement are drawn from the seed too.
+    pub varied: bool,
+    /// For people: what it once found.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub story: String,
+}
+
+/// What a run showed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verdict {
+    /// The seed.
+    pub seed: u64,
+    /// The first thing that did not hold.
+    pub failure: Option<String>,
+    /// The checks that failed.
+    pub violations: Vec<Violation>,
+    /// The rolling hash of the trace, in hexadecimal.
+    pub hash: String,
+    /// Polls of tasks.
+    pub polls: u64,
+    /// Durable events.
+    pub events: u64,
+    /// Virtual time that passed, in milliseconds.
+    pub virtual_ms: u64,
+    /// The faults that fired.
+    pub faults: Vec<Fault>,
+    /// How often each invariant was evaluated.
+    pub checks: BTreeMap<String, u64>,
+    /// How often something that is meant to happen did.
+    pub sometimes: BTreeMap<String, u64>,
+    /// The last events.
+    pub recent: Vec<String>,
+    /// What was drawn for this seed, for people.
+    pub options: String,
+    /// Every record, if asked for.
+    #[serde(skip)]
+    pub trace: Option<Vec<TraceRecord>>,
+}
+
+/// Why a case cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaseError {
+    /// The desk's settings are refused.
+    #[error("desk of the simulation could not be set up")]
+    Desk(#[from] atra_agents::DeskError),
+    /// The executor that reads the result could not be made.
+    #[error("result could not be read: {0}")]
+    Read(String),
+}
+
+/// What a seed draws of limits and levels.
+#[derive(Debug, Clone)]
+struct Drawn {
+    limits: Limits,
+    storage: StorageOptions,
+    level: Level,
+    placement: Placement,
+}
+
+impl Drawn {
+    fn of(case: &Case) -> Self {
+        let mut drawn = Self {
+            limits: Limits::default(),
+            storage: StorageOptions::default(),
+            level: Level::Process,
+            placement: Placement::Together,
+        };
+        if case.varied {
+            let mut bits = scramble(case.seed);
+            let mut pick = |from: &[usize]| {
+                bits = scramble(bits);
+                from[bits as usize % from.len()]
+            };
+            drawn.limits.inputs_max = pick(&[1, 7, 64, 256]);
+            drawn.limits.steps_in_flight_max = pick(&[1, 2, 4]);
+            drawn.limits.foreign_events_max = pick(&[1, 16, 512]);
+            drawn.limits.read_ahead_inputs_max = pick(&[256, 4_096]);
+            drawn.storage.queue_commands_max = pick(&[2, 64, 4_096]);
+            drawn.storage.batch_commands_max = pick(&[1, 32, 1_024]);
+            drawn.level = [Level::Process, Level::Power][pick(&[0, 0, 0, 1])];
+            drawn.placement = [Placement::Together, Placement::Apart][pick(&[0, 0, 1])];
+        }
+        drawn
+    }
+
+    fn text(&self) -> String {
+        let Self { limits, storage, level, placement } = self;
+        format!(
+            "inputs_max {}, steps_in_flight_max {}, foreign_events_max {}, queue_commands_max {}, batch_commands_max {}, \
+             level {level:?}, placement {placement:?}",
+            limits.inputs_max,
+            limits.steps_in_flight_max,
+            limits.foreign_events_max,
+            storage.queue_commands_max,
+            storage.batch_commands_max
+        )
+    }
+}
+
+/// SplitMix64's finaliser: bits of a seed that have nothing to do with the seed's own.
+fn scramble(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Runs a case. Blocks; call it outside of any tokio runtime.
+///
+/// # Errors
+/// [`CaseError`] when it cannot be set up. What does not hold is in the verdict.
+pub fn run(case: &Case, traced: bool) -> Result<Verdict, CaseError> {
+    let drawn = Drawn::of(case);
+    let mut report = simulate(case, &drawn, traced)?;
+    if case.desk && report.failure().is_none() {
+        compare_with_peace(case, &mut report)?;
+    }
+    let failure = report.failure();
+    let classes: Vec<_> = report.classes.iter().map(|class| class.name()).collect();
+    Ok(Verdict {
+        seed: case.seed,
+        failure,
+        violations: report.violations,
+        hash: format!("{:016x}", report.hash),
+        polls: report.polls,
+        events: report.events,
+        virtual_ms: report.virtual_time.as_millis() as u64,
+        faults: report.faults,
+        checks: report.checks,
+        sometimes: report.sometimes,
+        recent: report.recent,
+        options: format!("{}; faults drawn: {}", drawn.text(), classes.join(" ")),
+        trace: report.trace,
+    })
+}
+
+fn simulate(case: &Case, drawn: &Drawn, traced: bool) -> Result<SimReport<()>, CaseError> {
+    let long = Duration::from_millis(case.virtual_ms);
+    let beat = Duration::from_millis(case.beat_ms);
+    let mut swarm = Swarm::new(case.seed)
+        .policy(case.policy)
+        .level(drawn.level)
+        .storage(drawn.storage.clone())
+        .faults(plan_for(&case.faults, drawn.level))
+        .sometimes("a team is being restarted", |look| look.status.iter().any(|team| team.restarts > 0));
+    if traced {
+        swarm = swarm.traced();
+    }
+    if case.desk {
+        swarm = swarm.team(desk_of(case, drawn)?);
+    }
+    swarm = crowd::teams(case.agents, beat, &drawn.limits).fold(swarm, Swarm::team);
+    let has_crowd = case.agents > 0;
+    // The pace of the candles begins anew at each start: every death may cost the desk its downtime.
+    let patience = long * 3 + Duration::from_secs(4 * 3_600);
+    Ok(swarm.simulate(|sim| async move {
+        let caller = sim.clone();
+        let calls = async move {
+            let Ok(from) = Name::new("caller") else { return };
+            let Ok(to) = Topic::new("to.crowd-0.crowd.told") else { return };
+            for n in 0_u64.. {
+                caller.run_for(CALL_EVERY).await;
+                let draft = Draft::new(to.clone(), crowd::Told { left: 2 });
+                // Refused for good only if there is no such agent.
+                let _ = caller.publish(&from, &n.to_string(), draft).await;
+            }
+        };
+        let calls = has_crowd.then(|| sim.spawn("caller", calls));
+        sim.run_for(long).await;
+        drop(calls);
+        sim.heal_and_settle(patience).await;
+    }))
+}
+
+/// After a failed flush level `power` is not promised again in the same process, and every team says so and stops: then
+/// an operator is needed, whom these runs do not have.
+fn plan_for(plan: &FaultPlan, level: Level) -> FaultPlan {
+    let unknown = |class: &FaultClass| matches!(class, FaultClass::CommitLost | FaultClass::CommitUnknown);
+    match plan {
+        FaultPlan::Drawn(list) if level == Level::Power => {
+            FaultPlan::Drawn(list.iter().copied().filter(|class| !unknown(class)).collect())
+        }
+        plan => plan.clone(),
+    }
+}
+
+/// The seven: on simulated candles, a candle a virtual second, with a strategy of the seed's.
+fn desk_of(case: &Case, drawn: &Drawn) -> Result<Team, CaseError> {
+    let mut config = DeskConfig { speed: Some(1), ..DeskConfig::default() };
+    let text = match case.seed % 4 {
+        0 => r#"{"optimizer": {"pairs": [[4, 8], [8, 16], [8, 32]], "train": 240}}"#,
+        1 => r#"{"strategy": {"name": "ema-cross", "fast": 5, "slow": 20}}"#,
+        _ => r#"{"strategy": {"name": "sma-cross", "fast": 5, "slow": 12}}"#,
+    };
+    if let Ok(DeskConfig { strategy, optimizer, .. }) = serde_json::from_str(text) {
+        config.strategy = strategy;
+        config.optimizer = optimizer;
+    }
+    let series = "SIM.15m".parse().map_err(|error| CaseError::Read(format!("{error}")))?;
+    let candles = Some((case.virtual_ms / 1_000).max(1));
+    let source = CandleSource::Simulator { seed: case.seed, series: vec![series], candles };
+    let team = block_on(desk(config, source))??;
+    Ok(team.limits(drawn.limits.clone()).placement(drawn.placement))
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, CaseError> {
+    let tokio = tokio::runtime::Builder::new_current_thread().build();
+    Ok(tokio.map_err(|error| CaseError::Read(error.to_string()))?.block_on(future))
+}
+
+/// The desk's inputs do not depend on timing: what it decided must be what it decides in peace.
+fn compare_with_peace(case: &Case, report: &mut SimReport<()>) -> Result<(), CaseError> {
+    let peace = Case { faults: FaultPlan::None, agents: 0, varied: false, policy: Policy::Fifo, ..case.clone() };
+    let in_peace = simulate(&peace, &Drawn::of(&peace), false)?;
+    let mut n = 0;
+    for spec in desk_of(&peace, &Drawn::of(&peace))?.specs() {
+        let hash = |disk: MemoryDisk, name: Name| async move { digest_of_publisher(&disk, &name).await };
+        let found = block_on(hash(report.disk.clone(), spec.name.clone()))?;
+        let expected = block_on(hash(in_peace.disk.clone(), spec.name.clone()))?;
+        n += 1;
+        match (found, expected) {
+            (Ok(found), Ok(expected)) if found == expected => {}
+            (found, expected) => report.violations.push(Violation {
+                invariant: SAME_AS_IN_PEACE.into(),
+                key: spec.name.to_string(),
+                at_ms: report.virtual_time.as_millis() as u64,
+                text: format!("decided {found:?}, in peace it decides {expected:?}"),
+            }),
+        }
+    }
+    *report.checks.entry(SAME_AS_IN_PEACE.into()).or_insert(0) += n;
+    Ok(())
+}
+
+// === smaller cases ===
+
+/// What makes two failures the same: the invariant, not its words.
+fn kind_of(verdict: &Verdict) -> Option<String> {
+    let text = verdict.failure.as_ref()?;
+    Some(
+        verdict.violations.first().map_or_else(
+            || text.split(':').next().unwrap_or_default().to_owned(),
+            |violation| violation.invariant.clone(),
+        ),
+    )
+}
+
+/// Looks for a smaller case that breaks the same invariant: cuts the run, takes faults away (delta debugging), then
+/// agents, and moves towards the plain order. What it gives has been run twice with equal hashes.
+///
+/// # Errors
+/// [`CaseError`] when the case cannot be run. `Ok(None)`: it does not fail, or not twice.
+pub fn shrink(case: &Case, mut told: impl FnMut(&Case)) -> Result<Option<(Case, Verdict)>, CaseError> {
+    let first = run(case, false)?;
+    let Some(kind) = kind_of(&first) else { return Ok(None) };
+    let mut best = Case { faults: FaultPlan::Exactly(first.faults.clone()), ..case.clone() };
+    let mut trials = TRIALS_MAX;
+    let mut fails = |candidate: &Case| -> Result<Option<Verdict>, CaseError> {
+        if trials == 0 {
+            return Ok(None);
+        }
+        trials -= 1;
+        let verdict = run(candidate, false)?;
+        Ok((kind_of(&verdict).as_ref() == Some(&kind)).then_some(verdict))
+    };
+    if fails(&best)?.is_none() {
+        // The list does not bring it back: the drawn case is as small as it gets.
+        best = case.clone();
+    }
+    // Candidates that change one thing; a change that keeps the failure is kept.
+    let cut = |ms: u64| move |case: &Case| Case { virtual_ms: ms, ..case.clone() };
+    if let Some(at_ms) = first.violations.first().map(|violation| violation.at_ms) {
+        let candidate = cut((at_ms + 1_000).min(best.virtual_ms))(&best);
+        if fails(&candidate)?.is_some() {
+            best = candidate;
+        }
+    }
+    let changes: [fn(&Case) -> Case; 5] = [
+        |case| Case { desk: false, ..case.clone() },
+        |case| Case { agents: 0, ..case.clone() },
+        |case| Case { policy: Policy::Fifo, ..case.clone() },
+        |case| Case { varied: false, ..case.clone() },
+        |case| Case { agents: case.agents / 2, ..case.clone() },
+    ];
+    for change in changes {
+        let candidate = change(&best);
+        if (candidate.desk || candidate.agents > 0) && candidate != best && fails(&candidate)?.is_some() {
+            best = candidate;
+            told(&best);
+        }
+    }
+    fewer_faults(&mut best, &mut fails, &mut told)?;
+    while best.virtual_ms > 2_000 {
+        let candidate = cut(best.virtual_ms / 2)(&best);
+        if fails(&candidate)?.is_none() {
+            break;
+        }
+        best = candidate;
+        told(&best);
+    }
+    let (one, two) = (run(&best, false)?, run(&best, false)?);
+    let same = kind_of(&one).as_ref() == Some(&kind) && one.hash == two.hash;
+    Ok(same.then(|| (Case { story: one.failure.clone().unwrap_or_default(), ..best }, one)))
+}
+
+/// Delta debugging on the list of faults.
+fn fewer_faults(
+    best: &mut Case,
+    fails: &mut impl FnMut(&Case) -> Result<Option<Verdict>, CaseError>,
+    told: &mut impl FnMut(&Case),
+) -> Result<(), CaseError> {
+    let FaultPlan::Exactly(mut list) = best.faults.clone() else { return Ok(()) };
+    let none = Case { faults: FaultPlan::None, ..best.clone() };
+    if fails(&none)?.is_some() {
+        *best = none;
+        return Ok(());
+    }
+    let mut parts = 2;
+    while list.len() > 1 {
+        let size = list.len().div_ceil(parts);
+        let mut found = None;
+        for at in (0..list.len()).step_by(size) {
+            let rest: Vec<Fault> = list
+                .iter()
+                .enumerate()
+                .filter(|(place, _)| !(at..at + size).contains(place))
+                .map(|(_, fault)| fault.clone())
+                .collect();
+            let candidate = Case { faults: FaultPlan::Exactly(rest.clone()), ..best.clone() };
+            if fails(&candidate)?.is_some() {
+                found = Some((rest, candidate));
+                break;
+            }
+        }
+        match found {
+            Some((rest, candidate)) => {
+                (list, *best) = (rest, candidate);
+                parts = (parts - 1).max(2);
+                told(best);
+            }
+            None if size == 1 => break,
+            None => parts = (parts * 2).min(list.len()),
+        }
+    }
+    Ok(())
+}
+
+/// The classes that a list on the command line names: `all`, `none`, `lies`, or names with commas between.
+///
+/// # Errors
+/// The name that is none.
+pub fn plan_of(text: &str) -> Result<FaultPlan, String> {
+    match text {
+        "all" => Ok(FaultPlan::survivable()),
+        "none" => Ok(FaultPlan::None),
+        list => {
+            let of = |name: &str| FaultClass::from_name(name).ok_or_else(|| name.to_owned());
+            Ok(FaultPlan::Each(list.split(',').map(of).collect::<Result<_, _>>()?))
+        }
+    }
+}
+
+/// Whether a run ended because it left the simulation, and not because something did not hold.
+#[must_use]
+pub fn is_undetermined(report: &Verdict) -> bool {
+    let foreign = EngineError::Foreign(String::new()).to_string();
+    report.failure.as_ref().is_some_and(|text| text.starts_with(foreign.trim_end()))
+}

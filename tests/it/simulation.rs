@@ -1,0 +1,102 @@
+//! What ships, simulated: the desk and a crowd with every fault that is promised to be survived.
+
+use std::{
+    collections::BTreeMap,
+    process::Command,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use atra::{
+    runtime::sim::{FaultClass, FaultPlan, Policy},
+    simulation::{Case, Verdict, run, shrink},
+};
+
+fn case(seed: u64) -> Case {
+    Case {
+        seed,
+        agents: 12,
+        beat_ms: 10_000,
+        desk: true,
+        virtual_ms: 12 * 60_000,
+        policy: Policy::Random,
+        faults: FaultPlan::survivable(),
+        varied: true,
+        story: String::new(),
+    }
+}
+
+fn run_all(cases: &[Case]) -> Vec<Verdict> {
+    let (next, verdicts) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::SeqCst) as usize) {
+                    verdicts.lock().unwrap().push(run(case, false).unwrap());
+                }
+            });
+        }
+    });
+    verdicts.into_inner().unwrap()
+}
+
+#[test]
+fn a_hundred_seeds_hold_with_every_fault() {
+    let (mut fired, mut checks) = (BTreeMap::new(), BTreeMap::new());
+    for verdict in run_all(&(0..100).map(case).collect::<Vec<_>>()) {
+        assert_eq!(verdict.failure, None, "seed {}: {} {:#?}", verdict.seed, verdict.options, verdict.recent);
+        for fault in &verdict.faults {
+            *fired.entry(fault.class).or_insert(0) += 1;
+        }
+        for (name, n) in verdict.checks {
+            *checks.entry(name).or_insert(0) += n;
+        }
+    }
+    for class in FaultClass::SURVIVED {
+        assert!(fired.contains_key(&class), "{} never fired: {fired:?}", class.name());
+    }
+    let all =
+        ["order", "atomic", "isolated", "durable", "exactly_once", "as_of", "deterministic", "bounded", "contained"];
+    for name in all.into_iter().chain(["clean_stop", "fenced", "not_stuck"]) {
+        assert!(checks.get(name).is_some_and(|n| *n > 100), "{name} was hardly evaluated: {checks:?}");
+    }
+}
+
+#[test]
+fn kept_cases_hold() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/seeds");
+    let mut cases = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            cases.push(serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap());
+        }
+    }
+    assert!(!cases.is_empty());
+    for verdict in run_all(&cases) {
+        assert_eq!(verdict.failure, None, "seed {}", verdict.seed);
+    }
+}
+
+#[test]
+fn two_processes_have_one_history() {
+    let args = ["sim", "--json", "--seeds", "0..4", "--agents", "6", "--hours", "0.1", "--check-determinism"];
+    let output = Command::new(env!("CARGO_BIN_EXE_atra")).args(args).output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{text}\n{errors}");
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((last["seeds"].as_u64(), last["failures"].as_array().map(Vec::len)), (Some(4), Some(0)), "{last}");
+}
+
+#[test]
+fn a_failure_is_shrunk_to_the_fault_that_makes_it() {
+    let torn = Case { faults: FaultPlan::Each(vec![FaultClass::TornCommit]), desk: false, varied: false, ..case(3) };
+    let (smaller, verdict) = shrink(&torn, |_| {}).unwrap().expect("it fails");
+    assert!(verdict.failure.unwrap().starts_with("atomic"), "{smaller:?}");
+    let FaultPlan::Exactly(faults) = &smaller.faults else { panic!("{smaller:?}") };
+    assert!(faults.len() == 1 && smaller.virtual_ms < torn.virtual_ms, "{smaller:?}");
+    let again = run(&smaller, false).unwrap();
+    assert_eq!(again.hash, verdict.hash);
+}
