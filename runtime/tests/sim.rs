@@ -33,7 +33,7 @@ fn one_seed_is_one_history_and_another_seed_is_another() {
     assert_eq!(one.failure(), None, "{one}");
     assert_eq!((one.hash, one.events, &one.faults), (two.hash, two.events, &two.faults));
     assert_ne!(one.hash, other.hash);
-    assert!(one.events > 1_000 && one.polls > 10_000, "{} events, {} polls", one.events, one.polls);
+    assert!(one.events > 1_000 && one.polls > one.events, "{} events, {} polls", one.events, one.polls);
 }
 
 #[test]

@@ -29,6 +29,11 @@ use super::{
 };
 use crate::{Runtime, RuntimeBuilder, RuntimeError, Team, TeamState};
 
+/// Pause between two tries of a publish, in virtual time.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
+/// Tries of a publish: ten minutes, longer than any fault that is promised to be survived lasts.
+const PUBLISH_TRIES_MAX: u32 = 1_200;
+
 /// Orders that wait for the operator. A process dies once at a time; what is above it of the others is dropped.
 pub(crate) const ORDERS_MAX: usize = 64;
 /// How long a simulated stop may take, in virtual time: longer than any planned stall.
@@ -391,12 +396,12 @@ impl Sim {
     /// or a crash, so it is there exactly once.
     ///
     /// # Errors
-    /// What the runtime refuses for good.
+    /// What the runtime refuses for good, and what it still refuses after ten minutes.
     ///
     /// # Cancel safety
     /// Dropped while it waits, the event may be committed or not.
     pub async fn publish(&self, caller: &Name, key: &str, draft: Draft) -> Result<(Seq, EventId), RuntimeError> {
-        loop {
+        for tries_left in (0..PUBLISH_TRIES_MAX).rev() {
             let runtime = self.runtime().await;
             let call = runtime.publish(draft.clone()).from(caller.clone()).key(key);
             match call.await {
@@ -404,13 +409,14 @@ impl Sim {
                     self.0.audit.acknowledged(done.seq, done.id, done.level == Level::Power);
                     return Ok((done.seq, done.id));
                 }
-                Err(RuntimeError::Rejected(_)) => {
+                Err(RuntimeError::Rejected(_)) if tries_left > 0 => {
                     drop(runtime);
-                    sleep(Duration::from_millis(500)).await;
+                    sleep(PUBLISH_PAUSE).await;
                 }
                 Err(error) => return Err(error),
             }
         }
+        unreachable!("the last try returns")
     }
 
     /// Runs something beside the scenario, a caller for example; it outlives crashes of the runtime.
