@@ -5,11 +5,11 @@
 use std::sync::LazyLock;
 
 /// Rows of one multi-row statement, largest first. Any number of rows is a sum of few of these.
-pub(super) const SIZES: [usize; 6] = [256, 64, 16, 4, 2, 1];
+pub(super) const SIZES: [usize; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
 
-pub(super) type BySize = LazyLock<[String; 6]>;
+pub(super) type BySize = LazyLock<[String; SIZES.len()]>;
 
-fn by_size(head: &str, row: &str, tail: &str) -> [String; 6] {
+fn by_size(head: &str, row: &str, tail: &str) -> [String; SIZES.len()] {
     SIZES.map(|n| format!("{head} VALUES {}{tail};", vec![row; n].join(",")))
 }
 

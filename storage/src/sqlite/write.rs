@@ -162,8 +162,8 @@ pub(super) async fn write(
     script.add(BEGIN, 0, None, |_| Ok(()))?;
     let mut linking = Linking::after(before);
     let mut events = batch.events.as_slice();
-    // The first call is small, so that the thread has something to do soon.
-    let mut rows_max = FIRST_ROWS_MAX;
+    // The first call of a large batch is small, so that the thread has something to do soon.
+    let mut rows_max = if events.len() < 2 * SIZES[0] { SIZES[0] } else { FIRST_ROWS_MAX };
     while let Some(size) = SIZES.into_iter().find(|size| *size <= events.len().min(rows_max)) {
         rows_max = SIZES[0];
         let (these, rest) = events.split_at(size);
