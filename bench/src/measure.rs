@@ -49,6 +49,12 @@ pub(crate) fn medians(turns: usize, contenders: &mut [Contender<'_>]) -> Vec<f64
     values.into_iter().map(median).collect()
 }
 
+/// As [`medians`], with the contenders' names.
+pub(crate) fn named_medians(turns: usize, mut contenders: Vec<Contender<'_>>) -> (Vec<&'static str>, Vec<f64>) {
+    let values = medians(turns, &mut contenders);
+    (contenders.iter().map(|contender| contender.name).collect(), values)
+}
+
 /// Events per second for `n` events since `start`.
 pub(crate) fn per_second(n: usize, start: Instant) -> f64 {
     n as f64 / start.elapsed().as_secs_f64()

@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 
 use super::{Actor, Bench, Events, PRODUCERS, publish};
 use crate::{
-    measure::{Contender, medians, on_worker, per_second},
+    measure::{Contender, named_medians, on_worker, per_second},
     report::{Case, Unit},
     rusqlite_store::{bind, insert_one, open},
 };
@@ -39,7 +39,7 @@ impl Bench<'_> {
     pub(super) fn many_producers(&mut self, events: &Events) {
         let (failed, failed_pool) = (Cell::new(0.0), Cell::new(0.0));
         let Self { files, tokio, .. } = self;
-        let mut contenders = [
+        let contenders = vec![
             Contender::new("appends acknowledged, 512 producers", || {
                 let file = files.fresh();
                 let (value, share) = tokio.block_on(on_worker(on_sqlite(file.path(), events.clone(), MANY)));
@@ -58,9 +58,7 @@ impl Bench<'_> {
                 value
             }),
         ];
-        let values = medians(self.scale.turns, &mut contenders);
-        let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
-        drop(contenders);
+        let (names, values) = named_medians(self.scale.turns, contenders);
         self.say(&names, &values);
         let case = Case { bench: "storage", name: names[0], unit: Unit::ShareFailed };
         self.reporter.print(&case.report(failed.get(), names[3], failed_pool.get()));
@@ -70,7 +68,7 @@ impl Bench<'_> {
     pub(super) fn steps_of_sixteen(&mut self, events: &Events) {
         let load = Load { events_per_publish: EVENTS_PER_STEP, ..MANY };
         let Self { files, tokio, .. } = self;
-        let mut contenders = [
+        let contenders = vec![
             Contender::new("appends acknowledged, 16 events a step", || {
                 let file = files.fresh();
                 tokio.block_on(on_worker(on_sqlite(file.path(), events.clone(), load))).0
@@ -81,9 +79,7 @@ impl Bench<'_> {
                 tokio.block_on(on_worker(on_rusqlite(file.path(), events.clone(), load)))
             }),
         ];
-        let values = medians(self.scale.turns, &mut contenders);
-        let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
-        drop(contenders);
+        let (names, values) = named_medians(self.scale.turns, contenders);
         self.say(&names, &values);
     }
 
@@ -91,16 +87,14 @@ impl Bench<'_> {
     pub(super) fn power(&mut self, events: &Events) {
         let load = Load { level: Level::Power, ..MANY };
         let Self { files, tokio, .. } = self;
-        let mut contenders = [
+        let contenders = vec![
             Contender::new("appends acknowledged at level power, 512", || {
                 let file = files.fresh();
                 tokio.block_on(on_worker(on_sqlite(file.path(), events.clone(), load))).0
             }),
             Contender::new("rusqlite 0.39, one transaction, FULL", || raw(&files.fresh().path(), events, Level::Power)),
         ];
-        let values = medians(self.scale.turns, &mut contenders);
-        let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
-        drop(contenders);
+        let (names, values) = named_medians(self.scale.turns, contenders);
         self.say(&names, &values);
     }
 
@@ -108,7 +102,7 @@ impl Bench<'_> {
     pub(super) fn one_producer(&mut self, events: &Events) {
         let load = Load { producers: 1, ..MANY };
         let Self { files, tokio, .. } = self;
-        let mut contenders = [
+        let contenders = vec![
             Contender::new("appends acknowledged, one after the other", || {
                 let file = files.fresh();
                 tokio.block_on(on_worker(on_sqlite(file.path(), events.clone(), load))).0
@@ -119,9 +113,7 @@ impl Bench<'_> {
                 tokio.block_on(on_worker(on_rusqlite(file.path(), events.clone(), load)))
             }),
         ];
-        let values = medians(self.scale.turns, &mut contenders);
-        let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
-        drop(contenders);
+        let (names, values) = named_medians(self.scale.turns, contenders);
         self.say(&names, &values);
     }
 

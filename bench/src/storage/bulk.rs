@@ -18,7 +18,7 @@ use rusqlite::Connection;
 
 use super::{Actor, Bench};
 use crate::{
-    measure::{Contender, medians, millis, on_worker, per_second},
+    measure::{Contender, millis, named_medians, on_worker, per_second},
     pipeline::CANDLES,
     report::{Case, Unit},
     rusqlite_store::open,
@@ -84,7 +84,7 @@ impl Bench<'_> {
     fn load_one(&mut self, data: &Data) {
         let Self { files, tokio, .. } = self;
         let n = data.candles.len();
-        let mut contenders = [
+        let contenders = vec![
             Contender::new("candle bulk load, encode and commit", || {
                 let file = files.fresh();
                 let blocks = || data.blocks(0);
@@ -105,9 +105,7 @@ impl Bench<'_> {
                 rate(n, || raw_blocks(&file.path(), &data.blocks(0)))
             }),
         ];
-        let values = medians(self.scale.turns, &mut contenders);
-        let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
-        drop(contenders);
+        let (names, values) = named_medians(self.scale.turns, contenders);
         for (reference, value) in names.iter().zip(&values).skip(1) {
             let case = Case { bench: "storage", name: names[0], unit: Unit::CandlesPerSecond };
             self.reporter.print(&case.report(values[0], reference, *value));
@@ -132,7 +130,7 @@ impl Bench<'_> {
         self.tokio.block_on(put(&by_blocks.path(), || data.blocks(0)));
         rows(&by_rows.path(), Key::Packed, &data.candles, 1);
         let Self { tokio, .. } = self;
-        let mut contenders = [
+        let contenders = vec![
             Contender::new("four years of one ticker into memory", || {
                 let start = Instant::now();
                 let n = tokio.block_on(read_blocks(&by_blocks.path()));
@@ -145,9 +143,7 @@ impl Bench<'_> {
                 millis(start)
             }),
         ];
-        let values = medians(self.scale.turns, &mut contenders);
-        let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
-        drop(contenders);
+        let (names, values) = named_medians(self.scale.turns, contenders);
         let case = Case { bench: "storage", name: names[0], unit: Unit::Milliseconds };
         self.reporter.print(&case.report(values[0], names[1], values[1]));
     }

@@ -7,9 +7,9 @@ use std::{
 
 use atra_storage::Level;
 
-use super::{Actor, Bench, Events, PRODUCERS, publish};
+use super::{Actor, Bench, Events, mixed::mixed, publish};
 use crate::{
-    measure::{Contender, medians, on_worker},
+    measure::{Contender, named_medians, on_worker},
     report::{Case, Unit},
     rusqlite_store::open,
 };
@@ -23,10 +23,10 @@ impl Bench<'_> {
         let Self { files, tokio, .. } = self;
         let half = {
             let file = files.fresh();
-            tokio.block_on(on_worker(throughput(file.path(), events.clone()))) / 2.0
+            tokio.block_on(on_worker(mixed(file.path(), events.clone(), 0))).0 / 2.0
         };
         for (name, share) in QUANTILES {
-            let mut contenders = [
+            let contenders = vec![
                 Contender::new("acknowledgement, one after the other", || {
                     let file = files.fresh();
                     tokio.block_on(on_worker(one_by_one(file.path(), alone.clone(), share)))
@@ -41,9 +41,7 @@ impl Bench<'_> {
                     tokio.block_on(on_worker(at_rate(file.path(), events.clone(), half, share, true)))
                 }),
             ];
-            let values = medians(self.scale.turns / 3 + 1, &mut contenders);
-            let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
-            drop(contenders);
+            let (names, values) = named_medians(self.scale.turns / 3 + 1, contenders);
             for pair in [0, 2] {
                 let case = format!("{name} of an {}", names[pair]);
                 let case = Case { bench: "storage", name: &case, unit: Unit::Microseconds };
@@ -51,28 +49,6 @@ impl Bench<'_> {
             }
         }
     }
-}
-
-/// Events per second that 512 producers get through.
-async fn throughput(path: PathBuf, events: Events) -> f64 {
-    let actor = Actor::on_sqlite(path).await;
-    let start = Instant::now();
-    let producers: Vec<_> = (0..PRODUCERS)
-        .map(|producer| {
-            let (storage, events) = (actor.storage.clone(), events.clone());
-            tokio::spawn(async move {
-                for event in events.iter().skip(producer).step_by(PRODUCERS) {
-                    storage.publish(publish(std::slice::from_ref(event), Level::Process)).await.expect("committed");
-                }
-            })
-        })
-        .collect();
-    for producer in producers {
-        producer.await.expect("a producer does not panic");
-    }
-    let value = events.len() as f64 / start.elapsed().as_secs_f64();
-    actor.stop().await;
-    value
 }
 
 async fn one_by_one(path: PathBuf, events: Events, share: f64) -> f64 {

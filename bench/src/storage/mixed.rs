@@ -14,7 +14,7 @@ use atra_storage::Level;
 
 use super::{Actor, Bench, Events, PRODUCERS, publish};
 use crate::{
-    measure::{Contender, medians, on_worker, per_second},
+    measure::{Contender, named_medians, on_worker, per_second},
     report::{Case, Unit},
 };
 
@@ -28,7 +28,7 @@ impl Bench<'_> {
     pub(super) fn beside_readers(&mut self, events: &Events) {
         let Self { files, tokio, .. } = self;
         let read = AtomicU64::new(0);
-        let mut contenders = [
+        let contenders = vec![
             Contender::new("appends beside four readers at full speed", || {
                 let file = files.fresh();
                 let (value, n_read) = tokio.block_on(on_worker(mixed(file.path(), events.clone(), READERS)));
@@ -41,9 +41,7 @@ impl Bench<'_> {
                 tokio.block_on(on_worker(mixed(file.path(), events.clone(), 0))).0
             }),
         ];
-        let values = medians(self.scale.turns, &mut contenders);
-        let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
-        drop(contenders);
+        let (names, values) = named_medians(self.scale.turns, contenders);
         let case = Case { bench: "storage", name: names[0], unit: Unit::EventsPerSecond };
         self.reporter.print(&case.report(values[0], names[1], values[1]));
         eprintln!("storage: the readers read {} events a second meanwhile", read.into_inner());
@@ -51,7 +49,7 @@ impl Bench<'_> {
 }
 
 /// Events written a second, and events read a second meanwhile.
-async fn mixed(path: PathBuf, events: Events, readers: usize) -> (f64, f64) {
+pub(super) async fn mixed(path: PathBuf, events: Events, readers: usize) -> (f64, f64) {
     let actor = Actor::on_sqlite(path).await;
     let is_over = Arc::new(AtomicBool::new(false));
     let start = Instant::now();
