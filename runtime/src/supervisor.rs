@@ -459,7 +459,7 @@ pub(crate) fn interest(plan: &Team) -> Interest {
     Interest { filters: filters.into_iter().collect(), except: plan.specs().map(|spec| spec.name.clone()).collect() }
 }
 
-async fn start(plan: &Team, place: usize, state: &BTreeMap<String, Box<str>>) -> Result<Box<dyn Agent>, String> {
+async fn start(plan: &Team, place: usize, state: &BTreeMap<String, Arc<str>>) -> Result<Box<dyn Agent>, String> {
     let limit = plan.specs[place].turn_timeout;
     let reader = StateReader { facts: state };
     let started = std::panic::AssertUnwindSafe(async {
@@ -482,9 +482,9 @@ fn describe(guilty: &Guilty) -> String {
 /// A member's committed facts.
 #[derive(Default)]
 struct MemberFacts {
-    state: BTreeMap<String, Box<str>>,
+    state: BTreeMap<String, Arc<str>>,
     offsets: Offsets,
-    timers: BTreeMap<String, Box<str>>,
+    timers: BTreeMap<String, Arc<str>>,
 }
 
 /// A team's committed facts.
@@ -546,6 +546,6 @@ impl Stored {
     }
 }
 
-fn by_key(rows: Vec<FactRow>) -> BTreeMap<String, Box<str>> {
+fn by_key(rows: Vec<FactRow>) -> BTreeMap<String, Arc<str>> {
     rows.into_iter().filter_map(|row| Some((row.key, row.value?))).collect()
 }
