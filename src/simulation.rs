@@ -6,12 +6,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use atra_agents::{CandleSource, DeskConfig, desk};
-use atra_bus::{Draft, Name, Topic};
+use atra_bus::{Committed, Draft, Event, Filter, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
 use atra_runtime::{
     Limits, Placement, Team,
     sim::{EngineError, Fault, FaultClass, FaultPlan, Policy, SimReport, Swarm, TraceRecord, Violation, crowd},
 };
-use atra_storage::{Level, MemoryDisk, StorageOptions, digest_of_publisher};
+use atra_storage::{Level, MemoryDisk, Read, StorageOptions, StoreError, digest_of_publisher};
 use serde::{Deserialize, Serialize};
 
 /// Runs that a search for a smaller case may take. 300: minutes, and few cases get smaller after that.
@@ -256,22 +256,57 @@ fn compare_with_peace(case: &Case, report: &mut SimReport<()>) -> Result<(), Cas
     let in_peace = simulate(&peace, &Drawn::of(&peace), false)?;
     let mut n = 0;
     for spec in desk_of(&peace, &Drawn::of(&peace))?.specs() {
-        let hash = |disk: MemoryDisk, name: Name| async move { digest_of_publisher(&disk, &name).await };
-        let found = block_on(hash(report.disk.clone(), spec.name.clone()))?;
-        let expected = block_on(hash(in_peace.disk.clone(), spec.name.clone()))?;
         n += 1;
-        match (found, expected) {
-            (Ok(found), Ok(expected)) if found == expected => {}
-            (found, expected) => report.violations.push(Violation {
-                invariant: SAME_AS_IN_PEACE.into(),
-                key: spec.name.to_string(),
-                at_ms: report.virtual_time.as_millis() as u64,
-                text: format!("decided {found:?}, in peace it decides {expected:?}"),
-            }),
-        }
+        let at_ms = report.virtual_time.as_millis() as u64;
+        let difference = block_on(difference(&report.disk, &in_peace.disk, &spec.name))?;
+        let difference = difference.map_err(|error| CaseError::Read(error.to_string()))?;
+        report.violations.extend(difference.map(|text| Violation {
+            invariant: SAME_AS_IN_PEACE.into(),
+            key: spec.name.to_string(),
+            at_ms,
+            text,
+        }));
     }
     *report.checks.entry(SAME_AS_IN_PEACE.into()).or_insert(0) += n;
     Ok(())
+}
+
+/// What an agent decided otherwise than in peace: the first event that differs, as both have it.
+async fn difference(found: &MemoryDisk, peace: &MemoryDisk, name: &Name) -> Result<Option<String>, StoreError> {
+    let (digest, expected) = (digest_of_publisher(found, name).await?, digest_of_publisher(peace, name).await?);
+    if digest == expected {
+        return Ok(None);
+    }
+    let (found, peace) = (published_by(found, name).await?, published_by(peace, name).await?);
+    let differs = |n: &usize| found.get(*n).map(|(_, event)| event) != peace.get(*n).map(|(_, event)| event);
+    let first = (0..found.len().max(peace.len())).find(differs).unwrap_or(0);
+    let told = |events: &[(Seq, String)]| {
+        events.get(first).map_or("nothing".into(), |(seq, event)| format!("seq {seq}: {event}"))
+    };
+    Ok(Some(format!(
+        "its event {} of {} is {}; in peace ({} events) it is {}",
+        first + 1,
+        found.len(),
+        told(&found),
+        peace.len(),
+        told(&peace)
+    )))
+}
+
+/// What an agent published, in order, as text: all that the digest is made of.
+async fn published_by(disk: &MemoryDisk, name: &Name) -> Result<Vec<(Seq, String)>, StoreError> {
+    let last = disk.last_seq().await?;
+    let everything = Interest::in_topics(Filter::new(">").into_iter().collect());
+    let (events, _) = disk.journal(Seq::ZERO, last, &everything, usize::MAX).await?;
+    let own = events.into_iter().filter(|committed| {
+        committed.event.source == *name && !committed.event.topic.as_str().starts_with(SYSTEM_ROOT)
+    });
+    let text = |committed: Committed| {
+        let Event { id, topic, version, time, cause, payload, .. } = &*committed.event;
+        let json = payload.json().unwrap_or("null");
+        (committed.seq, format!("{topic} v{version} {id} at {time} caused by {cause:?}: {json}"))
+    };
+    Ok(own.map(text).collect())
 }
 
 // === smaller cases ===
