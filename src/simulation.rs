@@ -13,9 +13,10 @@ use atra_runtime::{
 };
 use atra_storage::{Level, MemoryDisk, Read, StorageOptions, StoreError, digest_of_publisher};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// Runs that a search for a smaller case may take. 300: minutes, and few cases get smaller after that.
-const TRIALS_MAX: usize = 300;
+pub const TRIALS_MAX: usize = 300;
 /// How often a caller publishes, in virtual time.
 const CALL_EVERY: Duration = Duration::from_secs(37);
 /// The check that compares the desk with a desk in peace.
@@ -323,22 +324,34 @@ fn kind_of(verdict: &Verdict) -> Option<String> {
 }
 
 /// Looks for a smaller case that breaks the same invariant: cuts the run, takes faults away (delta debugging), then
-/// agents, and moves towards the plain order. What it gives has been run twice with equal hashes.
+/// agents, and moves towards the plain order. It tries 300 cases at most, and begins none after `within`; `told` hears
+/// of each try (which one, and what the best case is so far). What it gives has been run twice with equal hashes.
 ///
 /// # Errors
 /// [`CaseError`] when the case cannot be run. `Ok(None)`: it does not fail, or not twice.
-pub fn shrink(case: &Case, mut told: impl FnMut(&Case)) -> Result<Option<(Case, Verdict)>, CaseError> {
+pub fn shrink(
+    case: &Case,
+    within: Duration,
+    mut told: impl FnMut(usize, &Case),
+) -> Result<Option<(Case, Verdict)>, CaseError> {
+    let until = Instant::now() + within;
     let first = run(case, false)?;
     let Some(kind) = kind_of(&first) else { return Ok(None) };
     let mut best = Case { faults: FaultPlan::Exactly(first.faults.clone()), ..case.clone() };
-    let mut trials = TRIALS_MAX;
+    let mut trials = 0;
+    let mut smallest = case.clone();
     let mut fails = |candidate: &Case| -> Result<Option<Verdict>, CaseError> {
-        if trials == 0 {
+        if trials == TRIALS_MAX || Instant::now() >= until {
             return Ok(None);
         }
-        trials -= 1;
+        trials += 1;
+        told(trials, &smallest);
         let verdict = run(candidate, false)?;
-        Ok((kind_of(&verdict).as_ref() == Some(&kind)).then_some(verdict))
+        let same = kind_of(&verdict).as_ref() == Some(&kind);
+        if same {
+            smallest.clone_from(candidate);
+        }
+        Ok(same.then_some(verdict))
     };
     if fails(&best)?.is_none() {
         // The list does not bring it back: the drawn case is as small as it gets.
@@ -363,17 +376,15 @@ pub fn shrink(case: &Case, mut told: impl FnMut(&Case)) -> Result<Option<(Case, 
         let candidate = change(&best);
         if (candidate.desk || candidate.agents > 0) && candidate != best && fails(&candidate)?.is_some() {
             best = candidate;
-            told(&best);
         }
     }
-    fewer_faults(&mut best, &mut fails, &mut told)?;
+    fewer_faults(&mut best, &mut fails)?;
     while best.virtual_ms > 2_000 {
         let candidate = cut(best.virtual_ms / 2)(&best);
         if fails(&candidate)?.is_none() {
             break;
         }
         best = candidate;
-        told(&best);
     }
     let (one, two) = (run(&best, false)?, run(&best, false)?);
     let same = kind_of(&one).as_ref() == Some(&kind) && one.hash == two.hash;
@@ -384,7 +395,6 @@ pub fn shrink(case: &Case, mut told: impl FnMut(&Case)) -> Result<Option<(Case, 
 fn fewer_faults(
     best: &mut Case,
     fails: &mut impl FnMut(&Case) -> Result<Option<Verdict>, CaseError>,
-    told: &mut impl FnMut(&Case),
 ) -> Result<(), CaseError> {
     let FaultPlan::Exactly(mut list) = best.faults.clone() else { return Ok(()) };
     let none = Case { faults: FaultPlan::None, ..best.clone() };
@@ -413,7 +423,6 @@ fn fewer_faults(
             Some((rest, candidate)) => {
                 (list, *best) = (rest, candidate);
                 parts = (parts - 1).max(2);
-                told(best);
             }
             None if size == 1 => break,
             None => parts = (parts * 2).min(list.len()),
