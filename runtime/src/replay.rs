@@ -176,20 +176,16 @@ impl Replay {
         let mut sandbox = Sandbox::new(&self, first).await?;
         let (state_at, mut at) = sandbox.begins_at(self.state.as_deref()).await?;
         let taken = at;
-        while self.teams.front().is_some_and(|(seq, _)| *seq <= state_at) {
-            if let Some((_, team)) = self.teams.pop_front() {
-                sandbox.change(team).await?;
-            }
+        while let Some((_, team)) = self.teams.pop_front_if(|(seq, _)| *seq <= state_at) {
+            sandbox.change(team).await?;
         }
         let everything = Interest::in_topics(Filter::new(">").into_iter().collect());
         let mut found = None;
         while at < to && found.is_none() {
             let (rows, upto) = self.db.journal(at, to, &everything, PAGE_EVENTS).await?;
             for row in rows {
-                if self.teams.front().is_some_and(|(seq, _)| *seq <= row.seq) {
-                    if let Some((_, team)) = self.teams.pop_front() {
-                        sandbox.change(team).await?;
-                    }
+                if let Some((_, team)) = self.teams.pop_front_if(|(seq, _)| *seq <= row.seq) {
+                    sandbox.change(team).await?;
                 }
                 let is_new = row.seq > state_at;
                 found = sandbox.row(row, taken, is_new).await;
