@@ -64,11 +64,14 @@ impl Money {
     /// The nearest `f64`, for metrics and for people.
     #[inline]
     pub fn to_f64(self) -> f64 {
-        // Splitting keeps the conversion to two 64-bit ones; a 128-bit one is a call. 2^40 leaves 53 bits and more.
-        match i64::try_from(self.0 >> 40) {
-            Ok(high) if high.unsigned_abs() > 1 << 52 => high as f64 * (1_099_511_627_776.0 / 1e24),
-            _ => self.0 as f64 / 1e24,
+        // A 128-bit conversion is a call: of what does not fit 64 bits, the first 63 are converted and the rest is scaled
+        // by a power of two.
+        if let Ok(small) = i64::try_from(self.0) {
+            return small as f64 / 1e24;
         }
+        let high = (self.0 >> 64) as i64;
+        let shift = 65 - (high ^ (high >> 63)).leading_zeros();
+        (self.0 >> shift) as i64 as f64 * f64::from_bits((1023 + u64::from(shift)) << 52) / 1e24
     }
 
     /// Sum, if in range.

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::super::candle::Candle;
-use super::super::indicators::{Adx, Ema, Indicator, Macd, Windows};
+use super::super::indicators::{Adx, Ema, Indicator, Macd, Rolling};
 use super::{Decision, Reason, Side, Strategy, Target};
 
 /// Where the fast average stood to the slow one at the last bar.
@@ -50,27 +50,27 @@ pub(crate) fn compare_means(fast_sum: i64, fast: usize, slow_sum: i64, slow: usi
 /// Strict crossing of two simple averages, compared as exact integer sums of ticks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SmaCross {
-    fast: usize,
-    slow: usize,
     side: Side,
-    windows: Windows,
+    fast: Rolling,
+    slow: Rolling,
     stand: Stand,
     target: Target,
 }
 
 impl SmaCross {
     pub(super) fn new(fast: usize, slow: usize, side: Side) -> Self {
-        let windows = Windows::new(&[fast, slow]);
-        Self { fast, slow, side, windows, stand: Stand::Unknown, target: Target::default() }
+        let (fast, slow) = (Rolling::new(fast), Rolling::new(slow));
+        Self { side, fast, slow, stand: Stand::Unknown, target: Target::default() }
     }
 }
 
 impl Strategy for SmaCross {
     #[inline]
     fn update(&mut self, candle: &Candle) -> Option<Decision> {
-        self.windows.push(candle.close);
-        let (fast, slow) = (self.windows.sum(0)?, self.windows.sum(1)?);
-        let reason = self.stand.cross(compare_means(fast, self.fast, slow, self.slow))?;
+        self.fast.push(candle.close);
+        self.slow.push(candle.close);
+        let (fast, slow) = (self.fast.full()?, self.slow.full()?);
+        let reason = self.stand.cross(compare_means(fast, self.fast.period(), slow, self.slow.period()))?;
         decide(&mut self.target, reason, self.side)
     }
 }

@@ -63,6 +63,13 @@ pub struct Decision {
 pub trait Strategy {
     /// Takes the next closed candle; answers if the target changes. The target before the first answer is 0.
     fn update(&mut self, candle: &Candle) -> Option<Decision>;
+
+    /// Takes a run of candles; answers each decision with the place of its candle. Whoever overrides it answers what
+    /// `update` would.
+    fn decisions(&mut self, candles: &[Candle]) -> Vec<(usize, Decision)> {
+        let decided = |(place, candle)| Some((place, self.update(candle)?));
+        candles.iter().enumerate().filter_map(decided).collect()
+    }
 }
 
 /// Whether a strategy may go short.
@@ -335,18 +342,29 @@ pub enum AnyStrategy {
     BuyAndHold(BuyAndHold),
 }
 
+macro_rules! each {
+    ($of:expr, $strategy:ident => $answer:expr) => {
+        match $of {
+            AnyStrategy::SmaCross($strategy) => $answer,
+            AnyStrategy::EmaCross($strategy) => $answer,
+            AnyStrategy::RsiReversion($strategy) => $answer,
+            AnyStrategy::Bollinger($strategy) => $answer,
+            AnyStrategy::Donchian($strategy) => $answer,
+            AnyStrategy::MacdAdx($strategy) => $answer,
+            AnyStrategy::BuyAndHold($strategy) => $answer,
+        }
+    };
+}
+
 impl Strategy for AnyStrategy {
     #[inline]
     fn update(&mut self, candle: &Candle) -> Option<Decision> {
-        match self {
-            Self::SmaCross(strategy) => strategy.update(candle),
-            Self::EmaCross(strategy) => strategy.update(candle),
-            Self::RsiReversion(strategy) => strategy.update(candle),
-            Self::Bollinger(strategy) => strategy.update(candle),
-            Self::Donchian(strategy) => strategy.update(candle),
-            Self::MacdAdx(strategy) => strategy.update(candle),
-            Self::BuyAndHold(strategy) => strategy.update(candle),
-        }
+        each!(self, strategy => strategy.update(candle))
+    }
+
+    /// Asks which strategy it is once, not at every candle.
+    fn decisions(&mut self, candles: &[Candle]) -> Vec<(usize, Decision)> {
+        each!(self, strategy => strategy.decisions(candles))
     }
 }
 
