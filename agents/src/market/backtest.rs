@@ -78,7 +78,10 @@ pub fn buy_and_hold(candles: &[Candle], terms: Terms) -> f64 {
     })
 }
 
-/// What a strategy wants does not depend on what is filled, so it is asked about all candles first; and what is held does
+/// Candles that are looked at twice, first by the strategy and then by the account: they stay in the cache meanwhile.
+const PART: usize = 8_192;
+
+/// What a strategy wants does not depend on what is filled, so it is asked about many candles first; and what is held does
 /// not change from one decision to the next, so those candles are marked in one go.
 fn run(
     candles: &[Candle],
@@ -98,14 +101,23 @@ fn run(
         marked,
         closed,
     };
-    let mut at = 0;
-    for (place, decision) in strategy.decisions(candles) {
-        let Some(candle) = candles.get(place + 1) else { break };
-        run.pass(&candles[at..=place])?;
-        run.fill(decision.target, candle.open, candle.time)?;
-        at = place + 1;
+    let mut pending = None;
+    for part in candles.chunks(PART) {
+        let mut at = 0;
+        if let Some(target) = pending.take() {
+            run.fill(target, part[0].open, part[0].time)?;
+        }
+        for (place, decision) in strategy.decisions(part) {
+            let Some(next) = part.get(place + 1) else {
+                pending = Some(decision.target);
+                break;
+            };
+            run.pass(&part[at..=place])?;
+            run.fill(decision.target, next.open, next.time)?;
+            at = place + 1;
+        }
+        run.pass(&part[at..])?;
     }
-    run.pass(&candles[at..])?;
     if let Some(last) = candles.last().filter(|_| run.position.lots != 0) {
         run.fill(0.0, last.close, last.time)?;
         run.stats.mark(last.time, run.cash.to_f64(), true);

@@ -1,7 +1,5 @@
 //! The greatest and the least of a window, and what is made of them: stochastic, Williams %R, Aroon.
 
-use std::collections::VecDeque;
-
 use serde::{Deserialize, Serialize};
 
 use super::super::candle::Candle;
@@ -166,21 +164,24 @@ impl Indicator for Aroon {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct ShortMean {
     period: usize,
-    last: VecDeque<f64>,
+    /// Of the next number; what is there is the oldest, if there is something.
+    place: usize,
+    last: Vec<f64>,
 }
 
 impl ShortMean {
     fn new(period: usize) -> Self {
-        Self { period: period.clamp(1, LENGTH_MAX), last: VecDeque::new() }
+        Self { period: period.clamp(1, LENGTH_MAX), place: 0, last: Vec::new() }
     }
 
     #[inline]
     fn update(&mut self, value: f64) -> Option<f64> {
-        while self.last.len() >= self.period {
-            self.last.pop_front();
+        match self.last.get_mut(self.place) {
+            Some(oldest) => *oldest = value,
+            None => self.last.push(value),
         }
-        self.last.push_back(value);
-        (self.last.len() == self.period).then(|| self.last.iter().sum::<f64>() / self.period as f64)
+        self.place = if self.place + 1 >= self.period { 0 } else { self.place + 1 };
+        (self.last.len() >= self.period).then(|| self.last.iter().sum::<f64>() / self.period as f64)
     }
 }
 

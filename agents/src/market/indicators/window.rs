@@ -129,6 +129,14 @@ impl Rolling {
         old
     }
 
+    /// Takes many values at once; it has to be at least as many as it keeps.
+    pub(crate) fn push_all(&mut self, values: &[i64]) {
+        let kept = &values[values.len() - self.period..];
+        self.ring.count += (values.len() - kept.len()) as u64;
+        kept.iter().for_each(|value| self.ring.push(*value));
+        self.sum = kept.iter().sum();
+    }
+
     /// The sum of what there is, whether it is all or not.
     #[inline]
     pub(crate) fn sum(&self) -> i64 {

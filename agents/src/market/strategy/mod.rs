@@ -415,6 +415,35 @@ mod tests {
     }
 
     #[test]
+    fn decisions_over_slices_are_those_of_one_candle_after_the_other() {
+        let market = super::super::simulator::Simulator::new(8, "15m".parse().unwrap(), 0);
+        let mut candles: Vec<Candle> = market.take(3_000).collect();
+        // Prices whose products do not fit 64 bits, and back.
+        candles[1_000..2_000].iter_mut().for_each(|candle| candle.close *= 100_000_000_000);
+        for name in StrategySpec::NAMES {
+            for side in [Side::LongOnly, Side::LongShort] {
+                let spec = StrategySpec::usual(name).unwrap().with_side(side);
+                let mut one = spec.build().unwrap();
+                let expected: Vec<_> =
+                    candles.iter().enumerate().filter_map(|(place, c)| Some((place, one.update(c)?))).collect();
+                for step in [1, 19, 39, 40, 41, 100, 1_000, 3_000] {
+                    let mut slices = spec.build().unwrap();
+                    let found: Vec<_> = candles
+                        .chunks(step)
+                        .enumerate()
+                        .flat_map(|(n, part)| {
+                            let found = slices.decisions(part).into_iter();
+                            found.map(move |(place, decision)| (n * step + place, decision))
+                        })
+                        .collect();
+                    assert_eq!(found, expected, "{name} by {step}");
+                    assert_eq!(slices, one, "{name} by {step}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn reversion_enters_outside_and_leaves_in_the_middle() {
         let closes = [100, 101, 100, 101, 90, 89, 100, 110, 120, 101, 100];
         let spec = StrategySpec::Bollinger { period: 4, deviations: 1.0, side: Side::LongShort };
