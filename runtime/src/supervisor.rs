@@ -30,9 +30,9 @@ use crate::{
     ledger::EffectLedger,
     memory::Entry,
     team::{
-        CLOCK_KEY, Careful, Clock, Counters, Crew, Executor, Guilty, INIT_KEY, Inputs, Member, Placement, SourceReader,
-        StepSender, Suspects, Team, TeamControl, TeamExit, TeamParts, Timers, TurnFault, TurnWatch, contained, letter,
-        panic_text, within,
+        CLOCK_KEY, Careful, Clock, Counters, Crew, Executor, Guilty, INIT_KEY, Inputs, Mark, Member, Placement,
+        SourceReader, StepSender, Suspects, Team, TeamControl, TeamExit, TeamParts, Timers, TurnFault, TurnWatch,
+        contained, letter, panic_text, within,
     },
 };
 
@@ -289,6 +289,11 @@ impl Supervisor {
         let blamed: Vec<&Arc<AgentSpec>> =
             self.plan.specs.iter().filter(|spec| whole || spec.name == failure.agent).collect();
         let attempts_max = blamed.iter().map(|spec| spec.attempts_max).min().unwrap_or(1);
+        let tries = match failure.fault {
+            // What took the process down so often is not tried again.
+            TurnFault::Died(deaths) => deaths.max(attempts_max),
+            _ => tries,
+        };
         if tries < attempts_max {
             self.restarting(tries, describe(guilty));
             return None;
@@ -320,9 +325,11 @@ impl Supervisor {
     async fn build(&mut self) -> Result<Executor, BuildError> {
         let kernel = self.kernel.clone();
         let row = kernel.storage.raise_epoch(&self.plan.name).await?;
-        let stored = Stored::read(&kernel, &self.plan).await?;
+        let mut stored = Stored::read(&kernel, &self.plan).await?;
         if stored.resting {
             kernel.note(&self.plan.name, STATE_KEY, None).await?;
+            // Somebody has looked after it: what took the process down then is tried anew.
+            stored.marks.clear();
         }
         let steps = Arc::new(StepSender::new(kernel.storage.clone(), &row, kernel.level));
         let ledger = self
@@ -496,14 +503,7 @@ struct Stored {
     /// Places of members that have had their `sys.init`.
     had_init: BTreeSet<usize>,
     resting: bool,
-    marks: BTreeMap<EventId, (u32, Option<(Name, EventId)>)>,
-}
-
-#[derive(Deserialize)]
-struct Mark {
-    deaths: u32,
-    agent: Option<Name>,
-    event: Option<EventId>,
+    marks: BTreeMap<EventId, Mark>,
 }
 
 impl Stored {
@@ -538,8 +538,8 @@ impl Stored {
         stored.clock = Timestamp(meta.get(CLOCK_KEY).and_then(|json| json.parse().ok()).unwrap_or_default());
         stored.resting = meta.contains_key(STATE_KEY);
         for (input, json) in by_key(kernel.reader.facts(FactKind::Attempt, Some(&plan.name)).await?) {
-            if let (Ok(input), Ok(mark)) = (input.parse(), serde_json::from_str::<Mark>(&json)) {
-                stored.marks.insert(input, (mark.deaths, mark.agent.zip(mark.event)));
+            if let (Ok(input), Ok(mark)) = (input.parse(), serde_json::from_str(&json)) {
+                stored.marks.insert(input, mark);
             }
         }
         Ok(stored)

@@ -23,7 +23,7 @@ mod timers;
 pub use member::TurnFault;
 pub use plan::{Clock, Placement, Team};
 
-pub(crate) use crew::Crew;
+pub(crate) use crew::{Crew, Mark};
 pub(crate) use executor::{
     CLOCK_KEY, Careful, Counters, Executor, Guilty, INIT_KEY, Suspects, TeamControl, TeamExit, TeamParts, Waiter,
     letter,
