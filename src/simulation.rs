@@ -6,16 +6,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use atra_agents::{CandleSource, DeskConfig, desk};
-use atra_bus::{Draft, Name, Topic};
+use atra_bus::{Committed, Draft, Event, Filter, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
 use atra_runtime::{
     Limits, Placement, Team,
     sim::{EngineError, Fault, FaultClass, FaultPlan, Policy, SimReport, Swarm, TraceRecord, Violation, crowd},
 };
-use atra_storage::{Level, MemoryDisk, StorageOptions, digest_of_publisher};
+use atra_storage::{Level, MemoryDisk, Read, StorageOptions, StoreError, digest_of_publisher};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// Runs that a search for a smaller case may take. 300: minutes, and few cases get smaller after that.
-const TRIALS_MAX: usize = 300;
+pub const TRIALS_MAX: usize = 300;
 /// How often a caller publishes, in virtual time.
 const CALL_EVERY: Duration = Duration::from_secs(37);
 /// The check that compares the desk with a desk in peace.
@@ -256,22 +257,57 @@ fn compare_with_peace(case: &Case, report: &mut SimReport<()>) -> Result<(), Cas
     let in_peace = simulate(&peace, &Drawn::of(&peace), false)?;
     let mut n = 0;
     for spec in desk_of(&peace, &Drawn::of(&peace))?.specs() {
-        let hash = |disk: MemoryDisk, name: Name| async move { digest_of_publisher(&disk, &name).await };
-        let found = block_on(hash(report.disk.clone(), spec.name.clone()))?;
-        let expected = block_on(hash(in_peace.disk.clone(), spec.name.clone()))?;
         n += 1;
-        match (found, expected) {
-            (Ok(found), Ok(expected)) if found == expected => {}
-            (found, expected) => report.violations.push(Violation {
-                invariant: SAME_AS_IN_PEACE.into(),
-                key: spec.name.to_string(),
-                at_ms: report.virtual_time.as_millis() as u64,
-                text: format!("decided {found:?}, in peace it decides {expected:?}"),
-            }),
-        }
+        let at_ms = report.virtual_time.as_millis() as u64;
+        let difference = block_on(difference(&report.disk, &in_peace.disk, &spec.name))?;
+        let difference = difference.map_err(|error| CaseError::Read(error.to_string()))?;
+        report.violations.extend(difference.map(|text| Violation {
+            invariant: SAME_AS_IN_PEACE.into(),
+            key: spec.name.to_string(),
+            at_ms,
+            text,
+        }));
     }
     *report.checks.entry(SAME_AS_IN_PEACE.into()).or_insert(0) += n;
     Ok(())
+}
+
+/// What an agent decided otherwise than in peace: the first event that differs, as both have it.
+async fn difference(found: &MemoryDisk, peace: &MemoryDisk, name: &Name) -> Result<Option<String>, StoreError> {
+    let (digest, expected) = (digest_of_publisher(found, name).await?, digest_of_publisher(peace, name).await?);
+    if digest == expected {
+        return Ok(None);
+    }
+    let (found, peace) = (published_by(found, name).await?, published_by(peace, name).await?);
+    let differs = |n: &usize| found.get(*n).map(|(_, event)| event) != peace.get(*n).map(|(_, event)| event);
+    let first = (0..found.len().max(peace.len())).find(differs).unwrap_or(0);
+    let told = |events: &[(Seq, String)]| {
+        events.get(first).map_or("nothing".into(), |(seq, event)| format!("seq {seq}: {event}"))
+    };
+    Ok(Some(format!(
+        "its event {} of {} is {}; in peace ({} events) it is {}",
+        first + 1,
+        found.len(),
+        told(&found),
+        peace.len(),
+        told(&peace)
+    )))
+}
+
+/// What an agent published, in order, as text: all that the digest is made of.
+async fn published_by(disk: &MemoryDisk, name: &Name) -> Result<Vec<(Seq, String)>, StoreError> {
+    let last = disk.last_seq().await?;
+    let everything = Interest::in_topics(Filter::new(">").into_iter().collect());
+    let (events, _) = disk.journal(Seq::ZERO, last, &everything, usize::MAX).await?;
+    let own = events.into_iter().filter(|committed| {
+        committed.event.source == *name && !committed.event.topic.as_str().starts_with(SYSTEM_ROOT)
+    });
+    let text = |committed: Committed| {
+        let Event { id, topic, version, time, cause, payload, .. } = &*committed.event;
+        let json = payload.json().unwrap_or("null");
+        (committed.seq, format!("{topic} v{version} {id} at {time} caused by {cause:?}: {json}"))
+    };
+    Ok(own.map(text).collect())
 }
 
 // === smaller cases ===
@@ -288,22 +324,34 @@ fn kind_of(verdict: &Verdict) -> Option<String> {
 }
 
 /// Looks for a smaller case that breaks the same invariant: cuts the run, takes faults away (delta debugging), then
-/// agents, and moves towards the plain order. What it gives has been run twice with equal hashes.
+/// agents, and moves towards the plain order. It tries 300 cases at most, and begins none after `within`; `told` hears
+/// of each try (which one, and what the best case is so far). What it gives has been run twice with equal hashes.
 ///
 /// # Errors
 /// [`CaseError`] when the case cannot be run. `Ok(None)`: it does not fail, or not twice.
-pub fn shrink(case: &Case, mut told: impl FnMut(&Case)) -> Result<Option<(Case, Verdict)>, CaseError> {
+pub fn shrink(
+    case: &Case,
+    within: Duration,
+    mut told: impl FnMut(usize, &Case),
+) -> Result<Option<(Case, Verdict)>, CaseError> {
+    let until = Instant::now() + within;
     let first = run(case, false)?;
     let Some(kind) = kind_of(&first) else { return Ok(None) };
     let mut best = Case { faults: FaultPlan::Exactly(first.faults.clone()), ..case.clone() };
-    let mut trials = TRIALS_MAX;
+    let mut trials = 0;
+    let mut smallest = case.clone();
     let mut fails = |candidate: &Case| -> Result<Option<Verdict>, CaseError> {
-        if trials == 0 {
+        if trials == TRIALS_MAX || Instant::now() >= until {
             return Ok(None);
         }
-        trials -= 1;
+        trials += 1;
+        told(trials, &smallest);
         let verdict = run(candidate, false)?;
-        Ok((kind_of(&verdict).as_ref() == Some(&kind)).then_some(verdict))
+        let same = kind_of(&verdict).as_ref() == Some(&kind);
+        if same {
+            smallest.clone_from(candidate);
+        }
+        Ok(same.then_some(verdict))
     };
     if fails(&best)?.is_none() {
         // The list does not bring it back: the drawn case is as small as it gets.
@@ -328,17 +376,15 @@ pub fn shrink(case: &Case, mut told: impl FnMut(&Case)) -> Result<Option<(Case, 
         let candidate = change(&best);
         if (candidate.desk || candidate.agents > 0) && candidate != best && fails(&candidate)?.is_some() {
             best = candidate;
-            told(&best);
         }
     }
-    fewer_faults(&mut best, &mut fails, &mut told)?;
+    fewer_faults(&mut best, &mut fails)?;
     while best.virtual_ms > 2_000 {
         let candidate = cut(best.virtual_ms / 2)(&best);
         if fails(&candidate)?.is_none() {
             break;
         }
         best = candidate;
-        told(&best);
     }
     let (one, two) = (run(&best, false)?, run(&best, false)?);
     let same = kind_of(&one).as_ref() == Some(&kind) && one.hash == two.hash;
@@ -349,7 +395,6 @@ pub fn shrink(case: &Case, mut told: impl FnMut(&Case)) -> Result<Option<(Case, 
 fn fewer_faults(
     best: &mut Case,
     fails: &mut impl FnMut(&Case) -> Result<Option<Verdict>, CaseError>,
-    told: &mut impl FnMut(&Case),
 ) -> Result<(), CaseError> {
     let FaultPlan::Exactly(mut list) = best.faults.clone() else { return Ok(()) };
     let none = Case { faults: FaultPlan::None, ..best.clone() };
@@ -378,7 +423,6 @@ fn fewer_faults(
             Some((rest, candidate)) => {
                 (list, *best) = (rest, candidate);
                 parts = (parts - 1).max(2);
-                told(best);
             }
             None if size == 1 => break,
             None => parts = (parts * 2).min(list.len()),

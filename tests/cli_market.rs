@@ -122,6 +122,42 @@ fn candles_leave_as_they_came_in_every_format() {
 }
 
 #[test]
+fn several_tickers_trade_on_one_account_as_the_seven_do() {
+    let Some(files) = shared("data/breadth64-15m") else { return };
+    let folder = Folder::new();
+    let mut files: Vec<String> = std::fs::read_dir(&files)
+        .expect("a folder")
+        .map(|entry| entry.expect("a file").path().to_str().expect("text").to_owned())
+        .filter(|path| path.ends_with(".feather"))
+        .collect();
+    files.sort();
+    let some: Vec<&str> = files.iter().take(5).map(String::as_str).collect();
+    folder.ok(&[&["import", "candles", "--db", "a.db"], &some[..]].concat());
+    let run = ["backtest", "--db", "a.db", "--set", "fast=4", "--set", "slow=12", "--fee", "0.0004", "--verify"];
+    folder.fails(2, &run, "5 series are meant");
+    let found = folder.json(&[&run[..], &["--all", "--short", "--trades", "t.csv", "--report", "r.html"]].concat());
+    assert_eq!(
+        (found["verified"].as_bool(), found["series"].as_array().map(Vec::len)),
+        (Some(true), Some(5)),
+        "{found}"
+    );
+    assert!(found["trades"].as_u64() > Some(50), "{found}");
+    let rows = std::fs::read_to_string(folder.path("t.csv")).expect("a table");
+    assert_eq!(rows.lines().count() as u64, found["trades"].as_u64().unwrap_or(0) + 1);
+    let page = std::fs::read_to_string(folder.path("r.html")).expect("a page");
+    assert!(page.contains("on 5 series") && page.contains("Months") && page.matches("<svg").count() == 7);
+    let two: Vec<String> = found["series"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .take(2)
+        .map(|row| row["series"].as_str().expect("a name").split('.').next().expect("a ticker").to_owned())
+        .collect();
+    let told = folder.ok(&[&run[..], &["--ticker", &two.join(",")]].concat());
+    assert!(told.contains("on 2 series, one account") && told.contains("to the last digit"), "{told}");
+}
+
+#[test]
 fn indicators_print_as_a_table_that_equals_the_reference() {
     let (Some(folder), Some(oracle)) =
         (Folder::with("data/reference/GOOG-1d.csv", "GOOG"), shared("oracle/ind_GOOG_1d.csv"))

@@ -21,6 +21,7 @@ use atra_agents::{
         fill::{Exits, Trade},
         money::{Money, Terms},
         risk::{DenyCode, RiskLimits},
+        several::{Part, several},
         simulator::Simulator,
         strategy::{Decision, Maker, Reason, Side, Strategy, StrategySpec},
         walkforward::{GateLimits, Pair},
@@ -175,6 +176,77 @@ fn the_desk_trades_every_strategy_as_the_back_test_on_real_candles() {
             agrees_with_the_back_test(&candles, scale, &config);
             agrees_with_the_back_test(&candles, scale, &DeskConfig { exits, slippage_ppm: 200, ..config });
         }
+    }
+}
+
+/// Several series on one account, as the seven agents and as the back-test trade them.
+fn several_agree(lanes: &[(&str, &[Candle], Scale)], config: &DeskConfig) {
+    let risk = RiskLimits {
+        position_max_ppm: u32::MAX,
+        gross_max_ppm: u32::MAX,
+        orders_per_hour_max: u32::MAX,
+        stale_after_ms: i64::MAX,
+        price_band_ppm: u32::MAX,
+        ..RiskLimits::default()
+    };
+    let config = DeskConfig { close_at_end: true, risk, ..config.clone() };
+    let keys: Vec<SeriesKey> = lanes.iter().map(|(name, ..)| key(name)).collect();
+    let terms = |scale| Terms::new(scale, config.lot_decimals, config.fee_ppm).unwrap();
+    let terms = |scale| terms(scale).with_slippage(config.slippage_ppm).unwrap();
+    let parts: Vec<Part<'_>> = keys
+        .iter()
+        .zip(lanes)
+        .map(|(series, (_, candles, scale))| Part { series, candles, terms: terms(*scale) })
+        .collect();
+    let spec = config.strategy.unwrap();
+    let expected = several(&parts, || spec.build().unwrap(), config.cash, config.exits).unwrap();
+
+    let blocks = keys.iter().zip(lanes).map(|(series, (_, candles, scale))| (series.clone(), *candles, *scale));
+    let disk = MemoryDisk::new();
+    let report = report(&disk, team(&config, &stored(&blocks.collect::<Vec<_>>())));
+
+    let name = spec.name();
+    let traded: Vec<(usize, Trade)> = events::<PositionChanged>(&disk)
+        .into_iter()
+        .filter_map(|changed| Some((keys.iter().position(|key| *key == changed.series)?, changed.trade?)))
+        .collect();
+    assert!(expected.made.iter().all(|made| made.trades > 0), "{name}");
+    assert_eq!(traded, expected.trades, "{name}");
+    assert_eq!(report.equity, expected.final_equity, "{name}");
+    let m = &expected.metrics;
+    assert_eq!((report.sharpe, report.max_drawdown, report.trades), (m.sharpe, m.drawdown_max, m.trades), "{name}");
+}
+
+#[test]
+fn the_desk_trades_several_series_on_one_account_as_the_back_test() {
+    let scale = Simulator::scale();
+    let (a, b, c) = (walk(1, 2_000), walk(2, 1_700), walk(3, 2_000));
+    // One that begins later, and one with holes.
+    let late = &c[300..];
+    let holes: Vec<Candle> = b.iter().enumerate().filter(|(n, _)| n % 97 > 6).map(|(_, candle)| *candle).collect();
+    let hourly: Vec<Candle> = Simulator::new(4, "1h".parse().unwrap(), a[0].time).take(400).collect();
+    let lanes = [
+        ("CCC.15m", &a[..], scale),
+        ("AAA.15m", &holes[..], scale),
+        ("BBB.15m", late, scale),
+        ("DDD.1h", &hourly[..], scale),
+    ];
+    let exits = Exits { stop_loss_ppm: 15_000, take_profit_ppm: 30_000 };
+    for name in StrategySpec::NAMES {
+        for side in [Side::LongOnly, Side::LongShort] {
+            let strategy = Some(StrategySpec::usual(name).unwrap().with_side(side));
+            several_agree(&lanes, &DeskConfig { strategy, fee_ppm: 400, ..DeskConfig::default() });
+            several_agree(&lanes, &DeskConfig { strategy, exits, slippage_ppm: 200, ..DeskConfig::default() });
+        }
+    }
+}
+
+#[test]
+fn the_desk_trades_real_series_on_one_account_as_the_back_test() {
+    let Some((candles, scale)) = dot(20_000) else { return };
+    let lanes = [("DOTA.15m", &candles[..12_000], scale), ("DOTB.15m", &candles[3_000..], scale)];
+    for side in [Side::LongOnly, Side::LongShort] {
+        several_agree(&lanes, &fixed(side));
     }
 }
 

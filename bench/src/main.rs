@@ -24,6 +24,7 @@ mod rivals;
 mod rusqlite_store;
 mod storage;
 mod swarm;
+mod talib;
 
 use std::path::PathBuf;
 

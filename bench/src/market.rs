@@ -1,6 +1,7 @@
 //! The pure market: indicators, back-test, search, walk-forward, parsing; and 64 tickers through the seven.
 //!
-//! Peers that are no Rust crates (TA-Lib in C, vectorbt with its Rust engine, numpy, pandas) cannot be run from the
+//! TA-Lib is run beside ours ([`talib`](crate::talib)). Peers that are no Rust crates (vectorbt with its Rust engine, numpy,
+//! pandas) cannot be run from the
 //! project's own dependencies. Their figures were measured once, on two cores, over the same four years of quarter hours,
 //! and stand here as constants; ratios to them are of two machines and mean little below two.
 
@@ -10,9 +11,8 @@ use atra_agents::{
     candles::blocks_of,
     market::{
         backtest::{BacktestOptions, backtest, score},
-        candle::{Candle, SeriesKey},
+        candle::SeriesKey,
         import::{Import, ImportOptions, import_candles},
-        indicators::{Adx, Atr, Bollinger, Ema, Macd, Rsi, Sma, Stochastic, values},
         money::{Money, Terms},
         strategy::{Side, StrategySpec},
         walkforward::{WalkForwardConfig, walk_forward},
@@ -23,6 +23,7 @@ use crate::{
     measure::{Contender, Scale, medians, millis, runtime},
     pipeline::{CANDLES, many_tickers},
     report::{Case, Reporter, Unit},
+    talib,
 };
 
 /// Four years of quarter hours.
@@ -42,7 +43,7 @@ pub(crate) fn run(scale: Scale, reporter: &mut Reporter) {
     csv.truncate(end);
     let mut import = import_candles(&csv, &ImportOptions::default(), |_| {}).expect("real candles");
     import.candles.truncate(FOUR_YEARS);
-    indicators(scale, reporter, &import.candles);
+    talib::run(scale, reporter, &import.candles);
     runs(scale, reporter, &import, &csv);
     if scale.events >= Scale::FULL.events {
         many(reporter, &import);
@@ -65,36 +66,6 @@ fn beside(
     })];
     let value = medians(scale.turns, &mut contenders)[0];
     reporter.print(&Case { bench: "market", name, unit: Unit::Milliseconds }.report(value, peer, figure));
-}
-
-fn indicators(scale: Scale, reporter: &mut Reporter, candles: &[Candle]) {
-    let ticks: Vec<i64> = candles.iter().map(|candle| candle.close).collect();
-    let closes: Vec<f64> = ticks.iter().map(|close| *close as f64).collect();
-    let mut case = |name, figure, turn: &mut dyn FnMut()| {
-        beside(scale, reporter, name, "TA-Lib in C, measured elsewhere", figure, turn);
-    };
-    case("SMA(20)", 0.23, &mut || drop(black_box(values(Sma::new(20), &ticks))));
-    case("RSI(14)", 0.37, &mut || drop(black_box(values(Rsi::new(14), &ticks))));
-    case("ATR(14)", 0.16, &mut || drop(black_box(values(Atr::new(14), candles))));
-    case("ADX(14)", 1.6, &mut || drop(black_box(values(Adx::new(14), candles))));
-    let mut case = |name, turn: &mut dyn FnMut()| {
-        // No figure of a peer: beside itself, so that it is seen.
-        let mut contenders = [Contender::new(name, || {
-            let start = Instant::now();
-            turn();
-            millis(start)
-        })];
-        let value = medians(scale.turns, &mut contenders)[0];
-        reporter.print(&Case { bench: "market", name, unit: Unit::Milliseconds }.report(
-            value,
-            "no figure of a peer",
-            value,
-        ));
-    };
-    case("EMA(26)", &mut || drop(black_box(values(Ema::new(26), &closes))));
-    case("MACD(12,26,9)", &mut || drop(black_box(values(Macd::new(12, 26, 9), &closes))));
-    case("Bollinger(20,2)", &mut || drop(black_box(values(Bollinger::new(20, 2.0), &ticks))));
-    case("Stochastic(14,3,3)", &mut || drop(black_box(values(Stochastic::new(14, 3, 3), candles))));
 }
 
 fn runs(scale: Scale, reporter: &mut Reporter, import: &Import, csv: &[u8]) {

@@ -35,7 +35,7 @@ pub struct Limits {
     pub backoff_first_ms: u64,
     /// The longest pause before a restart, in milliseconds. 10,000.
     pub backoff_max_ms: u64,
-    /// Deaths of the process on one input before it becomes a dead letter. 10.
+    /// Deaths of the process in one turn before it is given up. 10: no machine dies that often in the same turn by chance.
     pub deaths_max: u32,
     /// How often a bare cursor move is written, in milliseconds. 5,000: it saves re-reading, not data.
     pub cursor_every_ms: u64,

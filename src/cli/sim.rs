@@ -16,7 +16,7 @@ use std::{
 
 use atra::{
     runtime::sim::{FaultPlan, Policy, TraceRecord},
-    simulation::{Case, Verdict, plan_of, run, shrink},
+    simulation::{Case, TRIALS_MAX, Verdict, plan_of, run, shrink},
 };
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -27,6 +27,8 @@ use super::{error::CliError, output::Output};
 
 /// Failures that are told in full.
 const TOLD_MAX: usize = 5;
+/// How long a search for a smaller case may take. A minute: what a person waits for.
+const SHRINK_SECONDS: u64 = 60;
 
 #[derive(Debug, Clone, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -48,6 +50,9 @@ pub(crate) enum SimCommand {
     Shrink {
         /// The case.
         file: PathBuf,
+        /// How long to look, in seconds.
+        #[arg(long, default_value_t = SHRINK_SECONDS, value_name = "SECONDS")]
+        within: u64,
     },
 }
 
@@ -97,6 +102,9 @@ pub(crate) struct SimRun {
     /// Makes what fails smaller and writes it to tests/seeds/.
     #[arg(long)]
     pub(crate) shrink: bool,
+    /// How long to look for a smaller case of each failure, in seconds.
+    #[arg(long, default_value_t = SHRINK_SECONDS, value_name = "SECONDS")]
+    pub(crate) shrink_within: u64,
     /// Writes every record of the trace to this file; one seed only.
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) trace: Option<PathBuf>,
@@ -148,7 +156,7 @@ impl SimRun {
 pub(crate) fn sim(args: &SimArgs, out: &mut Output) -> Result<(), CliError> {
     match &args.what {
         Some(SimCommand::Replay { file }) => replay(file, out),
-        Some(SimCommand::Shrink { file }) => shrink_file(file, out),
+        Some(SimCommand::Shrink { file, within }) => shrink_file(file, Duration::from_secs(*within), out),
         None => seeds(&args.run, out),
     }
 }
@@ -226,7 +234,7 @@ fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
     for verdict in sum.failures.iter().take(TOLD_MAX) {
         tell(verdict, args);
         if args.shrink {
-            keep_smaller(&args.case(verdict.seed)?)?;
+            keep_smaller(&args.case(verdict.seed)?, Duration::from_secs(args.shrink_within))?;
         }
     }
     if out.is_json() {
@@ -462,9 +470,9 @@ fn replay(file: &Path, out: &mut Output) -> Result<(), CliError> {
     }
 }
 
-fn shrink_file(file: &Path, out: &mut Output) -> Result<(), CliError> {
+fn shrink_file(file: &Path, within: Duration, out: &mut Output) -> Result<(), CliError> {
     let case = read(file)?;
-    match smaller(&case)? {
+    match smaller(&case, within)? {
         Some((case, faults)) => {
             write(file, &case)?;
             out.line(&format!("{}: {faults} faults, {} agents, {} ms", file.display(), case.agents, case.virtual_ms))
@@ -473,14 +481,17 @@ fn shrink_file(file: &Path, out: &mut Output) -> Result<(), CliError> {
     }
 }
 
-fn smaller(case: &Case) -> Result<Option<(Case, usize)>, CliError> {
-    let bar = ProgressBar::new_spinner();
+fn smaller(case: &Case, within: Duration) -> Result<Option<(Case, usize)>, CliError> {
+    let bar = ProgressBar::new(TRIALS_MAX as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} tries {elapsed} {msg}") {
+        bar.set_style(style);
+    }
     let faults = |case: &Case| if let FaultPlan::Exactly(list) = &case.faults { list.len() } else { 0 };
-    let told = |best: &Case| {
+    let told = |trial: usize, best: &Case| {
         bar.set_message(format!("{} faults, {} agents, {} ms", faults(best), best.agents, best.virtual_ms));
-        bar.tick();
+        bar.set_position(trial as u64);
     };
-    let found = quietly(|| shrink(case, told))?;
+    let found = quietly(|| shrink(case, within, told))?;
     bar.finish_and_clear();
     Ok(found.map(|(case, _)| {
         let n = faults(&case);
@@ -488,8 +499,8 @@ fn smaller(case: &Case) -> Result<Option<(Case, usize)>, CliError> {
     }))
 }
 
-fn keep_smaller(case: &Case) -> Result<(), CliError> {
-    let Some((smaller, faults)) = smaller(case)? else {
+fn keep_smaller(case: &Case, within: Duration) -> Result<(), CliError> {
+    let Some((smaller, faults)) = smaller(case, within)? else {
         eprintln!("  seed {} did not fail twice in the same way", case.seed);
         return Ok(());
     };

@@ -7,11 +7,12 @@ use std::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use atra::{
     runtime::sim::{FaultClass, FaultPlan, Policy},
-    simulation::{Case, Verdict, run, shrink},
+    simulation::{Case, TRIALS_MAX, Verdict, run, shrink},
 };
 
 fn case(seed: u64) -> Case {
@@ -93,7 +94,12 @@ fn two_processes_have_one_history() {
 #[test]
 fn a_failure_is_shrunk_to_the_fault_that_makes_it() {
     let torn = Case { faults: FaultPlan::Each(vec![FaultClass::TornCommit]), desk: false, varied: false, ..case(3) };
-    let (smaller, verdict) = shrink(&torn, |_| {}).unwrap().expect("it fails");
+    let mut tries = 0;
+    let (smaller, verdict) = shrink(&torn, Duration::from_secs(60), |n, _| tries = n).unwrap().expect("it fails");
+    assert!((1..=TRIALS_MAX).contains(&tries), "{tries} tries");
+    // Out of time from the beginning: what fails is given as it is, verified all the same.
+    let (same, _) = shrink(&torn, Duration::ZERO, |_, _| panic!("no time for a try")).unwrap().expect("it fails");
+    assert_eq!(same.faults, torn.faults);
     assert!(verdict.failure.unwrap().starts_with("atomic"), "{smaller:?}");
     let FaultPlan::Exactly(faults) = &smaller.faults else { panic!("{smaller:?}") };
     assert!(faults.len() == 1 && smaller.virtual_ms < torn.virtual_ms, "{smaller:?}");

@@ -78,45 +78,45 @@ pub fn buy_and_hold(candles: &[Candle], terms: Terms) -> f64 {
     })
 }
 
+/// Candles that are looked at twice, first by the strategy and then by the account: they stay in the cache meanwhile.
+const PART: usize = 8_192;
+
+/// What a strategy wants does not depend on what is filled, so it is asked about many candles first; and what is held does
+/// not change from one decision to the next, so those candles are marked in one go.
 fn run(
     candles: &[Candle],
     mut strategy: impl Strategy,
     options: &BacktestOptions,
-    mut marked_at: impl FnMut(f64),
+    marked: impl FnMut(f64),
     closed: impl FnMut(&Trade),
 ) -> Result<(Money, Metrics), MoneyError> {
-    let terms = options.terms;
     let mut run = Run {
-        terms,
+        terms: options.terms,
         exits: options.exits,
         cash: options.cash,
         position: Position::default(),
         guard: None,
         tick_value: None,
         stats: EquityStats::new(options.cash.to_f64()),
+        marked,
         closed,
     };
     let mut pending = None;
-    let mut marked = run.cash.to_f64();
-    for candle in candles {
+    for part in candles.chunks(PART) {
+        let mut at = 0;
         if let Some(target) = pending.take() {
-            run.fill(target, candle.open, candle.time)?;
-            marked = run.cash.to_f64();
+            run.fill(target, part[0].open, part[0].time)?;
         }
-        if let Some(hit) = run.guard.and_then(|guard| guard.hit(candle, run.position.lots)) {
-            let left = leave(terms, run.cash, run.position.lots, hit)?;
-            run.book(left, candle.time)?;
-            marked = run.cash.to_f64();
-        }
-        if run.position.lots != 0 {
-            marked = match run.tick_value.and_then(|value| value.at(candle.close, run.cash)) {
-                Some(equity) => equity.to_f64(),
-                None => run.cash.plus(terms.value(candle.close, run.position.lots)?)?.to_f64(),
+        for (place, decision) in strategy.decisions(part) {
+            let Some(next) = part.get(place + 1) else {
+                pending = Some(decision.target);
+                break;
             };
+            run.pass(&part[at..=place])?;
+            run.fill(decision.target, next.open, next.time)?;
+            at = place + 1;
         }
-        marked_at(marked);
-        run.stats.mark(candle.time, marked, run.position.lots != 0);
-        pending = strategy.update(candle).map(|decision| decision.target);
+        run.pass(&part[at..])?;
     }
     if let Some(last) = candles.last().filter(|_| run.position.lots != 0) {
         run.fill(0.0, last.close, last.time)?;
@@ -125,7 +125,7 @@ fn run(
     Ok((run.cash, run.stats.metrics()))
 }
 
-struct Run<F> {
+struct Run<M, F> {
     terms: Terms,
     exits: Exits,
     cash: Money,
@@ -134,10 +134,11 @@ struct Run<F> {
     /// What the position is worth a tick.
     tick_value: Option<TickValue>,
     stats: EquityStats,
+    marked: M,
     closed: F,
 }
 
-impl<F: FnMut(&Trade)> Run<F> {
+impl<M: FnMut(f64), F: FnMut(&Trade)> Run<M, F> {
     fn fill(&mut self, target: f64, price: i64, time: i64) -> Result<(), MoneyError> {
         let executions = execute(self.terms, self.cash, self.position.lots, target, price, Money::MAX)?;
         executions.into_iter().flatten().try_for_each(|execution| self.book(execution, time))
@@ -152,6 +153,46 @@ impl<F: FnMut(&Trade)> Run<F> {
             (self.closed)(&trade);
         }
         Ok(())
+    }
+
+    /// Takes candles at whose opens nothing is filled. A stop or a limit ends the position within one of them.
+    fn pass(&mut self, mut candles: &[Candle]) -> Result<(), MoneyError> {
+        if let Some(guard) = self.guard {
+            let hit = |(place, candle)| Some((place, guard.hit(candle, self.position.lots)?));
+            if let Some((place, hit)) = candles.iter().enumerate().find_map(hit) {
+                self.mark(&candles[..place])?;
+                let left = leave(self.terms, self.cash, self.position.lots, hit)?;
+                self.book(left, candles[place].time)?;
+                candles = &candles[place..];
+            }
+        }
+        self.mark(candles)
+    }
+
+    /// Marks candles over which the position does not change.
+    fn mark(&mut self, candles: &[Candle]) -> Result<(), MoneyError> {
+        let Self { terms, cash, tick_value, position: Position { lots, .. }, stats, marked, .. } = self;
+        let (terms, cash, lots) = (*terms, *cash, *lots);
+        if lots == 0 {
+            let equity = cash.to_f64();
+            candles.iter().for_each(|_| marked(equity));
+            stats.run(candles, false, |_| equity);
+            return Ok(());
+        }
+        let mut failed = Ok(());
+        let worth = |candle: &Candle| {
+            let equity = match tick_value.and_then(|value| value.at(candle.close, cash)) {
+                Some(equity) => equity.to_f64(),
+                None => {
+                    let equity = terms.value(candle.close, lots).and_then(|value| cash.plus(value));
+                    equity.map_or_else(|error| (failed = Err(error), 0.0).1, Money::to_f64)
+                }
+            };
+            marked(equity);
+            equity
+        };
+        stats.run(candles, true, worth);
+        failed
     }
 }
 

@@ -1,16 +1,20 @@
-//! A back-test as one HTML page: no scripts, nothing loaded from anywhere, charts as inline SVG, readable in print.
+//! A back-test, of one series or of several, as one HTML page: no scripts, nothing loaded from anywhere, charts as inline SVG, readable in print.
 
 use std::fmt::Write;
 
-use super::backtest::Backtest;
 use super::calendar::{civil, minute};
 use super::candle::{Candle, Scale};
-use super::money::Terms;
+use super::fill::Trade;
+use super::metrics::Metrics;
+use super::money::{Money, Terms};
+use super::several::Made;
 use super::svg::{self, Line, Mark};
 use super::walkforward::{Pair, WalkForwardReport};
 
 /// Candles in the picture of the newest trades: as many as can be told apart.
 const CANDLES_SHOWN: usize = 160;
+/// Series of which there is such a picture: the first ones.
+const PICTURES_MAX: usize = 8;
 /// Trades in the table: the newest.
 const TRADES_SHOWN: usize = 50;
 const STYLE: &str = "\
@@ -30,16 +34,38 @@ pub struct Page<'a> {
     pub title: &'a str,
     /// Settings, name and value.
     pub settings: &'a [(String, String)],
-    /// The candles of the run.
+    /// What was traded.
+    pub series: &'a [Shown<'a>],
+    /// Closed trades, with the place of their series.
+    pub trades: &'a [(usize, Trade)],
+    /// Times of the equity's marks.
+    pub times: &'a [i64],
+    /// The equity at these times.
+    pub equity: &'a [f64],
+    /// Exact equity at the end.
+    pub final_equity: Money,
+    /// What it all amounts to.
+    pub metrics: &'a Metrics,
+    /// What buying an equal part of each series and holding would have returned.
+    pub buy_and_hold: f64,
+    /// A walk-forward over the candles of a single series, if there are enough: the report, its candidates and the candles
+    /// of a step.
+    pub walk: Option<(&'a WalkForwardReport, &'a [Pair], usize)>,
+}
+
+/// A series of a page.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its candles.
     pub candles: &'a [Candle],
     /// Their scale.
     pub scale: Scale,
     /// What trading cost.
     pub terms: Terms,
-    /// The run.
-    pub run: &'a Backtest,
-    /// A walk-forward over the same candles, if there are enough: the report, its candidates and the candles of a step.
-    pub walk: Option<(&'a WalkForwardReport, &'a [Pair], usize)>,
+    /// What it made of the account's money; only where there are several.
+    pub made: Option<&'a Made>,
 }
 
 /// The page.
@@ -51,9 +77,11 @@ pub fn html(page: &Page<'_>) -> String {
          <h1>{title}</h1>"
     );
     summary(&mut text, page);
-    charts(&mut text, page);
+    curves(&mut text, page);
+    pictures(&mut text, page);
     walk(&mut text, page);
     months(&mut text, page);
+    each(&mut text, page);
     trades(&mut text, page);
     text += "<section><h2>What this says, and what not</h2><p class='note'>Decided at a candle's close, filled at the next \
              open, all in, net of fees; stops count before limits, and a limit must be passed, not touched. Fills on paper: no \
@@ -78,15 +106,16 @@ fn maybe(value: Option<f64>) -> String {
 }
 
 fn summary(text: &mut String, page: &Page<'_>) {
-    let (run, m) = (page.run, &page.run.metrics);
-    let span = page.candles.first().zip(page.candles.last());
-    let span = span.map_or_else(String::new, |(a, b)| format!("{} to {}", minute(a.time), minute(b.time)));
-    let _ = write!(text, "<section><p class='note'>{} candles, {span}</p><table>", page.candles.len());
+    let m = page.metrics;
+    let n_candles: usize = page.series.iter().map(|shown| shown.candles.len()).sum();
+    let span = page.times.first().zip(page.times.last());
+    let span = span.map_or_else(String::new, |(a, b)| format!("{} to {}", minute(*a), minute(*b)));
+    let _ = write!(text, "<section><p class='note'>{n_candles} candles, {span}</p><table>");
     let days = m.drawdown_longest_ms as f64 / 86_400_000.0;
     let rows = [
         ("Return, net of fees", percent(m.return_share)),
-        ("Buy and hold, net of its two fees", percent(run.buy_and_hold)),
-        ("Final equity", format!("{:.2}", run.final_equity.to_f64())),
+        ("Buy and hold, net of its two fees", percent(page.buy_and_hold)),
+        ("Final equity", format!("{:.2}", page.final_equity.to_f64())),
         ("Growth a year", m.cagr.map_or_else(|| "–".into(), percent)),
         ("Greatest drawdown", percent(-m.drawdown_max)),
         ("Longest drawdown", format!("{days:.0} days")),
@@ -108,17 +137,29 @@ fn summary(text: &mut String, page: &Page<'_>) {
     *text += "</table></section>";
 }
 
-fn charts(text: &mut String, page: &Page<'_>) {
-    let (Some(first), equity) = (page.candles.first(), &page.run.equity) else { return };
-    let times: Vec<i64> = page.candles.iter().map(|candle| candle.time).collect();
-    let start = equity.first().copied().unwrap_or(1.0);
-    let held: Vec<f64> = page.candles.iter().map(|candle| start * candle.close as f64 / first.open as f64).collect();
+/// What an equal part of each series would have been worth at the marks, bought at its first open.
+fn held(page: &Page<'_>, start: f64) -> Vec<f64> {
+    let mut next = vec![0; page.series.len()];
+    let worth = |(shown, next): (&Shown<'_>, &mut usize), time: i64| {
+        *next += shown.candles[*next..].iter().take_while(|candle| candle.time <= time).count();
+        let last = next.checked_sub(1).map(|last| shown.candles[last].close);
+        last.zip(shown.candles.first()).map_or(1.0, |(close, first)| close as f64 / first.open as f64)
+    };
+    let part = start / page.series.len().max(1) as f64;
+    let sum = |time: &i64| page.series.iter().zip(&mut next).map(|series| worth(series, *time)).sum::<f64>() * part;
+    page.times.iter().map(sum).collect()
+}
+
+fn curves(text: &mut String, page: &Page<'_>) {
+    let Page { times, equity, .. } = page;
+    let Some(start) = equity.first() else { return };
+    let held = held(page, *start);
     let own = Line { class: "own", name: "equity", values: equity };
     let held = Line { class: "held", name: "buy and hold", values: &held };
     let _ = write!(
         text,
         "<section><h2>Equity</h2>{}</section>",
-        svg::lines("equity beside buy and hold", &times, &[own, held], "", 300.0)
+        svg::lines("equity beside buy and hold", times, &[own, held], "", 300.0)
     );
     let mut peak = f64::MIN;
     let falls: Vec<f64> = equity
@@ -129,35 +170,70 @@ fn charts(text: &mut String, page: &Page<'_>) {
         })
         .collect();
     let fall = Line { class: "fall", name: "below the peak", values: &falls };
-    let _ =
-        write!(text, "<section><h2>Drawdown</h2>{}</section>", svg::lines("drawdown", &times, &[fall], " %", 160.0));
-    let shown = &page.candles[page.candles.len().saturating_sub(CANDLES_SHOWN)..];
-    let price = |ticks: i64| page.scale.price(ticks as f64);
-    let from = shown.first().map_or(i64::MAX, |candle| candle.time);
-    let recent = page.run.trades.iter().rev().take_while(|trade| trade.exit_time >= from);
-    let marks: Vec<Mark> = recent
-        .flat_map(|trade| {
-            let mark = |time, ticks, is_entry| Mark { time, price: price(ticks), is_entry };
-            [mark(trade.entry_time, trade.entry_price, true), mark(trade.exit_time, trade.exit_price, false)]
-        })
-        .collect();
-    let _ = write!(
-        text,
-        "<section><h2>The newest trades on their candles</h2>{}<p class='note'>The last {} candles; blue entries, \
-         orange exits.</p></section>",
-        svg::candles("candles with trades", shown, price, &marks, 260.0),
-        shown.len()
-    );
+    let _ = write!(text, "<section><h2>Drawdown</h2>{}</section>", svg::lines("drawdown", times, &[fall], " %", 160.0));
+}
+
+fn pictures(text: &mut String, page: &Page<'_>) {
+    *text += "<section><h2>The newest trades on their candles</h2>";
+    for (place, shown) in page.series.iter().enumerate().take(PICTURES_MAX) {
+        let candles = &shown.candles[shown.candles.len().saturating_sub(CANDLES_SHOWN)..];
+        let price = |ticks: i64| shown.scale.price(ticks as f64);
+        let from = candles.first().map_or(i64::MAX, |candle| candle.time);
+        let recent = page.trades.iter().filter(|(of, trade)| *of == place && trade.exit_time >= from);
+        let marks: Vec<Mark> = recent
+            .flat_map(|(_, trade)| {
+                let mark = |time, ticks, is_entry| Mark { time, price: price(ticks), is_entry };
+                [mark(trade.entry_time, trade.entry_price, true), mark(trade.exit_time, trade.exit_price, false)]
+            })
+            .collect();
+        let _ = write!(
+            text,
+            "{}<p class='note'>{}: the last {} candles; blue entries, orange exits.</p>",
+            svg::candles("candles with trades", candles, price, &marks, 260.0),
+            escaped(shown.name),
+            candles.len()
+        );
+    }
+    *text += "</section>";
+}
+
+/// What each of several series made.
+fn each(text: &mut String, page: &Page<'_>) {
+    if page.series.iter().all(|shown| shown.made.is_none()) {
+        return;
+    }
+    *text += "<section><h2>Series</h2><table><tr><th></th><th>candles</th><th>trades</th><th>wins</th><th>profit</th>\
+              <th>fees</th><th>buy and hold</th></tr>";
+    for Shown { name, candles, made, .. } in page.series {
+        let made = made.copied().unwrap_or_default();
+        let _ = write!(
+            text,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td>{:.2}</td><td>{}</td></tr>",
+            escaped(name),
+            candles.len(),
+            made.trades,
+            made.wins,
+            made.profit.to_f64(),
+            made.fees.to_f64(),
+            percent(made.buy_and_hold)
+        );
+    }
+    *text += "</table><p class='note'>Profit after fees, in money of the one account.</p></section>";
 }
 
 fn walk(text: &mut String, page: &Page<'_>) {
-    let Some((report, pairs, step)) = page.walk else {
-        *text += "<section><h2>Out of sample</h2><p class='note'>Too few candles for a walk-forward.</p></section>";
+    let (Some((report, pairs, step)), [Shown { candles, .. }]) = (page.walk, page.series) else {
+        let why = if page.series.len() > 1 {
+            "A walk-forward is of one series"
+        } else {
+            "Too few candles for a walk-forward"
+        };
+        let _ = write!(text, "<section><h2>Out of sample</h2><p class='note'>{why}.</p></section>");
         return;
     };
     let best = report.best_fixed.0;
     let _ = write!(text, "<section><h2>Out of sample</h2><table><tr><th>from {}</th><th>return</th></tr>", {
-        page.candles.get(report.first).map_or_else(String::new, |candle| minute(candle.time))
+        candles.get(report.first).map_or_else(String::new, |candle| minute(candle.time))
     });
     for (name, value) in [
         (format!("{} pairs of averages, chosen anew every {step} candles", pairs.len()), report.return_pct),
@@ -177,7 +253,7 @@ fn walk(text: &mut String, page: &Page<'_>) {
         report.flat_refits,
         report.selections.len()
     );
-    let times: Vec<i64> = page.candles[report.first..].iter().step_by(step).map(|candle| candle.time).collect();
+    let times: Vec<i64> = candles[report.first..].iter().step_by(step).map(|candle| candle.time).collect();
     let rows: Vec<String> = pairs.iter().map(|pair| format!("{}/{}", pair.fast, pair.slow)).collect();
     let _ = write!(
         text,
@@ -188,14 +264,14 @@ fn walk(text: &mut String, page: &Page<'_>) {
 
 fn months(text: &mut String, page: &Page<'_>) {
     let mut ends: Vec<((i64, i64), f64)> = Vec::new();
-    for (candle, equity) in page.candles.iter().zip(&page.run.equity) {
-        let (year, month, _) = civil(candle.time);
+    for (time, equity) in page.times.iter().zip(page.equity) {
+        let (year, month, _) = civil(*time);
         match ends.last_mut() {
             Some((last, value)) if *last == (year, month) => *value = *equity,
             _ => ends.push(((year, month), *equity)),
         }
     }
-    let Some(first) = page.run.equity.first() else { return };
+    let Some(first) = page.equity.first() else { return };
     *text += "<section><h2>Months</h2><table><tr><th>%</th>";
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
         .iter()
@@ -228,24 +304,26 @@ fn cell(end: f64, before: f64) -> String {
 }
 
 fn trades(text: &mut String, page: &Page<'_>) {
-    let all = &page.run.trades;
+    let all = page.trades;
     let shown = &all[all.len().saturating_sub(TRADES_SHOWN)..];
     let _ = write!(
         text,
-        "<section><h2>Trades</h2><p class='note'>The last {} of {}.</p><table><tr><th>entry</th><th>exit</th><th>size</th>\
+        "<section><h2>Trades</h2><p class='note'>The last {} of {}.</p><table><tr><th>series</th><th>entry</th><th>exit</th><th>size</th>\
          <th>at</th><th>out at</th><th>profit</th><th>fees</th><th>return</th></tr>",
         shown.len(),
         all.len()
     );
-    for trade in shown.iter().rev() {
+    for (place, trade) in shown.iter().rev() {
+        let Shown { name, terms, .. } = page.series[*place];
         let _ = write!(
             text,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td>{:.2}</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td>{:.2}</td><td>{}</td></tr>",
+            escaped(name),
             minute(trade.entry_time),
             minute(trade.exit_time),
-            page.terms.quantity(trade.lots),
-            page.terms.price(trade.entry_price),
-            page.terms.price(trade.exit_price),
+            terms.quantity(trade.lots),
+            terms.price(trade.entry_price),
+            terms.price(trade.exit_price),
             trade.profit.to_f64(),
             trade.fee.to_f64(),
             percent(trade.return_share)
@@ -263,7 +341,8 @@ mod tests {
     use super::super::walkforward::{WalkForwardConfig, walk_forward};
     use super::*;
 
-    fn page(n: usize) -> String {
+    /// A page of `n` candles of each of so many series; the first one's run stands for all.
+    fn page(n: usize, n_series: usize) -> String {
         let candles: Vec<Candle> = Simulator::new(5, "15m".parse().unwrap(), 1_640_995_200_000).take(n).collect();
         let scale = Simulator::scale();
         let terms = Terms::new(scale, 3, 1_000).unwrap();
@@ -276,13 +355,33 @@ mod tests {
         };
         let walked = walk_forward(&candles, &config).unwrap();
         let walk = walked.as_ref().map(|walked| (walked, &config.pairs[..], config.step));
-        let settings = [("fee".to_owned(), "<0.1 %>".to_owned())];
-        html(&Page { title: "a & b", settings: &settings, candles: &candles, scale, terms, run: &run, walk })
+        let made = Made::default();
+        let shown = Shown { name: "A<B.15m", candles: &candles, scale, terms, made: (n_series > 1).then_some(&made) };
+        html(&Page {
+            title: "a & b",
+            settings: &[("fee".to_owned(), "<0.1 %>".to_owned())],
+            series: &vec![shown; n_series],
+            trades: &run.trades.iter().map(|trade| (n_series - 1, *trade)).collect::<Vec<_>>(),
+            times: &candles.iter().map(|candle| candle.time).collect::<Vec<_>>(),
+            equity: &run.equity,
+            final_equity: run.final_equity,
+            metrics: &run.metrics,
+            buy_and_hold: run.buy_and_hold,
+            walk,
+        })
+    }
+
+    #[test]
+    fn a_page_of_several_series_tells_of_each() {
+        let page = page(3_000, 3);
+        assert!(page.contains("A walk-forward is of one series") && !page.contains("NaN"));
+        assert_eq!(page.matches("the last 160 candles").count(), 3);
+        assert_eq!(page.matches("<td>A&lt;B.15m</td><td>3000</td>").count(), 3);
     }
 
     #[test]
     fn a_page_is_whole_escaped_and_loads_nothing() {
-        let page = page(4_000);
+        let page = page(4_000, 1);
         assert!(page.starts_with("<!DOCTYPE html>") && page.trim_end().ends_with("</html>"));
         for part in [
             "a &amp; b",
@@ -309,7 +408,7 @@ mod tests {
     #[test]
     fn nothing_and_almost_nothing_make_a_page() {
         for n in [0, 1, 2, 40] {
-            let page = page(n);
+            let page = page(n, 1);
             assert!(page.contains("Too few candles") && !page.contains("NaN"), "{n}");
         }
     }

@@ -22,8 +22,8 @@
 //! strategy and risk decide, and an approval waits for the next open. A strategy speaks only when its target changes: a
 //! signal agent whose parameters change builds a new strategy and replays its window of candles into it first.
 //!
-//! [`backtest::backtest`] runs the same functions over a slice; a test holds that the paper desk and the back-test agree
-//! trade for trade on four years of real candles.
+//! [`backtest::backtest`] runs the same functions over a slice, [`several::several`] over several series on one account; tests
+//! hold that desk and back-test agree trade for trade on years of real candles.
 
 pub mod backtest;
 pub mod block;
@@ -41,6 +41,7 @@ pub mod portfolio;
 pub mod resample;
 pub mod risk;
 pub mod search;
+pub mod several;
 pub mod simulator;
 pub mod strategy;
 mod svg;

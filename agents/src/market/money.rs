@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::candle::{Scale, TICKS_MAX, power_of_ten};
+use super::candle::{Scale, power_of_ten};
 
 /// Decimals of [`Money`].
 const DECIMALS: u8 = 24;
@@ -64,11 +64,7 @@ impl Money {
     /// The nearest `f64`, for metrics and for people.
     #[inline]
     pub fn to_f64(self) -> f64 {
-        // Splitting keeps the conversion to two 64-bit ones; a 128-bit one is a call. 2^40 leaves 53 bits and more.
-        match i64::try_from(self.0 >> 40) {
-            Ok(high) if high.unsigned_abs() > 1 << 52 => high as f64 * (1_099_511_627_776.0 / 1e24),
-            _ => self.0 as f64 / 1e24,
-        }
+        float(self.0) / 1e24
     }
 
     /// Sum, if in range.
@@ -91,7 +87,8 @@ impl Money {
     pub fn share(self, ppm: u32) -> Self {
         // Divided first where the product would overflow; the loss is below 10^-18.
         let ppm = i128::from(ppm);
-        Self(self.0.checked_mul(ppm).map_or_else(|| (self.0 / PPM).saturating_mul(ppm), |product| product / PPM))
+        let product = self.0.checked_mul(ppm);
+        Self(product.map_or_else(|| millionth(self.0).saturating_mul(ppm), millionth))
     }
 
     /// Whether it is below zero.
@@ -143,17 +140,20 @@ impl From<Money> for String {
 
 /// What a position is worth a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TickValue(i128);
+pub(crate) struct TickValue {
+    unit: i128,
+    /// Up to this price its value is in range: a checked product of 128 bits is a call.
+    ticks_max: i64,
+}
 
 impl TickValue {
-    /// `cash` and the position at a price; `None` if that is out of range.
+    /// `cash` and the position at a price; `None` if that may be out of range.
     #[inline]
     pub(crate) fn at(self, ticks: i64, cash: Money) -> Option<Money> {
-        if ticks.unsigned_abs() > TICKS_MAX as u64 {
+        if !(0..=self.ticks_max).contains(&ticks) {
             return None;
         }
-        // In range, as `tick_value` saw to it: a checked product of 128 bits is a call.
-        cash.0.checked_add(self.0.wrapping_mul(i128::from(ticks))).map(Money)
+        cash.0.checked_add(self.unit.wrapping_mul(i128::from(ticks))).map(Money)
     }
 }
 
@@ -221,33 +221,32 @@ impl Terms {
         (i128::from(ticks) * i128::from(lots)).checked_mul(self.tick_lot()).map(Money).ok_or(MoneyError::Overflow)
     }
 
-    /// What `lots` are worth a tick, for a position that is marked often; `None` where a price could leave the range.
+    /// What `lots` are worth a tick, for a position that is marked often.
     pub(crate) fn tick_value(self, lots: i64) -> Option<TickValue> {
-        const MOST: u128 = (i128::MAX / 2) as u128 / TICKS_MAX as u128;
-        i128::from(lots).checked_mul(self.tick_lot()).filter(|unit| unit.unsigned_abs() < MOST).map(TickValue)
+        let unit = i128::from(lots).checked_mul(self.tick_lot())?;
+        // Half of what there is room for, so that the estimate in floats need not be exact.
+        let ticks_max = (i128::MAX / 2) as f64 / float(unit).abs();
+        Some(TickValue { unit, ticks_max: ticks_max as i64 })
     }
 
     /// The fee for trading a notional, exact.
     pub fn fee(self, notional: Money) -> Money {
         // Exact: a notional is a multiple of 10^(24 − 12 − 6).
-        Money((notional.0.abs() / PPM).saturating_mul(i128::from(self.fee_ppm)))
+        Money(millionth(notional.0.abs()).saturating_mul(i128::from(self.fee_ppm)))
     }
 
     /// The most lots that `cash` buys at a price, fee included: `floor(cash / (price · (1 + fee)))`.
     pub fn affordable(self, cash: Money, ticks: i64) -> i64 {
-        let with_fee = (self.tick_lot() / PPM * (PPM + i128::from(self.fee_ppm))).checked_mul(i128::from(ticks));
-        match with_fee {
-            Some(one) if one > 0 && cash.0 > 0 => i64::try_from(cash.0 / one).unwrap_or(i64::MAX),
-            _ => 0,
-        }
+        let with_fee = (millionth(self.tick_lot()) * (PPM + i128::from(self.fee_ppm))).checked_mul(i128::from(ticks));
+        with_fee.map_or(0, |one| times(cash.0, one))
     }
 
     /// The most lots whose notional does not exceed `notional`.
     pub fn lots_within(self, notional: Money, ticks: i64) -> i64 {
-        match self.tick_lot().checked_mul(i128::from(ticks)) {
-            Some(one) if one > 0 && notional.0 > 0 => i64::try_from(notional.0 / one).unwrap_or(i64::MAX),
-            _ => 0,
+        if notional == Money::MAX {
+            return i64::MAX;
         }
+        self.tick_lot().checked_mul(i128::from(ticks)).map_or(0, |one| times(notional.0, one))
     }
 
     /// A quantity as the number that people read.
@@ -278,9 +277,66 @@ impl Terms {
     }
 }
 
+/// The number as a float, right to the last bit or the one before. A 128-bit conversion is a call: of what does not fit 64
+/// bits, the first 63 are converted, and scaled by a power of two.
+#[inline]
+fn float(amount: i128) -> f64 {
+    if let Ok(small) = i64::try_from(amount) {
+        return small as f64;
+    }
+    let high = (amount >> 64) as i64;
+    let shift = 65 - (high ^ (high >> 63)).leading_zeros();
+    (amount >> shift) as i64 as f64 * f64::from_bits((1023 + u64::from(shift)) << 52)
+}
+
+/// A millionth, rounded towards zero: three divisions of 64 bits by a constant, each a product, instead of one of 128
+/// bits, which is a call. It is asked for at every fill.
+#[inline]
+fn millionth(amount: i128) -> i128 {
+    const BY: u64 = PPM as u64;
+    let (whole, sign) = (amount.unsigned_abs(), amount.signum());
+    let (high, low) = ((whole >> 64) as u64, whole as u64);
+    let first = ((high % BY) << 32) | (low >> 32);
+    let second = ((first % BY) << 32) | (low & 0xffff_ffff);
+    let quotient = (u128::from(high / BY) << 64) | (u128::from(first / BY) << 32) | u128::from(second / BY);
+    quotient as i128 * sign
+}
+
+/// How many times `one` goes into an amount: 0 if either is not above zero, the greatest number if it is too many.
+#[inline]
+fn times(amount: i128, one: i128) -> i64 {
+    /// Up to here an estimate in floats is off by one at most.
+    const ESTIMATED_MAX: f64 = 1e15;
+    if amount <= 0 || one <= 0 {
+        return 0;
+    }
+    let estimate = float(amount) / float(one);
+    if estimate >= ESTIMATED_MAX {
+        return i64::try_from(amount / one).unwrap_or(i64::MAX);
+    }
+    let quotient = estimate as i64;
+    let rest = amount - i128::from(quotient) * one;
+    quotient + i64::from(rest >= one) - i64::from(rest < 0)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn quotients_are_those_of_a_division(amount: i128, one in 1..i128::MAX, shift in 0_u32..127, near in -2_i128..3) {
+            let (amount, one) = (amount >> shift, (one >> (shift / 2)).max(1));
+            prop_assert_eq!(millionth(amount), amount / PPM);
+            // And where it is nearly a whole number of times.
+            for amount in [amount, (amount / one * one).saturating_add(near)] {
+                let expected = if amount > 0 { i64::try_from(amount / one).unwrap_or(i64::MAX) } else { 0 };
+                prop_assert_eq!(times(amount, one), expected, "{} / {}", amount, one);
+            }
+        }
+    }
 
     #[test]
     fn text_round_trips_exactly() {
@@ -298,6 +354,19 @@ mod tests {
         for text in ["10000", "69267.40865", "-0.25", "0.000000000000000000000001", "100000000000000", "12345678.9"] {
             let (money, float) = (text.parse::<Money>().unwrap().to_f64(), text.parse::<f64>().unwrap());
             assert!((money - float).abs() <= float.abs() * 4e-16, "{text}: {money}");
+        }
+    }
+
+    #[test]
+    fn what_a_position_is_worth_a_tick_is_in_range_or_unknown() {
+        let terms = Terms::new(Scale::new(3, 1).unwrap(), 3, 0).unwrap();
+        for lots in [1, -1, 376_000, -9_000_000_000, i64::MAX] {
+            let value = terms.tick_value(lots).unwrap();
+            for ticks in [1, 26_650, 10_i64.pow(9), 10_i64.pow(15), i64::MAX, -1] {
+                let exact = terms.value(ticks, lots).and_then(|value| value.plus(Money::whole(7))).ok();
+                assert!([None, exact].contains(&value.at(ticks, Money::whole(7))), "{lots} lots at {ticks}");
+            }
+            assert!(lots.abs() > 376_000 || value.at(26_650, Money::ZERO).is_some());
         }
     }
 

@@ -90,18 +90,22 @@ impl Table {
             .with("volume", Column::Fixed(scale.volume_decimals(), volume))
     }
 
-    /// Trades of one series.
-    pub fn of_trades(trades: &[Trade], terms: Terms) -> Self {
-        let number = |of: &dyn Fn(&Trade) -> f64| Column::Number(trades.iter().map(|trade| Some(of(trade))).collect());
-        Self::new()
-            .with("entry_time", Column::Time(trades.iter().map(|trade| trade.entry_time).collect()))
-            .with("exit_time", Column::Time(trades.iter().map(|trade| trade.exit_time).collect()))
-            .with("size", number(&|trade| terms.quantity(trade.lots)))
-            .with("entry_price", number(&|trade| terms.price(trade.entry_price)))
-            .with("exit_price", number(&|trade| terms.price(trade.exit_price)))
-            .with("profit", Column::Text(trades.iter().map(|trade| trade.profit.to_string()).collect()))
-            .with("fee", Column::Text(trades.iter().map(|trade| trade.fee.to_string()).collect()))
-            .with("return", number(&|trade| trade.return_share))
+    /// Trades in order, each at the terms of its series; with the series' names in front where there are several.
+    pub fn of_trades(series: Option<Vec<String>>, trades: &[(Trade, Terms)]) -> Self {
+        let number =
+            |of: &dyn Fn(&(Trade, Terms)) -> f64| Column::Number(trades.iter().map(|row| Some(of(row))).collect());
+        let time = |of: fn(&Trade) -> i64| Column::Time(trades.iter().map(|(trade, _)| of(trade)).collect());
+        let text = |of: fn(&Trade) -> String| Column::Text(trades.iter().map(|(trade, _)| of(trade)).collect());
+        series
+            .map_or_else(Self::new, |names| Self::new().with("series", Column::Text(names)))
+            .with("entry_time", time(|trade| trade.entry_time))
+            .with("exit_time", time(|trade| trade.exit_time))
+            .with("size", number(&|(trade, terms)| terms.quantity(trade.lots)))
+            .with("entry_price", number(&|(trade, terms)| terms.price(trade.entry_price)))
+            .with("exit_price", number(&|(trade, terms)| terms.price(trade.exit_price)))
+            .with("profit", text(|trade| trade.profit.to_string()))
+            .with("fee", text(|trade| trade.fee.to_string()))
+            .with("return", number(&|(trade, _)| trade.return_share))
     }
 
     /// As CSV with a header; times in milliseconds, what is missing is empty.

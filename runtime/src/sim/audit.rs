@@ -110,6 +110,8 @@ struct AgentAccount {
     team: Name,
     wants: Interest,
     owned: Arc<[String]>,
+    /// Failures that it takes to give up an event.
+    attempts_max: u32,
     /// (seq, committed at) of foreign events that it wants, oldest first.
     wanted: VecDeque<(u64, u64)>,
     /// The last foreign seq that this instance was given.
@@ -159,6 +161,7 @@ impl Audit {
                     team: team.name().clone(),
                     wants,
                     owned: owned.clone(),
+                    attempts_max: spec.attempts_max,
                     wanted: VecDeque::new(),
                     last: 0,
                     alive: false,
@@ -562,11 +565,11 @@ impl State {
         if fact.kind == FactKind::DeadLetter
             && let (Ok(event), Some(value)) = (fact.key.parse::<EventId>(), &fact.value)
         {
-            let earned = self.failures.get(&(fact.owner.clone(), event)).copied().unwrap_or(0) > 0
-                || value.contains("died")
-                || value.contains("above");
+            let failures = self.failures.get(&(fact.owner.clone(), event)).copied().unwrap_or(0);
+            let attempts_max = self.by_name.get(&fact.owner).map_or(1, |&place| self.agents[place].attempts_max);
+            let earned = failures >= attempts_max || value.contains("above");
             self.check(at_ms, Invariant::Contained, earned, fact.owner.as_str(), || {
-                format!("gave up on {event} without having failed on it: {value}")
+                format!("gave up on {event} after {failures} failures of {attempts_max}: {value}")
             });
             self.letters.insert((fact.owner.clone(), event));
             before.letters.push((fact.owner.clone(), event));

@@ -182,6 +182,8 @@ struct State {
     fired: Vec<Fault>,
     seen: BTreeSet<(FaultClass, u64)>,
     full_left: u64,
+    /// How often each turn went wrong.
+    turns: BTreeMap<u64, u32>,
 }
 
 impl Faults {
@@ -205,8 +207,8 @@ impl Faults {
             let factor = [1, 4, 16][((draw >> 8) % 3) as usize];
             drawn.insert(class, (factor << 32) / (class.one_in() * 4));
         }
-        let state =
-            State { seed, drawn, exactly, healed: false, fired: Vec::new(), seen: BTreeSet::new(), full_left: 0 };
+        let (fired, seen, turns) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+        let state = State { seed, drawn, exactly, healed: false, fired, seen, full_left: 0, turns };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -237,14 +239,9 @@ impl Faults {
         self.state().drawn.keys().copied().collect()
     }
 
-    /// Whether a turn goes wrong, and how. `attempt` is 1 for the first try.
-    pub(crate) fn turn(
-        &self,
-        publisher: &Name,
-        event: EventId,
-        subscriber: &Name,
-        attempt: u32,
-    ) -> Option<(FaultClass, u64)> {
+    /// Whether a turn goes wrong, and how. Whatever its classes, and however often the process dies meanwhile, a turn
+    /// goes wrong at most twice: the third try is the one that counts.
+    pub(crate) fn turn(&self, publisher: &Name, event: EventId, subscriber: &Name) -> Option<(FaultClass, u64)> {
         use FaultClass::{AgentError, AgentHang, AgentPanic, AgentSlow};
         let mut state = self.state();
         if state.is_quiet() {
@@ -253,8 +250,9 @@ impl Faults {
         let key = mix(hash_text(subscriber.as_str()), event.seed());
         for class in [AgentPanic, AgentError, AgentHang, AgentSlow] {
             let draw = mix(key, class as u64);
-            // One failed try or two; the third is the one that counts.
-            if attempt <= 1 + (draw as u32 & 1) && state.fires(class, key) {
+            let so_far = state.turns.get(&key).copied().unwrap_or(0);
+            if so_far <= draw as u32 & 1 && state.fires(class, key) {
+                state.turns.insert(key, so_far + 1);
                 let at = || FaultAt::Turn { publisher: publisher.clone(), event, subscriber: subscriber.clone() };
                 state.record(class, key, at);
                 return Some((class, draw >> 8));

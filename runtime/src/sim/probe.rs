@@ -65,7 +65,7 @@ impl Agent for Probe {
 
     async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
         self.audit.turn(&self.name, event, cx.input.position);
-        let fault = self.faults.turn(&event.source, event.id, &self.name, cx.attempt());
+        let fault = self.faults.turn(&event.source, event.id, &self.name);
         if let Some((class, _)) = fault
             && class != FaultClass::AgentSlow
         {

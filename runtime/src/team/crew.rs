@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use atra_bus::{Env, Event, EventId, Name, Task, Topic};
 use atra_storage::{Ancestor, FactKind, FactWrite, Rejected};
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -58,25 +59,59 @@ pub(crate) struct TurnRules {
     pub(crate) gate: Option<Arc<Gate>>,
 }
 
-/// Commits, before a turn, which (agent, event) is about to be tried.
+/// Commits, before a turn, which (agent, event) is about to be tried: if the process dies, it died there.
 pub(crate) struct Gate {
     pub(crate) steps: Arc<StepSender>,
     pub(crate) team: Name,
     pub(crate) input: EventId,
-    pub(crate) deaths: u32,
+    /// In which turns of this input the process died before, and how often.
+    pub(crate) deaths: Vec<Death>,
+    pub(crate) deaths_max: u32,
     /// One turn at a time, also apart: the mark must name the turn that is running.
     pub(crate) one: tokio::sync::Mutex<()>,
 }
 
+/// Deaths of the process in one turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Death {
+    agent: Name,
+    event: EventId,
+    deaths: u32,
+}
+
+/// An attempt mark: the input is under way, and in these turns the process has died or is dying now.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    #[serde(default)]
+    pub(crate) turns: Vec<Death>,
+}
+
 impl Gate {
-    pub(crate) async fn mark(&self, turn: Option<(&Name, EventId)>) -> Result<(), Rejected> {
-        let mark = match turn {
-            Some((agent, event)) => json!({ "deaths": self.deaths, "agent": agent, "event": event }),
-            None => json!({ "deaths": self.deaths }),
-        };
-        let key = self.input.to_string();
-        let value = Some(mark.to_string().into());
-        let fact = FactWrite { kind: FactKind::Attempt, owner: self.team.clone(), key, value };
+    /// Marks that no turn is running: a death from here on is nobody's.
+    pub(crate) async fn clear(&self) -> Result<(), Rejected> {
+        self.write(self.deaths.clone()).await
+    }
+
+    /// Marks that a turn is about to run; refuses one that has killed too often.
+    async fn enter(&self, agent: &Name, event: EventId) -> Result<(), TurnFault> {
+        let mut turns = self.deaths.clone();
+        let place = turns.iter().position(|death| death.agent == *agent && death.event == event);
+        let place = place.unwrap_or_else(|| {
+            turns.push(Death { agent: agent.clone(), event, deaths: 0 });
+            turns.len() - 1
+        });
+        let deaths = &mut turns[place].deaths;
+        if *deaths >= self.deaths_max {
+            return Err(TurnFault::Died(*deaths));
+        }
+        *deaths += 1;
+        let marked = self.write(turns).await;
+        marked.map_err(|rejected| TurnFault::Failed(format!("its attempt could not be marked: {rejected}")))
+    }
+
+    async fn write(&self, turns: Vec<Death>) -> Result<(), Rejected> {
+        let value = Some(json!(Mark { turns }).to_string().into());
+        let fact = FactWrite { kind: FactKind::Attempt, owner: self.team.clone(), key: self.input.to_string(), value };
         self.steps.send_facts(vec![fact]).await
     }
 }
@@ -242,16 +277,14 @@ async fn turn(
         Some(gate) => Some(gate.one.lock().await),
         None => None,
     };
-    let failure = |fault| TurnFailure { agent: member.spec.name.clone(), event: event.clone(), fault };
-    if let Some(gate) = &rules.gate
-        && let Err(rejected) = gate.mark(Some((&member.spec.name, event.id))).await
-    {
-        return Err(failure(TurnFault::Failed(format!("its attempt could not be marked: {rejected}"))));
-    }
-    match member.turn(event, rules.input, effects).await {
-        Ok(()) => Ok(true),
-        Err(fault) => Err(TurnFailure { agent: member.spec.name.clone(), event: event.clone(), fault }),
-    }
+    let run = async {
+        if let Some(gate) = &rules.gate {
+            gate.enter(&member.spec.name, event.id).await?;
+        }
+        member.turn(event, rules.input, effects).await
+    };
+    let ran = run.await;
+    ran.map(|()| true).map_err(|fault| TurnFailure { agent: member.spec.name.clone(), event: event.clone(), fault })
 }
 
 async fn round_together(

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     pin::Pin,
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    crew::{Crew, Decided, Gate, RoundEvent, Routes, TurnRules},
+    crew::{Crew, Decided, Gate, Mark, RoundEvent, Routes, TurnRules},
     inputs::{Input, Inputs},
     member::{TurnFailure, TurnFault},
     step::{OpenStep, StepSender},
@@ -30,7 +30,6 @@ use super::{
 use crate::{
     AgentError, Query,
     context::{TeamShared, TimerChange, TurnInput},
-    memory::Entry,
 };
 
 /// What a team can be told from outside.
@@ -98,8 +97,8 @@ pub(crate) struct Suspects {
 pub(crate) struct Careful {
     /// Inputs still to be marked: as many as could have been under way when the process died.
     pub(crate) inputs_left: Arc<AtomicUsize>,
-    /// Marks found in the store: input → how often the process died on it, and on which turn last.
-    pub(crate) marks: BTreeMap<EventId, (u32, Option<(Name, EventId)>)>,
+    /// Marks found in the store: inputs that were under way when the process died, and in which turns.
+    pub(crate) marks: BTreeMap<EventId, Mark>,
 }
 
 /// Counters of a team, over all its incarnations in this process.
@@ -296,12 +295,11 @@ impl Executor {
         // Each of them closes its own step below, so none is open here: a step closed after this input was
         // taken would carry its cursor, and if the input failed once more it would never come again.
         let alone = suspected || careful || self.parts.acting;
-        let (gate, dead) = if careful { self.mark(&event).await? } else { (None, None) };
+        let gate = if careful { self.mark(event.id).await? } else { None };
         let mut skips: BTreeSet<(Name, EventId)> = BTreeSet::new();
         if suspect {
             skips.extend(self.parts.suspects.dead.keys().cloned());
         }
-        skips.extend(dead.iter().map(|(pair, _)| pair.clone()));
         let attempt = if suspect { 1 + self.tries() } else { 1 };
         let seen = self.parts.inputs.cursor();
         let position = match &input {
@@ -315,6 +313,9 @@ impl Executor {
         let id = event.id;
         let begun = self.begin(input, seen);
         let cascade = self.cascade(begun, &rules).await;
+        if let Some(gate) = &rules.gate {
+            gate.clear().await.map_err(TeamExit::Fenced)?;
+        }
         if let Some(rejected) = self.parts.steps.refused() {
             return Err(TeamExit::Fenced(rejected));
         }
@@ -332,9 +333,6 @@ impl Executor {
             if suspect || self.parts.suspects.inputs_left == 0 {
                 self.parts.suspects = Suspects::default();
             }
-        }
-        if let Some(((agent, event), letter)) = dead {
-            self.bury(&agent, event, &letter);
         }
         if careful {
             self.step.fact(FactKind::Attempt, &self.parts.name, id.to_string(), None);
@@ -378,27 +376,24 @@ impl Executor {
         }
     }
 
-    /// Before an input that may have killed the process: commits a mark. Answers how its turns are to be
-    /// marked, and the pair that has killed too often.
-    async fn mark(&mut self, event: &Arc<Event>) -> Result<(Option<Arc<Gate>>, Option<Letter>), TeamExit> {
-        let (deaths, turn) = self.parts.careful.marks.remove(&event.id).unwrap_or((0, None));
-        let deaths_max = self.parts.shared.limits.deaths_max;
-        let dead = turn.filter(|_| deaths >= deaths_max).map(|(agent, on)| {
-            let letter = letter(&agent, on, event.id, deaths, &TurnFault::Died(deaths).to_string(), None);
-            ((agent, on), letter)
-        });
+    /// Before an input that was perhaps under way when the process died: commits a mark. From the second death on
+    /// answers how each of its turns is to be marked, so that a guilty one is known by name.
+    async fn mark(&mut self, input: EventId) -> Result<Option<Arc<Gate>>, TeamExit> {
+        let found = self.parts.careful.marks.remove(&input);
+        let is_marked = found.is_some();
         let gate = Gate {
             steps: self.parts.steps.clone(),
             team: self.parts.name.clone(),
-            input: event.id,
-            deaths: if dead.is_some() { deaths } else { deaths + 1 },
+            input,
+            deaths: found.unwrap_or_default().turns,
+            deaths_max: self.parts.shared.limits.deaths_max,
             one: tokio::sync::Mutex::new(()),
         };
-        // A pair that is given up keeps its mark until the step with its letter is there.
-        let given_up = dead.as_ref().map(|((agent, on), _)| (agent, *on));
-        gate.mark(given_up).await.map_err(TeamExit::Fenced)?;
-        // From the second death on every turn is marked, so that the guilty one is known by name.
-        Ok(((deaths >= 1 && dead.is_none()).then(|| Arc::new(gate)), dead))
+        if is_marked {
+            return Ok(Some(Arc::new(gate)));
+        }
+        gate.clear().await.map_err(TeamExit::Fenced)?;
+        Ok(None)
     }
 
     // === rounds ===
@@ -442,11 +437,7 @@ impl Executor {
         for (on, member, event) in decided.events.drain(..) {
             let above = round[on].anchor;
             let anchor = if event.durable {
-                if let Some(key) = event.topic.memory_key() {
-                    let removed = event.payload.json().is_ok_and(|json| json == "null");
-                    let entry = (!removed).then(|| Entry { value: event.payload.clone(), revision: event.id });
-                    parts.shared.view.write().unwrap_or_else(PoisonError::into_inner).insert(key.into(), entry);
-                }
+                parts.shared.remember(&event);
                 step.push(event.clone(), above, None)
             } else {
                 if parts.bus.wants_passing(&event.topic) {
@@ -611,9 +602,6 @@ impl Executor {
 pub(crate) const CLOCK_KEY: &str = "clock";
 /// The key of the fact that an agent has had its `sys.init`; its owner is the agent.
 pub(crate) const INIT_KEY: &str = "init";
-
-/// A pair that is given up, with what is written about it.
-type Letter = ((Name, EventId), Value);
 
 /// What is written about an event that an agent gave up on.
 pub(crate) fn letter(

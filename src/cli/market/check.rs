@@ -10,7 +10,7 @@ use atra::agents::market::{
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{SeriesArgs, StrategyArgs, backtest::parameters, on_all_cores, usage};
+use super::{SeriesArgs, StrategyArgs, on_all_cores, parameters, usage};
 use crate::cli::{
     error::CliError,
     output::{Output, Style, grouped},

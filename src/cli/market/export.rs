@@ -20,7 +20,7 @@ use atra::{
 };
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{SeriesArgs, backtest::parameters, usage, write};
+use super::{SeriesArgs, parameters, usage, write};
 use crate::cli::{args::DbArgs, candles, config_of, db_of, error::CliError, open, output::Output};
 
 /// Events read at once.
@@ -168,17 +168,7 @@ async fn trades(args: &DbArgs) -> Result<Table, CliError> {
             names.push(series.to_string());
         }
     }
-    let number = |of: &dyn Fn(&(_, Terms)) -> f64| Column::Number(rows.iter().map(|row| Some(of(row))).collect());
-    Ok(Table::new()
-        .with("series", Column::Text(names))
-        .with("entry_time", times(&rows, |(trade, _)| trade.entry_time))
-        .with("exit_time", times(&rows, |(trade, _)| trade.exit_time))
-        .with("size", number(&|(trade, terms)| terms.quantity(trade.lots)))
-        .with("entry_price", number(&|(trade, terms)| terms.price(trade.entry_price)))
-        .with("exit_price", number(&|(trade, terms)| terms.price(trade.exit_price)))
-        .with("profit", texts(&rows, |(trade, _)| trade.profit.to_string()))
-        .with("fee", texts(&rows, |(trade, _)| trade.fee.to_string()))
-        .with("return", number(&|(trade, _)| trade.return_share)))
+    Ok(Table::of_trades(Some(names), &rows))
 }
 
 async fn equity(args: &DbArgs) -> Result<Table, CliError> {

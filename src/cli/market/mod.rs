@@ -3,9 +3,12 @@
 //! | module | command |
 //! |---|---|
 //! | `indicators` | `atra indicators` |
-//! | `backtest` | `atra backtest`, its report, and the same through the seven agents |
+//! | `backtest` | `atra backtest`, and its report |
+//! | `several` | the same over several series |
+//! | `verify` | the same through the seven agents |
 //! | `check` | `atra check lookahead`, `atra check warm-up` |
 //! | `optimize` | `atra optimize` |
+//! | `walk` | the walk-forward that both tell |
 //! | `export` | `atra export` |
 
 pub(crate) mod backtest;
@@ -13,27 +16,40 @@ pub(crate) mod check;
 pub(crate) mod export;
 pub(crate) mod indicators;
 pub(crate) mod optimize;
+mod several;
+mod verify;
+mod walk;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
-use atra::agents::market::{
-    backtest::BacktestOptions,
-    candle::{Candle, Interval, Scale, SeriesKey},
-    fill::Exits,
-    money::{LOT_DECIMALS_MAX, Money, Terms},
-    search,
-    strategy::{Side, StrategySpec},
+use atra::{
+    Read,
+    agents::market::{
+        backtest::BacktestOptions,
+        candle::{Candle, Interval, Scale, SeriesKey},
+        fill::Exits,
+        money::{LOT_DECIMALS_MAX, Money, Terms},
+        search,
+        strategy::{Side, StrategySpec},
+    },
 };
 use clap::Args;
 
-use super::{args::DbArgs, candles, db_of, error::CliError, open, time::Moment};
+use super::{
+    args::DbArgs,
+    candles::{self, Stored},
+    db_of,
+    error::CliError,
+    open,
+    time::Moment,
+};
 
 /// Which candles.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SeriesArgs {
-    /// Whose candles; need not be said if the database has only one.
-    #[arg(long)]
-    ticker: Option<String>,
+    /// Whose candles; need not be said if the database has only one. 'backtest' takes several, on one account.
+    #[arg(long, value_delimiter = ',')]
+    ticker: Vec<String>,
     /// Their length, such as 15m; need not be said if the ticker has only one.
     #[arg(long)]
     interval: Option<Interval>,
@@ -55,8 +71,29 @@ pub(crate) struct Loaded {
 }
 
 impl SeriesArgs {
-    /// Reads the candles that are meant.
+    /// Reads the candles of the one series that is meant.
     pub(crate) async fn load(&self) -> Result<Loaded, CliError> {
+        let (db, chosen) = self.chosen().await?;
+        match &chosen[..] {
+            [one] => self.read(&*db, &one.key).await,
+            _ => Err(several_are_meant(&chosen)),
+        }
+    }
+
+    /// Reads the candles of all series that are meant: those named, or with `all` every one.
+    pub(crate) async fn load_several(&self, all: bool) -> Result<Vec<Loaded>, CliError> {
+        let (db, chosen) = self.chosen().await?;
+        if chosen.len() > 1 && self.ticker.is_empty() && !all {
+            return Err(several_are_meant(&chosen));
+        }
+        let mut loaded = Vec::new();
+        for Stored { key, .. } in &chosen {
+            loaded.push(self.read(&*db, key).await?);
+        }
+        Ok(loaded)
+    }
+
+    async fn chosen(&self) -> Result<(Arc<dyn Read>, Vec<Stored>), CliError> {
         if let (Some(from), Some(to)) = (self.from, self.to)
             && from.0 >= to.0
         {
@@ -69,25 +106,29 @@ impl SeriesArgs {
             let next = "import some with 'atra import candles'".into();
             return Err(CliError::NotFound { what: "the database has no candles".into(), next });
         }
-        let wanted: Vec<String> = self.ticker.iter().cloned().collect();
-        let chosen = candles::choose(&stored, &wanted, self.interval)?;
-        let [one] = chosen.as_slice() else {
-            let names: Vec<String> = chosen.iter().take(8).map(|row| row.key.to_string()).collect();
-            let what = format!("{} series are meant: {}", chosen.len(), names.join(", "));
-            let next = "name one with --ticker and --interval; 'atra run' trades several on one account";
-            return Err(CliError::Usage { what, next });
-        };
-        let (mut candles, scale) = candles::load(&*db, &one.key).await?;
+        let chosen = candles::choose(&stored, &self.ticker, self.interval)?;
+        Ok((db, chosen))
+    }
+
+    async fn read(&self, db: &dyn Read, key: &SeriesKey) -> Result<Loaded, CliError> {
+        let (mut candles, scale) = candles::load(db, key).await?;
         let from = self.from.map_or(0, |from| candles.partition_point(|candle| candle.time < from.0));
         let to = self.to.map_or(candles.len(), |to| candles.partition_point(|candle| candle.time < to.0));
         candles.truncate(to);
         candles.drain(..from.min(to));
         if candles.is_empty() {
             let next = "'atra db info' tells what there is".into();
-            return Err(CliError::NotFound { what: format!("{} has no candles in that span", one.key), next });
+            return Err(CliError::NotFound { what: format!("{key} has no candles in that span"), next });
         }
-        Ok(Loaded { key: one.key.clone(), candles, scale })
+        Ok(Loaded { key: key.clone(), candles, scale })
     }
+}
+
+fn several_are_meant(chosen: &[Stored]) -> CliError {
+    let names: Vec<String> = chosen.iter().take(8).map(|row| row.key.to_string()).collect();
+    let what = format!("{} series are meant: {}", chosen.len(), names.join(", "));
+    let next = "name one with --ticker and --interval; 'atra backtest --all' trades them on one account";
+    CliError::Usage { what, next }
 }
 
 /// Which strategy.
@@ -187,6 +228,26 @@ impl TradeArgs {
     fn exits(&self) -> Exits {
         Exits { stop_loss_ppm: self.stop_loss, take_profit_ppm: self.take_profit }
     }
+}
+
+/// `sma-cross fast=10 slow=20 side=long-only`.
+fn parameters(spec: StrategySpec) -> String {
+    let value = serde_json::to_value(spec).unwrap_or_default();
+    let entries = value.as_object().into_iter().flatten().filter(|(name, _)| *name != "name");
+    let told: String = entries.map(|(name, value)| format!(" {name}={value}")).collect();
+    format!("{}{}", spec.name(), told.replace('"', ""))
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", share * 100.0)
+}
+
+fn number(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+fn maybe(value: Option<f64>, text: impl Fn(f64) -> String) -> String {
+    value.map_or_else(|| "-".into(), text)
 }
 
 /// Writes a file that was asked for.

@@ -11,9 +11,8 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{
-    Loaded, SeriesArgs, StrategyArgs, TradeArgs,
-    backtest::{maybe, number, parameters, percent, walk_config, walk_json, walk_text},
-    on_all_cores, usage,
+    Loaded, SeriesArgs, StrategyArgs, TradeArgs, maybe, number, on_all_cores, parameters, percent, usage,
+    walk::{walk_config, walk_json, walk_text},
 };
 use crate::cli::{
     error::CliError,

@@ -1,19 +1,21 @@
-//! Simple and exponential moving averages, and MACD, which is made of them.
+//! Simple, weighted and exponential moving averages, Wilder's, and MACD, which is made of them.
+//!
+//! The recurrences are written as two products and a sum: a bar waits for the one before it, and a division there is most
+//! of what it costs. What is multiplied by is the same number at every bar.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Indicator, Windows};
+use super::window::Rolling;
+use super::{Indicator, StateError};
 
 /// Simple moving average of ticks; first value at bar n − 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sma {
-    windows: Windows,
-}
+pub struct Sma(Rolling);
 
 impl Sma {
     /// An average over `period` values.
     pub fn new(period: usize) -> Self {
-        Self { windows: Windows::new(&[period]) }
+        Self(Rolling::new(period))
     }
 }
 
@@ -22,8 +24,52 @@ impl Indicator for Sma {
     type Output = f64;
     #[inline]
     fn update(&mut self, ticks: i64) -> Option<f64> {
-        self.windows.push(ticks);
-        self.windows.mean(0)
+        self.0.push(ticks);
+        Some(self.0.full()? as f64 / self.0.period() as f64)
+    }
+}
+
+/// Linearly weighted moving average of ticks, the newest with weight n; first at bar n − 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Rolling", into = "Rolling")]
+pub struct Wma {
+    window: Rolling,
+    /// 8,192 · 8,193 / 2 values of 10^15 need 75 bits.
+    weighted: i128,
+}
+
+impl Wma {
+    /// An average over `period` values.
+    pub fn new(period: usize) -> Self {
+        Self { window: Rolling::new(period), weighted: 0 }
+    }
+}
+
+impl From<Wma> for Rolling {
+    fn from(wma: Wma) -> Self {
+        wma.window
+    }
+}
+
+impl TryFrom<Rolling> for Wma {
+    type Error = StateError;
+    fn try_from(window: Rolling) -> Result<Self, StateError> {
+        let weight = |age: usize| (window.period() - age) as i128;
+        let weighted = window.values().enumerate().map(|(age, value)| i128::from(value) * weight(age)).sum();
+        Ok(Self { window, weighted })
+    }
+}
+
+impl Indicator for Wma {
+    type Input = i64;
+    type Output = f64;
+    #[inline]
+    fn update(&mut self, ticks: i64) -> Option<f64> {
+        let n = self.window.period() as i128;
+        // Each weight falls by one: the sum of what was there goes off, the oldest with weight one with it.
+        self.weighted += i128::from(ticks) * n - i128::from(self.window.sum());
+        self.window.push(ticks);
+        self.window.full().map(|_| self.weighted as f64 / (n * (n + 1) / 2) as f64)
     }
 }
 
@@ -56,7 +102,8 @@ impl Indicator for Ema {
     #[inline]
     fn update(&mut self, value: f64) -> Option<f64> {
         if self.seeded == self.period {
-            self.value += (value - self.value) * (2.0 / (f64::from(self.period) + 1.0));
+            let share = 2.0 / (f64::from(self.period) + 1.0);
+            self.value = self.value * (1.0 - share) + value * share;
             return Some(self.value);
         }
         if self.skip > 0 {
@@ -69,6 +116,37 @@ impl Indicator for Ema {
             return None;
         }
         self.value /= f64::from(self.period);
+        Some(self.value)
+    }
+}
+
+/// Wilder's average: seeded with the mean of the first n values, then an nth of each value and the rest of what was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Wilder {
+    period: u32,
+    seeded: u32,
+    value: f64,
+}
+
+impl Wilder {
+    pub(super) fn new(period: u32) -> Self {
+        Self { period: period.max(1), seeded: 0, value: 0.0 }
+    }
+
+    #[inline]
+    pub(super) fn update(&mut self, value: f64) -> Option<f64> {
+        let n = f64::from(self.period);
+        if self.seeded == self.period {
+            let share = 1.0 / n;
+            self.value = self.value * (1.0 - share) + value * share;
+            return Some(self.value);
+        }
+        self.value += value;
+        self.seeded += 1;
+        if self.seeded < self.period {
+            return None;
+        }
+        self.value /= n;
         Some(self.value)
     }
 }

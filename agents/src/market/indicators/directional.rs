@@ -54,8 +54,9 @@ impl Movement {
     fn update(&mut self, candle: &Candle) -> bool {
         let Some([high, low, close]) = self.last.replace([candle.high, candle.low, candle.close]) else { return false };
         let (up, down) = (candle.high - high, low - candle.low);
-        let plus = if up > 0 && up > down { up as f64 } else { 0.0 };
-        let minus = if down > 0 && down > up { down as f64 } else { 0.0 };
+        // Products instead of branches: which of the two it is, no processor can foretell.
+        let plus = (up.max(0) * i64::from(up > down)) as f64;
+        let minus = (down.max(0) * i64::from(down > up)) as f64;
         let range = (candle.high.max(close) - candle.low.min(close)) as f64;
         let is_ready = self.warm + 1 >= self.period;
         // A product instead of a division: the sums of one bar wait for those of the bar before.

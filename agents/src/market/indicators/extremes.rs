@@ -1,88 +1,53 @@
 //! The greatest and the least of a window, and what is made of them: stochastic, Williams %R, Aroon.
 
-use std::collections::VecDeque;
-
 use serde::{Deserialize, Serialize};
 
 use super::super::candle::Candle;
+use super::window::Ring;
 use super::{Indicator, LENGTH_MAX};
 
-/// A rolling maximum or minimum: a queue of the values that may still become it, so a value is taken and dropped once
-/// whatever the window's length.
+/// A rolling maximum or minimum. When the one there is leaves the window, the window is looked through for the next: in a
+/// market that happens seldom, and it is cheaper than a queue of all that may still become it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Extreme {
-    is_max: bool,
-    length: u64,
-    count: u64,
-    /// (Bar, value): bars ascend; values fall for a maximum, rise for a minimum. Of equal ones the newest stays.
-    queue: VecDeque<(u64, i64)>,
+    /// 1 for a maximum, −1 for a minimum, which is the maximum of the negated values.
+    sign: i64,
+    /// The values times the sign.
+    ring: Ring,
+    best: i64,
+    /// How many bars ago the best was; of equal ones the newest counts.
+    age: usize,
 }
 
 impl Extreme {
-    fn new(length: usize, is_max: bool) -> Self {
-        Self { is_max, length: length.clamp(1, LENGTH_MAX) as u64, count: 0, queue: VecDeque::new() }
+    fn new(length: usize, sign: i64) -> Self {
+        Self { sign, ring: Ring::new(length), best: i64::MIN, age: 0 }
     }
 
     #[inline]
     fn push(&mut self, value: i64) {
-        let Self { is_max, length, count, queue } = self;
-        while queue.back().is_some_and(|(_, last)| if *is_max { *last <= value } else { *last >= value }) {
-            queue.pop_back();
+        let value = value * self.sign;
+        self.ring.push(value);
+        if value >= self.best {
+            (self.best, self.age) = (value, 0);
+            return;
         }
-        queue.push_back((*count, value));
-        *count += 1;
-        while queue.front().is_some_and(|(bar, _)| bar + *length < *count) {
-            queue.pop_front();
+        self.age += 1;
+        if self.age >= self.ring.length() {
+            (self.best, self.age) = (value, 0);
+            for age in 1..self.ring.length() {
+                let value = self.ring.back(age);
+                if value > self.best {
+                    (self.best, self.age) = (value, age);
+                }
+            }
         }
     }
 
     /// The extreme and how many bars ago it was, once the window is full.
     #[inline]
     fn get(&self) -> Option<(i64, u64)> {
-        let (bar, value) = self.queue.front().filter(|_| self.count >= self.length)?;
-        Some((*value, self.count.saturating_sub(1 + bar)))
-    }
-}
-
-/// The highest high of the last candles; first at bar n − 1.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Highest(Extreme);
-
-impl Highest {
-    /// Over `period` candles.
-    pub fn new(period: usize) -> Self {
-        Self(Extreme::new(period, true))
-    }
-}
-
-impl Indicator for Highest {
-    type Input = Candle;
-    type Output = i64;
-    #[inline]
-    fn update(&mut self, candle: Candle) -> Option<i64> {
-        self.0.push(candle.high);
-        Some(self.0.get()?.0)
-    }
-}
-
-/// The lowest low of the last candles; first at bar n − 1.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lowest(Extreme);
-
-impl Lowest {
-    /// Over `period` candles.
-    pub fn new(period: usize) -> Self {
-        Self(Extreme::new(period, false))
-    }
-}
-
-impl Indicator for Lowest {
-    type Input = Candle;
-    type Output = i64;
-    #[inline]
-    fn update(&mut self, candle: Candle) -> Option<i64> {
-        self.0.push(candle.low);
-        Some(self.0.get()?.0)
+        self.ring.is_full().then_some((self.best * self.sign, self.age as u64))
     }
 }
 
@@ -95,7 +60,7 @@ struct Channel {
 
 impl Channel {
     fn new(period: usize) -> Self {
-        Self { high: Extreme::new(period, true), low: Extreme::new(period, false) }
+        Self { high: Extreme::new(period, 1), low: Extreme::new(period, -1) }
     }
 
     /// ((Highest high, bars ago), (lowest low, bars ago)), this candle included.
@@ -199,21 +164,24 @@ impl Indicator for Aroon {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct ShortMean {
     period: usize,
-    last: VecDeque<f64>,
+    /// Of the next number; what is there is the oldest, if there is something.
+    place: usize,
+    last: Vec<f64>,
 }
 
 impl ShortMean {
     fn new(period: usize) -> Self {
-        Self { period: period.clamp(1, LENGTH_MAX), last: VecDeque::new() }
+        Self { period: period.clamp(1, LENGTH_MAX), place: 0, last: Vec::new() }
     }
 
     #[inline]
     fn update(&mut self, value: f64) -> Option<f64> {
-        while self.last.len() >= self.period {
-            self.last.pop_front();
+        match self.last.get_mut(self.place) {
+            Some(oldest) => *oldest = value,
+            None => self.last.push(value),
         }
-        self.last.push_back(value);
-        (self.last.len() == self.period).then(|| self.last.iter().sum::<f64>() / self.period as f64)
+        self.place = if self.place + 1 >= self.period { 0 } else { self.place + 1 };
+        (self.last.len() >= self.period).then(|| self.last.iter().sum::<f64>() / self.period as f64)
     }
 }
 
@@ -267,12 +235,12 @@ mod tests {
             values in proptest::collection::vec(-20_i64..20, 1..80),
             length in 1_usize..12,
         ) {
-            let (mut max, mut min) = (Highest::new(length), Lowest::new(length));
+            let mut channel = Donchian::new(length);
             for i in 0..values.len() {
                 let window = (i + 1).checked_sub(length).map(|from| &values[from..=i]);
                 let candle = Candle { high: values[i], low: values[i], ..Candle::default() };
-                prop_assert_eq!(max.update(candle), window.and_then(|w| w.iter().max().copied()));
-                prop_assert_eq!(min.update(candle), window.and_then(|w| w.iter().min().copied()));
+                let of_window = |w: &[i64]| Some(DonchianValue { upper: *w.iter().max()?, lower: *w.iter().min()? });
+                prop_assert_eq!(channel.update(candle), window.and_then(of_window));
             }
         }
     }

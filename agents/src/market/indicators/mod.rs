@@ -15,14 +15,13 @@ mod window;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::averages::{Ema, Macd, MacdValue, Sma};
+pub use self::averages::{Ema, Macd, MacdValue, Sma, Wma};
 pub use self::directional::{Adx, Di, DiValue, Sar, TrueRange};
-pub use self::extremes::{
-    Aroon, AroonValue, Donchian, DonchianValue, Highest, Lowest, Stochastic, StochasticValue, WilliamsR,
-};
+pub use self::extremes::{Aroon, AroonValue, Donchian, DonchianValue, Stochastic, StochasticValue, WilliamsR};
 pub use self::oscillators::{Atr, Bands, Bollinger, Rsi};
 pub use self::spec::{AnyIndicator, INDICATORS, IndicatorKind, IndicatorSpec, LINES_MAX, SpecError};
-pub use self::volume::{Cci, Mfi, Momentum, Obv, Roc, Wma};
+pub use self::volume::{Cci, Mfi, Momentum, Obv, Roc};
+pub(crate) use self::window::Rolling;
 pub use self::window::{LENGTH_MAX, Windows};
 use super::candle::{Candle, Scale};
 
@@ -46,11 +45,24 @@ pub fn batch<I: Indicator>(mut indicator: I, inputs: impl IntoIterator<Item = I:
 ///
 /// # Panics
 /// If the indicator does not keep to that.
-pub fn values<I: Indicator>(mut indicator: I, inputs: &[I::Input]) -> (usize, Vec<I::Output>)
+pub fn values<I: Indicator>(indicator: I, inputs: &[I::Input]) -> (usize, Vec<I::Output>)
 where
     I::Input: Copy,
 {
-    let mut values = Vec::with_capacity(inputs.len());
+    let mut values = Vec::new();
+    (values_into(indicator, inputs, &mut values), values)
+}
+
+/// As [`values`], into a vector that is used again: what was in it goes.
+///
+/// # Panics
+/// As [`values`].
+pub fn values_into<I: Indicator>(mut indicator: I, inputs: &[I::Input], values: &mut Vec<I::Output>) -> usize
+where
+    I::Input: Copy,
+{
+    values.clear();
+    values.reserve(inputs.len());
     let mut rest = inputs.iter();
     for input in rest.by_ref() {
         if let Some(first) = indicator.update(*input) {
@@ -60,7 +72,7 @@ where
     }
     // Of known length, so that nothing is checked for room a bar. An indicator that falls silent again is a bug.
     values.extend(rest.map(|input| indicator.update(*input).expect("an indicator that is warm stays warm")));
-    (inputs.len() - values.len(), values)
+    inputs.len() - values.len()
 }
 
 /// A saved state that cannot be one.

@@ -11,8 +11,8 @@ use thiserror::Error;
 
 use super::super::candle::{Candle, Scale};
 use super::{
-    Adx, Aroon, Atr, Bollinger, Cci, Di, Donchian, Ema, Highest, Indicator, LENGTH_MAX, Lowest, Macd, Mfi, Momentum,
-    Obv, Roc, Rsi, Sar, Sma, Stochastic, TrueRange, WilliamsR, Wma,
+    Adx, Aroon, Atr, Bollinger, Cci, Di, Donchian, Ema, Indicator, LENGTH_MAX, Macd, Mfi, Momentum, Obv, Roc, Rsi, Sar,
+    Sma, Stochastic, TrueRange, WilliamsR, Wma,
 };
 
 /// The most lines of one indicator.
@@ -183,8 +183,8 @@ impl IndicatorSpec {
             "macd" => A::Macd(Macd::new(p, b as u32, c as u32)),
             "bollinger" => A::Bollinger(Bollinger::new(n, b)),
             "stddev" => A::Stddev(Bollinger::new(n, 1.0)),
-            "max" => A::Max(Highest::new(n)),
-            "min" => A::Min(Lowest::new(n)),
+            "max" => A::Max(Donchian::new(n)),
+            "min" => A::Min(Donchian::new(n)),
             "donchian" => A::Donchian(Donchian::new(n)),
             "tr" => A::Tr(TrueRange::default()),
             "atr" => A::Atr(Atr::new(p)),
@@ -220,8 +220,8 @@ pub enum AnyIndicator {
     Macd(Macd),
     Bollinger(Bollinger),
     Stddev(Bollinger),
-    Max(Highest),
-    Min(Lowest),
+    Max(Donchian),
+    Min(Donchian),
     Donchian(Donchian),
     Tr(TrueRange),
     Atr(Atr),
@@ -254,8 +254,8 @@ impl AnyIndicator {
             Self::Macd(i) => i.update(close).map(|m| [price(m.macd), price(m.signal), price(m.histogram)]),
             Self::Bollinger(i) => i.update(ticks).map(|b| [price(b.upper), price(b.middle), price(b.lower)]),
             Self::Stddev(i) => i.update(ticks).map(|b| one(price(b.deviation))),
-            Self::Max(i) => i.update(*candle).map(|v| one(price(v as f64))),
-            Self::Min(i) => i.update(*candle).map(|v| one(price(v as f64))),
+            Self::Max(i) => i.update(*candle).map(|d| one(price(d.upper as f64))),
+            Self::Min(i) => i.update(*candle).map(|d| one(price(d.lower as f64))),
             Self::Donchian(i) => i.update(*candle).map(|d| [price(d.upper as f64), price(d.lower as f64), 0.0]),
             Self::Tr(i) => i.update(*candle).map(|v| one(price(v as f64))),
             Self::Atr(i) => i.update(*candle).map(price).map(one),

@@ -36,6 +36,17 @@ impl Ring {
         self.count
     }
 
+    /// How many values it keeps.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Whether it has as many as it keeps.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.count >= self.length as u64
+    }
+
     /// The value pushed `age` pushes before the newest; 0 where there is none yet.
     #[inline]
     pub(crate) fn back(&self, age: usize) -> i64 {
@@ -84,6 +95,88 @@ impl TryFrom<RingJson> for Ring {
             ring.push(value);
         }
         Ok(ring)
+    }
+}
+
+/// The exact sum of the last few values. Serialises as its length and values; the sum follows from them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RollingJson", into = "RollingJson")]
+pub(crate) struct Rolling {
+    period: usize,
+    ring: Ring,
+    sum: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RollingJson {
+    period: usize,
+    ring: Ring,
+}
+
+impl Rolling {
+    /// Over `period` values, clamped to 1 ..= [`LENGTH_MAX`].
+    pub(crate) fn new(period: usize) -> Self {
+        let period = period.clamp(1, LENGTH_MAX);
+        Self { period, ring: Ring::new(period), sum: 0 }
+    }
+
+    /// Takes the next value; answers the one that leaves, 0 while none does.
+    #[inline]
+    pub(crate) fn push(&mut self, value: i64) -> i64 {
+        let old = self.ring.back(self.period - 1);
+        self.ring.push(value);
+        self.sum += value - old;
+        old
+    }
+
+    /// Takes many values at once; it has to be at least as many as it keeps.
+    pub(crate) fn push_all(&mut self, values: &[i64]) {
+        let kept = &values[values.len() - self.period..];
+        self.ring.count += (values.len() - kept.len()) as u64;
+        kept.iter().for_each(|value| self.ring.push(*value));
+        self.sum = kept.iter().sum();
+    }
+
+    /// The sum of what there is, whether it is all or not.
+    #[inline]
+    pub(crate) fn sum(&self) -> i64 {
+        self.sum
+    }
+
+    /// The sum, once there are enough values.
+    #[inline]
+    pub(crate) fn full(&self) -> Option<i64> {
+        self.ring.is_full().then_some(self.sum)
+    }
+
+    pub(crate) fn period(&self) -> usize {
+        self.period
+    }
+
+    /// The values that there are, newest first.
+    pub(crate) fn values(&self) -> impl Iterator<Item = i64> {
+        let kept = self.period.min(usize::try_from(self.ring.count()).unwrap_or(usize::MAX));
+        (0..kept).map(|age| self.ring.back(age))
+    }
+}
+
+impl From<Rolling> for RollingJson {
+    fn from(rolling: Rolling) -> Self {
+        Self { period: rolling.period, ring: rolling.ring }
+    }
+}
+
+impl TryFrom<RollingJson> for Rolling {
+    type Error = StateError;
+    fn try_from(RollingJson { period, ring }: RollingJson) -> Result<Self, StateError> {
+        let error = StateError { what: "a window's length or sum" };
+        if ring.length != period {
+            return Err(error);
+        }
+        let mut rolling = Self { period, ring, sum: 0 };
+        let sum = rolling.values().try_fold(0_i64, i64::checked_add);
+        rolling.sum = sum.ok_or(error)?;
+        Ok(rolling)
     }
 }
 

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::super::candle::Candle;
-use super::super::indicators::{Adx, Ema, Indicator, Macd, Windows};
+use super::super::indicators::{Adx, Ema, Indicator, Macd, Rolling};
 use super::{Decision, Reason, Side, Strategy, Target};
 
 /// Where the fast average stood to the slow one at the last bar.
@@ -44,34 +44,66 @@ fn decide(target: &mut Target, reason: Reason, side: Side) -> Option<Decision> {
 /// Compares two means as exact integers: `fast_sum / fast` with `slow_sum / slow`, without dividing.
 #[inline]
 pub(crate) fn compare_means(fast_sum: i64, fast: usize, slow_sum: i64, slow: usize) -> Ordering {
-    (i128::from(fast_sum) * slow as i128).cmp(&(i128::from(slow_sum) * fast as i128))
+    // Signed lengths: a product of two signed 64-bit numbers is one instruction.
+    (i128::from(fast_sum) * i128::from(slow as i64)).cmp(&(i128::from(slow_sum) * i128::from(fast as i64)))
 }
 
 /// Strict crossing of two simple averages, compared as exact integer sums of ticks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SmaCross {
-    fast: usize,
-    slow: usize,
     side: Side,
-    windows: Windows,
+    fast: Rolling,
+    slow: Rolling,
     stand: Stand,
     target: Target,
 }
 
 impl SmaCross {
     pub(super) fn new(fast: usize, slow: usize, side: Side) -> Self {
-        let windows = Windows::new(&[fast, slow]);
-        Self { fast, slow, side, windows, stand: Stand::Unknown, target: Target::default() }
+        let (fast, slow) = (Rolling::new(fast), Rolling::new(slow));
+        Self { side, fast, slow, stand: Stand::Unknown, target: Target::default() }
     }
 }
 
 impl Strategy for SmaCross {
     #[inline]
     fn update(&mut self, candle: &Candle) -> Option<Decision> {
-        self.windows.push(candle.close);
-        let (fast, slow) = (self.windows.sum(0)?, self.windows.sum(1)?);
-        let reason = self.stand.cross(compare_means(fast, self.fast, slow, self.slow))?;
+        self.fast.push(candle.close);
+        self.slow.push(candle.close);
+        let (fast, slow) = (self.fast.full()?, self.slow.full()?);
+        let reason = self.stand.cross(compare_means(fast, self.fast.period(), slow, self.slow.period()))?;
         decide(&mut self.target, reason, self.side)
+    }
+
+    /// The same over a slice, where what leaves a window is still at hand: once both windows lie in the slice, the
+    /// difference of the means is carried along as one 64-bit number, if the prices are such that it fits.
+    fn decisions(&mut self, candles: &[Candle]) -> Vec<(usize, Decision)> {
+        let (fast, slow) = (self.fast.period(), self.slow.period());
+        let closes: Vec<i64> = candles.iter().map(|candle| candle.close).collect();
+        let greatest = closes.iter().fold(0, |most, close| most.max(close.unsigned_abs()));
+        // Both products together are below this.
+        let fits = u128::from(greatest) * (fast * slow) as u128 * 2 <= i64::MAX as u128;
+        let by_one = if fits && closes.len() >= 2 * slow { slow } else { closes.len() };
+        let update = |(place, candle)| Some((place, self.update(candle)?));
+        let mut decided: Vec<(usize, Decision)> = candles[..by_one].iter().enumerate().filter_map(update).collect();
+        if by_one == closes.len() {
+            return decided;
+        }
+        let (n_fast, n_slow) = (fast as i64, slow as i64);
+        let sum = |n: usize| closes[by_one - n..by_one].iter().sum::<i64>();
+        let mut above = sum(fast) * n_slow - sum(slow) * n_fast;
+        // The value that comes, and those that leave the fast and the slow window.
+        let leaving = closes[by_one - fast..].iter().zip(&closes[by_one - slow..]);
+        for (place, (close, (left_fast, left_slow))) in closes[by_one..].iter().zip(leaving).enumerate() {
+            above += (close - left_fast) * n_slow - (close - left_slow) * n_fast;
+            let reason = self.stand.cross(above.cmp(&0));
+            if let Some(decision) = reason.and_then(|reason| decide(&mut self.target, reason, self.side)) {
+                decided.push((by_one + place, decision));
+            }
+        }
+        self.fast.push_all(&closes[by_one..]);
+        self.slow.push_all(&closes[by_one..]);
+        decided
     }
 }
 

@@ -63,6 +63,13 @@ pub struct Decision {
 pub trait Strategy {
     /// Takes the next closed candle; answers if the target changes. The target before the first answer is 0.
     fn update(&mut self, candle: &Candle) -> Option<Decision>;
+
+    /// Takes a run of candles; answers each decision with the place of its candle. Whoever overrides it answers what
+    /// `update` would.
+    fn decisions(&mut self, candles: &[Candle]) -> Vec<(usize, Decision)> {
+        let decided = |(place, candle)| Some((place, self.update(candle)?));
+        candles.iter().enumerate().filter_map(decided).collect()
+    }
 }
 
 /// Whether a strategy may go short.
@@ -335,18 +342,29 @@ pub enum AnyStrategy {
     BuyAndHold(BuyAndHold),
 }
 
+macro_rules! each {
+    ($of:expr, $strategy:ident => $answer:expr) => {
+        match $of {
+            AnyStrategy::SmaCross($strategy) => $answer,
+            AnyStrategy::EmaCross($strategy) => $answer,
+            AnyStrategy::RsiReversion($strategy) => $answer,
+            AnyStrategy::Bollinger($strategy) => $answer,
+            AnyStrategy::Donchian($strategy) => $answer,
+            AnyStrategy::MacdAdx($strategy) => $answer,
+            AnyStrategy::BuyAndHold($strategy) => $answer,
+        }
+    };
+}
+
 impl Strategy for AnyStrategy {
     #[inline]
     fn update(&mut self, candle: &Candle) -> Option<Decision> {
-        match self {
-            Self::SmaCross(strategy) => strategy.update(candle),
-            Self::EmaCross(strategy) => strategy.update(candle),
-            Self::RsiReversion(strategy) => strategy.update(candle),
-            Self::Bollinger(strategy) => strategy.update(candle),
-            Self::Donchian(strategy) => strategy.update(candle),
-            Self::MacdAdx(strategy) => strategy.update(candle),
-            Self::BuyAndHold(strategy) => strategy.update(candle),
-        }
+        each!(self, strategy => strategy.update(candle))
+    }
+
+    /// Asks which strategy it is once, not at every candle.
+    fn decisions(&mut self, candles: &[Candle]) -> Vec<(usize, Decision)> {
+        each!(self, strategy => strategy.decisions(candles))
     }
 }
 
@@ -394,6 +412,35 @@ mod tests {
         assert_eq!(short, [None, None, None, None, Some(-1.0), Some(1.0)]);
         let ema = targets(StrategySpec::EmaCross { fast: 1, slow: 2, side: Side::LongOnly }, &closes);
         assert_eq!(ema[5], Some(1.0));
+    }
+
+    #[test]
+    fn decisions_over_slices_are_those_of_one_candle_after_the_other() {
+        let market = super::super::simulator::Simulator::new(8, "15m".parse().unwrap(), 0);
+        let mut candles: Vec<Candle> = market.take(3_000).collect();
+        // Prices whose products do not fit 64 bits, and back.
+        candles[1_000..2_000].iter_mut().for_each(|candle| candle.close *= 100_000_000_000);
+        for name in StrategySpec::NAMES {
+            for side in [Side::LongOnly, Side::LongShort] {
+                let spec = StrategySpec::usual(name).unwrap().with_side(side);
+                let mut one = spec.build().unwrap();
+                let expected: Vec<_> =
+                    candles.iter().enumerate().filter_map(|(place, c)| Some((place, one.update(c)?))).collect();
+                for step in [1, 19, 39, 40, 41, 100, 1_000, 3_000] {
+                    let mut slices = spec.build().unwrap();
+                    let found: Vec<_> = candles
+                        .chunks(step)
+                        .enumerate()
+                        .flat_map(|(n, part)| {
+                            let found = slices.decisions(part).into_iter();
+                            found.map(move |(place, decision)| (n * step + place, decision))
+                        })
+                        .collect();
+                    assert_eq!(found, expected, "{name} by {step}");
+                    assert_eq!(slices, one, "{name} by {step}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,163 @@
+//! `atra backtest` over several series: one strategy, one account, each series with its equal part of it.
+
+use atra::agents::market::{
+    backtest::BacktestOptions,
+    calendar::minute,
+    html::{Page, Shown, html},
+    several::{Made, Part, Several, several},
+    strategy::StrategySpec,
+    table::{Column, Table},
+};
+use serde_json::json;
+
+use super::{
+    Loaded,
+    backtest::{BacktestArgs, figures, settings},
+    export, parameters, percent, usage,
+    verify::{Expected, verify},
+    write,
+};
+use crate::cli::{
+    error::CliError,
+    output::{Output, Style, grouped},
+};
+
+/// Runs the back-test and tells what it made.
+pub(super) async fn run(
+    args: &BacktestArgs,
+    spec: StrategySpec,
+    loaded: &[Loaded],
+    out: &mut Output,
+) -> Result<(), CliError> {
+    let options: Vec<BacktestOptions> =
+        loaded.iter().map(|loaded| args.trade.options(loaded.scale)).collect::<Result<_, _>>()?;
+    let part = |(loaded, options): (_, &BacktestOptions)| {
+        let Loaded { key, candles, .. }: &Loaded = loaded;
+        Part { series: key, candles, terms: options.terms }
+    };
+    let parts: Vec<Part<'_>> = loaded.iter().zip(&options).map(part).collect();
+    let strategy = spec.build().map_err(|error| usage(&error))?;
+    let BacktestOptions { cash, exits, .. } = options[0];
+    let done = several(&parts, || strategy.clone(), cash, exits).map_err(|error| usage(&error))?;
+    if args.verify {
+        let expected = Expected { trades: done.trades.clone(), equity: done.final_equity, metrics: &done.metrics };
+        verify(loaded, spec, &args.trade, &expected).await?;
+    }
+    let told = Told { loaded, parts: &parts, spec, options: &options[0], done: &done };
+    if let Some(path) = &args.trades {
+        export::write_table(&told.trades(), path)?;
+    }
+    if let Some(path) = &args.equity {
+        export::write_table(&told.equity(), path)?;
+    }
+    if let Some(path) = &args.report {
+        write(path, told.page().as_bytes())?;
+    }
+    if out.is_json() { out.json(&told.json(args.verify)) } else { told.text(args.verify, out) }
+}
+
+struct Told<'a> {
+    loaded: &'a [Loaded],
+    parts: &'a [Part<'a>],
+    spec: StrategySpec,
+    options: &'a BacktestOptions,
+    done: &'a Several,
+}
+
+impl Told<'_> {
+    /// Each trade at its own series' prices.
+    fn trades(&self) -> Table {
+        let of = |(place, trade): &(usize, _)| {
+            let Part { series, terms, .. } = self.parts[*place];
+            (series.to_string(), (*trade, terms))
+        };
+        let (names, rows): (Vec<String>, Vec<_>) = self.done.trades.iter().map(of).unzip();
+        Table::of_trades(Some(names), &rows)
+    }
+
+    fn equity(&self) -> Table {
+        let (times, mut equity): (Vec<i64>, Vec<Option<f64>>) =
+            self.done.equity.iter().map(|(time, value)| (*time, Some(*value))).unzip();
+        // After the last positions were closed, as in the metrics.
+        if let Some(last) = equity.last_mut() {
+            *last = Some(self.done.final_equity.to_f64());
+        }
+        Table::new().with("time", Column::Time(times)).with("equity", Column::Number(equity))
+    }
+
+    fn page(&self) -> String {
+        let title = format!("{} on {} series", self.spec.name(), self.parts.len());
+        let shown = |((loaded, part), made)| {
+            let (Loaded { key, candles, scale }, Part { terms, .. }): (&Loaded, &Part<'_>) = (loaded, part);
+            Shown { name: key.as_str(), candles, scale: *scale, terms: *terms, made: Some(made) }
+        };
+        let series: Vec<Shown<'_>> = self.loaded.iter().zip(self.parts).zip(&self.done.made).map(shown).collect();
+        let (times, equity): (Vec<i64>, Vec<f64>) = self.done.equity.iter().copied().unzip();
+        html(&Page {
+            title: &title,
+            settings: &settings(self.spec, self.options),
+            series: &series,
+            trades: &self.done.trades,
+            times: &times,
+            equity: &equity,
+            final_equity: self.done.final_equity,
+            metrics: &self.done.metrics,
+            buy_and_hold: self.done.buy_and_hold,
+            walk: None,
+        })
+    }
+
+    fn json(&self, is_verified: bool) -> serde_json::Value {
+        let series = self.parts.iter().zip(&self.done.made).map(|(part, made)| {
+            json!({
+                "series": part.series, "candles": part.candles.len(), "trades": made.trades, "wins": made.wins,
+                "profit": made.profit, "fees": made.fees, "buy_and_hold": made.buy_and_hold,
+            })
+        });
+        json!({
+            "series": series.collect::<Vec<_>>(),
+            "candles": self.parts.iter().map(|part| part.candles.len()).sum::<usize>(),
+            "from": self.parts.iter().filter_map(|part| Some(part.candles.first()?.time)).min(),
+            "to": self.parts.iter().filter_map(|part| Some(part.candles.last()?.time)).max(),
+            "strategy": self.spec,
+            "options": self.options,
+            "final_equity": self.done.final_equity,
+            "buy_and_hold": self.done.buy_and_hold,
+            "metrics": self.done.metrics,
+            "trades": self.done.trades.len(),
+            "verified": is_verified,
+        })
+    }
+
+    fn text(&self, is_verified: bool, out: &mut Output) -> Result<(), CliError> {
+        let heading = format!("{} on {} series, one account", parameters(self.spec), self.parts.len());
+        out.line(&out.paint(Style::Bold, &heading))?;
+        let n_candles: usize = self.parts.iter().map(|part| part.candles.len()).sum();
+        let span = self.done.equity.first().zip(self.done.equity.last());
+        let span = span.map_or_else(String::new, |((a, _), (b, _))| format!("{} to {}", minute(*a), minute(*b)));
+        let mut pairs = vec![
+            ("candles", format!("{}  {span}", grouped(n_candles as u64))),
+            ("equity", format!("{:.2}  from {}", self.done.final_equity.to_f64(), self.options.cash)),
+        ];
+        pairs.extend(figures(&self.done.metrics, self.done.buy_and_hold));
+        out.pairs(&pairs)?;
+        out.line("")?;
+        let row = |(part, made): (&Part<'_>, &Made)| {
+            vec![
+                part.series.to_string(),
+                grouped(part.candles.len() as u64),
+                grouped(made.trades),
+                grouped(made.wins),
+                format!("{:.2}", made.profit.to_f64()),
+                format!("{:.2}", made.fees.to_f64()),
+                percent(made.buy_and_hold),
+            ]
+        };
+        let rows: Vec<Vec<String>> = self.parts.iter().zip(&self.done.made).map(row).collect();
+        out.table(&["series", "candles", "trades", "wins", "profit", "fees", "buy and hold"], &rows)?;
+        if is_verified {
+            out.line("\nThe seven agents made the same trades and the same equity to the last digit.")?;
+        }
+        out.line("\nEach series may take its equal part of the equity. Fills on paper, at the next open.")
+    }
+}
