@@ -631,6 +631,64 @@ fn a_drained_run_ends_with_json_too() {
     assert!(done["digest"].is_string() && done["ended"] == "signal", "{done}");
 }
 
+// === replay ===
+
+/// A run that was stopped and gone on with, and one that was killed, decide again what they decided.
+#[test]
+fn a_replay_of_what_is_unchanged_is_equal_and_changes_nothing() {
+    let folder = Folder::with_candles();
+    let slow = ["run", "--config", "desk.toml", "--db", "a.db", "--speed", "2000", "--json"];
+    for signal in ["-INT", "-KILL"] {
+        let mut child = Running::spawn(&mut folder.command(&slow));
+        let last = || folder.atra(&["db", "info", "--db", "a.db", "--json"]).ok().one()["last_seq"].as_u64();
+        let before = last().expect("a seq");
+        while last().expect("a seq") <= before + 100 {}
+        child.signal(signal);
+        child.child.wait().expect("an end");
+    }
+    folder.run(&[]).ok();
+    let was = bytes(&folder.path("a.db"));
+    let replayed = folder.atra(&["replay", "--db", "a.db", "--json"]).ok().one();
+    assert_eq!(replayed["equal"], true, "{replayed}");
+    assert!(
+        replayed["inputs"].as_u64() > Some(CANDLES as u64) && replayed["events"].as_u64() > Some(100),
+        "{replayed}"
+    );
+    assert!(folder.atra(&["replay", "--db", "a.db", "--agent", "risk"]).ok().out.starts_with("equal: "));
+    assert!(was == bytes(&folder.path("a.db")), "a replay wrote to the file");
+
+    // From a backup on, and beside pruning: what is before is not there any more.
+    folder.atra(&["db", "backup", "--db", "a.db", "b.db"]).ok();
+    folder.atra(&["db", "prune", "--db", "a.db", "--keep-events", "100"]).ok();
+    folder.atra(&["replay", "--db", "a.db"]).fails(1, &["pruned", "--state"]);
+    folder.atra(&["replay", "--db", "a.db", "--state", "b.db"]).ok();
+}
+
+#[test]
+fn a_replay_shows_the_first_decision_that_changed_and_what_led_to_it() {
+    let folder = Folder::finished();
+    std::fs::write(folder.path("other.toml"), format!("{CONFIG}fee_ppm = 1001\n")).expect("written");
+    let args = ["replay", "--db", "a.db", "--config", "other.toml"];
+    let json = folder.atra(&[args.as_slice(), &["--json"]].concat());
+    assert_eq!(json.code, 3, "{}", json.err);
+    let difference = &json.one()["difference"];
+    let (recorded, present) = (&difference["recorded"], &difference["present"]);
+    assert_eq!((&recorded["topic"], &present["topic"]), (&"order.fill".into(), &"order.fill".into()), "{difference}");
+    assert_ne!(recorded["payload"]["execution"]["fee"], present["payload"]["execution"]["fee"]);
+    let chain: Vec<_> = difference["causes"].as_array().expect("a chain").iter().map(|event| &event["topic"]).collect();
+    assert_eq!(chain, ["market.candle"]);
+    let text = folder.atra(&args);
+    assert_eq!(text.code, 3);
+    for part in ["different: agent execution decides otherwise: content", "recorded", "present", "market.candle"] {
+        assert!(text.out.contains(part), "{part:?} is not in: {}", text.out);
+    }
+    // What comes before it is as recorded.
+    let before = (recorded["seq"].as_u64().expect("a seq") - 1).to_string();
+    folder.atra(&[args.as_slice(), &["--to", &before]].concat()).ok();
+    folder.atra(&["replay", "--db", "a.db", "--team", "nobody"]).fails(1, &["nobody", "desk"]);
+    folder.atra(&["replay", "--db", "a.db", "--agent", "nobody"]).fails(1, &["nobody", "execution"]);
+}
+
 // === real data ===
 
 #[test]
@@ -648,4 +706,7 @@ fn four_years_of_quarter_hours_import_and_run() {
     let done = folder.atra(&["run", "--db", "a.db", "--until-idle", "--json"]).ok().one();
     assert_eq!(done["candles"].as_u64(), Some(145_920));
     assert!(done["fills"].as_u64() > Some(0), "{done}");
+    let replayed = folder.atra(&["replay", "--db", "a.db", "--json"]).ok().one();
+    assert_eq!((&replayed["equal"], replayed["difference"].is_null()), (&Value::Bool(true), true), "{replayed}");
+    assert!(replayed["inputs"].as_u64() > Some(145_920), "every candle, the end and the optimizer's times: {replayed}");
 }

@@ -160,6 +160,17 @@ pub(crate) struct TeamShared {
     pub(crate) ledger: Option<EffectLedger>,
 }
 
+impl TeamShared {
+    /// A member's durable event, if it is a memory write, is seen by its team from the next round on.
+    pub(crate) fn remember(&self, event: &Event) {
+        if let Some(key) = event.topic.memory_key() {
+            let removed = event.payload.json().is_ok_and(|json| json == "null");
+            let entry = (!removed).then(|| Entry { value: event.payload.clone(), revision: event.id });
+            self.view.write().unwrap_or_else(PoisonError::into_inner).insert(key.into(), entry);
+        }
+    }
+}
+
 /// What is particular to the turn's input.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TurnInput {

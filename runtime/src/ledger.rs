@@ -36,6 +36,14 @@ pub enum EffectError {
         /// What the call said.
         cause: AgentError,
     },
+    /// In a replay: no result is recorded, and nothing is called.
+    #[error("effect {name:?} with key {key} has no recorded result: a replay calls nobody")]
+    NotRecorded {
+        /// The effect's name.
+        name: String,
+        /// Its idempotency key.
+        key: String,
+    },
     /// Intent or result could not be committed.
     #[error("effect {name:?} could not be recorded")]
     Store {
@@ -74,13 +82,19 @@ enum Record {
 /// The effects of one acting agent.
 pub(crate) struct EffectLedger {
     agent: Name,
-    steps: Arc<StepSender>,
+    /// `None` in a replay: recorded results are given back, nothing is called or written.
+    steps: Option<Arc<StepSender>>,
     reader: Arc<dyn Read>,
 }
 
 impl EffectLedger {
     pub(crate) fn new(agent: Name, steps: Arc<StepSender>, reader: Arc<dyn Read>) -> Self {
-        Self { agent, steps, reader }
+        Self { agent, steps: Some(steps), reader }
+    }
+
+    /// A ledger that knows what is recorded and never calls.
+    pub(crate) fn recorded_only(agent: Name, reader: Arc<dyn Read>) -> Self {
+        Self { agent, steps: None, reader }
     }
 
     pub(crate) async fn call<T, F, Fut>(&self, event: EventId, name: &str, call: F) -> Result<T, EffectError>
@@ -93,6 +107,7 @@ impl EffectLedger {
         match self.recorded(&key, name).await? {
             Some(Record::Result(value)) => return serde_json::from_value(value).map_err(|error| shape(name, &error)),
             Some(Record::Intent) => return Err(EffectError::Unknown { name: name.into(), key }),
+            None if self.steps.is_none() => return Err(EffectError::NotRecorded { name: name.into(), key }),
             None => {}
         }
         self.write(name, &key, Some(&Record::Intent)).await?;
@@ -126,10 +141,11 @@ impl EffectLedger {
     }
 
     async fn write(&self, name: &str, key: &str, record: Option<&Record>) -> Result<(), EffectError> {
-        let value = record.map(|record| json!(record).to_string().into_boxed_str());
+        let Some(steps) = &self.steps else { return Ok(()) };
+        let value = record.map(|record| json!(record).to_string().into());
         let fact = FactWrite { kind: FactKind::Result, owner: self.agent.clone(), key: key.into(), value };
         let store = |source| EffectError::Store { name: name.into(), source };
-        self.steps.send_facts(vec![fact]).await.map_err(store)
+        steps.send_facts(vec![fact]).await.map_err(store)
     }
 }
 

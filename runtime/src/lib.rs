@@ -15,6 +15,7 @@ mod ledger;
 pub mod limits;
 pub mod memory;
 pub mod metrics;
+pub mod replay;
 mod runtime;
 pub mod sim;
 mod supervisor;

@@ -17,7 +17,7 @@ use std::{
 };
 
 use atra_bus::{Event, EventId, Filter, Interest, Name, Payload, Seq, Timestamp, Topic};
-use atra_storage::{FactKind, FactRow, Rejected, StoreError, TeamRow};
+use atra_storage::{FactKind, FactRow, Read, Rejected, StoreError, TeamRow};
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -325,7 +325,7 @@ impl Supervisor {
     async fn build(&mut self) -> Result<Executor, BuildError> {
         let kernel = self.kernel.clone();
         let row = kernel.storage.raise_epoch(&self.plan.name).await?;
-        let mut stored = Stored::read(&kernel, &self.plan).await?;
+        let mut stored = Stored::read(&*kernel.reader, &self.plan).await?;
         if stored.resting {
             kernel.note(&self.plan.name, STATE_KEY, None).await?;
             // Somebody has looked after it: what took the process down then is tried anew.
@@ -466,7 +466,11 @@ pub(crate) fn interest(plan: &Team) -> Interest {
     Interest { filters: filters.into_iter().collect(), except: plan.specs().map(|spec| spec.name.clone()).collect() }
 }
 
-async fn start(plan: &Team, place: usize, state: &BTreeMap<String, Box<str>>) -> Result<Box<dyn Agent>, String> {
+pub(crate) async fn start(
+    plan: &Team,
+    place: usize,
+    state: &BTreeMap<String, Arc<str>>,
+) -> Result<Box<dyn Agent>, String> {
     let limit = plan.specs[place].turn_timeout;
     let reader = StateReader { facts: state };
     let started = std::panic::AssertUnwindSafe(async {
@@ -488,18 +492,18 @@ fn describe(guilty: &Guilty) -> String {
 
 /// A member's committed facts.
 #[derive(Default)]
-struct MemberFacts {
-    state: BTreeMap<String, Box<str>>,
+pub(crate) struct MemberFacts {
+    pub(crate) state: BTreeMap<String, Arc<str>>,
     offsets: Offsets,
-    timers: BTreeMap<String, Box<str>>,
+    pub(crate) timers: BTreeMap<String, Arc<str>>,
 }
 
 /// A team's committed facts.
 #[derive(Default)]
-struct Stored {
-    members: Vec<MemberFacts>,
-    memory: BTreeMap<String, Option<Entry>>,
-    clock: Timestamp,
+pub(crate) struct Stored {
+    pub(crate) members: Vec<MemberFacts>,
+    pub(crate) memory: BTreeMap<String, Option<Entry>>,
+    pub(crate) clock: Timestamp,
     /// Places of members that have had their `sys.init`.
     had_init: BTreeSet<usize>,
     resting: bool,
@@ -507,13 +511,19 @@ struct Stored {
 }
 
 impl Stored {
-    async fn read(kernel: &Kernel, plan: &Team) -> Result<Self, StoreError> {
+    /// Nothing yet.
+    pub(crate) fn empty(plan: &Team) -> Self {
+        let members = plan.specs().map(|_| MemberFacts::default()).collect();
+        Self { members, ..Self::default() }
+    }
+
+    pub(crate) async fn read(reader: &dyn Read, plan: &Team) -> Result<Self, StoreError> {
         let mut stored = Self::default();
         for (place, spec) in plan.specs().enumerate() {
-            if kernel.reader.fact(FactKind::Meta, &spec.name, INIT_KEY).await?.is_some() {
+            if reader.fact(FactKind::Meta, &spec.name, INIT_KEY).await?.is_some() {
                 stored.had_init.insert(place);
             }
-            let of = |kind| kernel.reader.facts(kind, Some(&spec.name));
+            let of = |kind| reader.facts(kind, Some(&spec.name));
             let offsets = by_key(of(FactKind::Offset).await?);
             stored.members.push(MemberFacts {
                 state: by_key(of(FactKind::State).await?),
@@ -526,7 +536,7 @@ impl Stored {
         }
         let owned: Vec<&String> = plan.specs().flat_map(|spec| &spec.owns).collect();
         if !owned.is_empty() {
-            for row in kernel.reader.facts(FactKind::Memory, None).await? {
+            for row in reader.facts(FactKind::Memory, None).await? {
                 if owned.iter().any(|prefix| row.key.starts_with(prefix.as_str()))
                     && let (Some(json), Some(revision)) = (row.value, row.event)
                 {
@@ -534,10 +544,10 @@ impl Stored {
                 }
             }
         }
-        let meta = by_key(kernel.reader.facts(FactKind::Meta, Some(&plan.name)).await?);
+        let meta = by_key(reader.facts(FactKind::Meta, Some(&plan.name)).await?);
         stored.clock = Timestamp(meta.get(CLOCK_KEY).and_then(|json| json.parse().ok()).unwrap_or_default());
         stored.resting = meta.contains_key(STATE_KEY);
-        for (input, json) in by_key(kernel.reader.facts(FactKind::Attempt, Some(&plan.name)).await?) {
+        for (input, json) in by_key(reader.facts(FactKind::Attempt, Some(&plan.name)).await?) {
             if let (Ok(input), Ok(mark)) = (input.parse(), serde_json::from_str(&json)) {
                 stored.marks.insert(input, mark);
             }
@@ -546,6 +556,6 @@ impl Stored {
     }
 }
 
-fn by_key(rows: Vec<FactRow>) -> BTreeMap<String, Box<str>> {
+fn by_key(rows: Vec<FactRow>) -> BTreeMap<String, Arc<str>> {
     rows.into_iter().filter_map(|row| Some((row.key, row.value?))).collect()
 }

@@ -67,6 +67,9 @@ pub(crate) enum Command {
     Journal(JournalCommand),
     /// Tells why an event is there, and what it led to.
     Why(WhyArgs),
+    /// Runs the present code over the recorded inputs, and compares what it decides with what is recorded.
+    #[command(after_help = "Exit codes: 0 equal, 3 different. The file is only read.")]
+    Replay(ReplayArgs),
     /// Looks at shared memory.
     #[command(subcommand)]
     Memory(MemoryCommand),
@@ -343,6 +346,28 @@ pub(crate) struct WhyArgs {
     /// How many effects of one event are shown.
     #[arg(long, default_value_t = 12)]
     pub(crate) width: usize,
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The team.
+    #[arg(long)]
+    pub(crate) team: Option<String>,
+    /// Compares only what this agent decides.
+    #[arg(long)]
+    pub(crate) agent: Option<String>,
+    /// Compares from this event on.
+    #[arg(long, value_name = "SEQ", value_parser = seq)]
+    pub(crate) from: Option<Seq>,
+    /// Compares up to this event.
+    #[arg(long, value_name = "SEQ", value_parser = seq)]
+    pub(crate) to: Option<Seq>,
+    /// Begins with the state in this backup, for a journal that was pruned or is long.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) state: Option<PathBuf>,
+    /// The database; a configuration that is named here is used instead of the recorded ones.
     #[command(flatten)]
     pub(crate) db: DbArgs,
 }

@@ -9,6 +9,7 @@
 //! | `sim` | simulated runs, repeated and shrunk |
 //! | `market` | candles out again, indicators, back-tests, checks, searches |
 //! | `risk` | stops the desk and lets it go on |
+//! | `replay` | the present code over recorded inputs |
 //! | `status`, `journal`, `why`, `memory`, `dead_letters`, `db` | reads of a file, whether a runtime has it or not |
 
 pub(crate) mod args;
@@ -23,6 +24,7 @@ mod market;
 mod memory;
 mod output;
 mod progress;
+mod replay;
 mod risk;
 mod run;
 mod sim;
@@ -70,6 +72,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
         Command::Journal(JournalCommand::Tail(args)) => block_on(journal::tail(&args, &mut out))?,
         Command::Journal(JournalCommand::Show(args)) => block_on(journal::show(&args, &mut out))?,
         Command::Why(args) => block_on(why::why(&args, &mut out))?,
+        Command::Replay(args) => block_on(replay::replay(&args, &mut out))?,
         Command::Memory(MemoryCommand::Ls { prefix, db }) => block_on(memory::ls(&prefix, &db_of(&db)?, &mut out))?,
         Command::Memory(MemoryCommand::Get { key, at, db }) => {
             block_on(memory::get(&key, at, &db_of(&db)?, &mut out))?;

@@ -54,7 +54,7 @@ pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError
 }
 
 /// From the root down to the direct cause; and the cause where the chain ends because it was pruned.
-async fn causes(db: &dyn Read, event: &Committed) -> Result<(Vec<Committed>, Option<Seq>), CliError> {
+pub(super) async fn causes(db: &dyn Read, event: &Committed) -> Result<(Vec<Committed>, Option<Seq>), CliError> {
     let mut causes = Vec::new();
     let (mut above, mut pruned) = (event.cause_seq, None);
     while let Some(seq) = above

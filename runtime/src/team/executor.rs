@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     pin::Pin,
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -30,7 +30,6 @@ use super::{
 use crate::{
     AgentError, Query,
     context::{TeamShared, TimerChange, TurnInput},
-    memory::Entry,
 };
 
 /// What a team can be told from outside.
@@ -438,11 +437,7 @@ impl Executor {
         for (on, member, event) in decided.events.drain(..) {
             let above = round[on].anchor;
             let anchor = if event.durable {
-                if let Some(key) = event.topic.memory_key() {
-                    let removed = event.payload.json().is_ok_and(|json| json == "null");
-                    let entry = (!removed).then(|| Entry { value: event.payload.clone(), revision: event.id });
-                    parts.shared.view.write().unwrap_or_else(PoisonError::into_inner).insert(key.into(), entry);
-                }
+                parts.shared.remember(&event);
                 step.push(event.clone(), above, None)
             } else {
                 if parts.bus.wants_passing(&event.topic) {

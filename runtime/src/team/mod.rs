@@ -23,13 +23,13 @@ mod timers;
 pub use member::TurnFault;
 pub use plan::{Clock, Placement, Team};
 
-pub(crate) use crew::{Crew, Mark};
+pub(crate) use crew::{Crew, Decided, Mark, RoundEvent, Routes, TurnRules};
 pub(crate) use executor::{
     CLOCK_KEY, Careful, Counters, Executor, Guilty, INIT_KEY, Suspects, TeamControl, TeamExit, TeamParts, Waiter,
     letter,
 };
 pub(crate) use inputs::Inputs;
-pub(crate) use member::{Member, TurnWatch, contained, panic_text, within};
+pub(crate) use member::{Member, TurnFailure, TurnWatch, contained, panic_text, within};
 pub(crate) use source::SourceReader;
 pub(crate) use step::StepSender;
 pub(crate) use timers::Timers;

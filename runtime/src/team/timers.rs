@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use atra_bus::{Draft, Event, EventId, Payload, Timestamp, Topic};
+use atra_bus::{Draft, Event, EventId, Name, Payload, Timestamp, Topic};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -56,7 +56,7 @@ pub(crate) struct Timers {
     known: BTreeMap<(usize, String), Timestamp>,
     /// Whether every schedule has a due time: they get one at the clock's first reading.
     scheduled: bool,
-    changed: BTreeMap<(usize, String), Option<Box<str>>>,
+    changed: BTreeMap<(usize, String), Option<Arc<str>>>,
 }
 
 impl Timers {
@@ -172,7 +172,7 @@ impl Timers {
             }
         };
         let name = &self.specs[member].name;
-        let event_id = EventId::of(name, &format!("timer\0{id}\0{planned}"));
+        let event_id = timer_event_id(name, &id, planned);
         let event = Arc::new(Event {
             id: event_id,
             topic: draft.topic,
@@ -188,13 +188,29 @@ impl Timers {
         Some(Due { member, event })
     }
 
+    /// Whether an id is a schedule's.
+    pub(crate) fn is_schedule(id: &str) -> bool {
+        id.starts_with(SCHEDULE_PREFIX)
+    }
+
+    /// Takes the timer of a member that fell due as this recorded event, if it is pending.
+    pub(crate) fn take_recorded(&mut self, member: usize, event: &Event) -> Option<Draft> {
+        let name = &self.specs[member].name;
+        let is_it = |place: &&Place| place.member == member && timer_event_id(name, &place.id, place.due) == event.id;
+        let place = self.pending.keys().find(is_it)?.clone();
+        let What::Once(draft) = self.pending.remove(&place)? else { return None };
+        self.known.remove(&(member, place.id.clone()));
+        self.changed.insert((member, place.id), None);
+        Some(draft)
+    }
+
     /// Whether anything changed since the last [`Timers::take_changed`].
     pub(crate) fn has_changed(&self) -> bool {
         !self.changed.is_empty()
     }
 
     /// What changed since the last call: (member, id, JSON or removal), sorted.
-    pub(crate) fn take_changed(&mut self) -> BTreeMap<(usize, String), Option<Box<str>>> {
+    pub(crate) fn take_changed(&mut self) -> BTreeMap<(usize, String), Option<Arc<str>>> {
         std::mem::take(&mut self.changed)
     }
 
@@ -208,6 +224,11 @@ impl Timers {
         self.known.insert((member, id.clone()), due);
         self.pending.insert(Place { due, id, member }, what);
     }
+}
+
+/// The id of the event that a timer falls due as.
+fn timer_event_id(agent: &Name, id: &str, planned: Timestamp) -> EventId {
+    EventId::of(agent, &format!("timer\0{id}\0{planned}"))
 }
 
 fn interval(schedule: &crate::Schedule) -> i64 {

@@ -46,7 +46,7 @@ use super::{
 const TEAM: &str = "desk";
 const PORTFOLIO: &str = "portfolio";
 /// The ticker of the simulated market, so that nobody takes it for a real one.
-const SIMULATED_TICKER: &str = "SIM";
+pub(super) const SIMULATED_TICKER: &str = "SIM";
 const SIMULATED_INTERVAL_MS: i64 = 900_000;
 /// Two signals within this time are one: `timeout` and shells send to the process and to its group. 50 ms: no person
 /// asks twice so fast.
@@ -216,7 +216,8 @@ fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
     Ok(Market { source, what, name: "simulated".into(), seed: Some(config.run.seed) })
 }
 
-async fn team(config: &Config, source: CandleSource) -> Result<Team, CliError> {
+/// The desk that a configuration makes.
+pub(super) async fn team(config: &Config, source: CandleSource) -> Result<Team, CliError> {
     let team = desk(config.desk.clone(), source).await?;
     Ok(team
         .clock(Clock::Events)
