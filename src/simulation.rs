@@ -11,7 +11,7 @@ use atra_runtime::{
     Limits, Placement, Team,
     sim::{EngineError, Fault, FaultClass, FaultPlan, Policy, SimReport, Swarm, TraceRecord, Violation, crowd},
 };
-use atra_storage::{Level, MemoryDisk, Read, StorageOptions, StoreError, digest_of_publisher};
+use atra_storage::{Level, Read, StorageOptions, StoreError, digest_of_publisher};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -247,7 +247,7 @@ fn desk_of(case: &Case, drawn: &Drawn) -> Result<Team, CaseError> {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, CaseError> {
-    let tokio = tokio::runtime::Builder::new_current_thread().build();
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build();
     Ok(tokio.map_err(|error| CaseError::Read(error.to_string()))?.block_on(future))
 }
 
@@ -259,7 +259,7 @@ fn compare_with_peace(case: &Case, report: &mut SimReport<()>) -> Result<(), Cas
     for spec in desk_of(&peace, &Drawn::of(&peace))?.specs() {
         n += 1;
         let at_ms = report.virtual_time.as_millis() as u64;
-        let difference = block_on(difference(&report.disk, &in_peace.disk, &spec.name))?;
+        let difference = block_on(difference(&*report.reader, &*in_peace.reader, &spec.name))?;
         let difference = difference.map_err(|error| CaseError::Read(error.to_string()))?;
         report.violations.extend(difference.map(|text| Violation {
             invariant: SAME_AS_IN_PEACE.into(),
@@ -273,7 +273,7 @@ fn compare_with_peace(case: &Case, report: &mut SimReport<()>) -> Result<(), Cas
 }
 
 /// What an agent decided otherwise than in peace: the first event that differs, as both have it.
-async fn difference(found: &MemoryDisk, peace: &MemoryDisk, name: &Name) -> Result<Option<String>, StoreError> {
+async fn difference(found: &dyn Read, peace: &dyn Read, name: &Name) -> Result<Option<String>, StoreError> {
     let (digest, expected) = (digest_of_publisher(found, name).await?, digest_of_publisher(peace, name).await?);
     if digest == expected {
         return Ok(None);
@@ -295,7 +295,7 @@ async fn difference(found: &MemoryDisk, peace: &MemoryDisk, name: &Name) -> Resu
 }
 
 /// What an agent published, in order, as text: all that the digest is made of.
-async fn published_by(disk: &MemoryDisk, name: &Name) -> Result<Vec<(Seq, String)>, StoreError> {
+async fn published_by(disk: &dyn Read, name: &Name) -> Result<Vec<(Seq, String)>, StoreError> {
     let last = disk.last_seq().await?;
     let everything = Interest::in_topics(Filter::new(">").into_iter().collect());
     let (events, _) = disk.journal(Seq::ZERO, last, &everything, usize::MAX).await?;

@@ -71,6 +71,23 @@ fn a_drawn_run_repeated_as_a_list_is_the_same_run() {
     assert_eq!((drawn.hash, drawn.faults), (listed.hash, listed.faults));
 }
 
+/// The model is the oracle of SQLite, and the other way round: the same turns, commits and reads in the same order.
+#[test]
+fn both_stores_have_one_history_whatever_goes_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    for seed in 0..6 {
+        let model = crowd_run(seed, FaultPlan::survivable(), |swarm| swarm.traced());
+        let sqlite =
+            crowd_run(seed, FaultPlan::survivable(), |swarm| swarm.traced().on_sqlite(folder.path().join("db")));
+        assert_eq!((model.failure(), sqlite.failure()), (None, None), "seed {seed}: {sqlite}");
+        let (model_trace, sqlite_trace) = (model.trace.unwrap(), sqlite.trace.unwrap());
+        let first = model_trace.iter().zip(&sqlite_trace).find(|(one, other)| one != other);
+        assert_eq!(first, None, "seed {seed}: the first record that differs");
+        assert_eq!((model.hash, model.events, model.crashes), (sqlite.hash, sqlite.events, sqlite.crashes));
+    }
+    assert!(!folder.path().join("db").exists(), "the file is left behind");
+}
+
 #[test]
 fn a_policy_changes_the_order_and_not_what_holds() {
     let fifo = crowd_run(3, FaultPlan::None, |swarm| swarm.policy(Policy::Fifo));
