@@ -3,7 +3,11 @@
 //! A [`Case`] is everything that a run depends on, as data: the command line makes one of its flags, `tests/seeds/` keeps
 //! those that once failed. [`run`] gives a [`Verdict`]; [`shrink`] looks for a smaller case that fails in the same way.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use atra_agents::{CandleSource, DeskConfig, desk};
 use atra_bus::{Committed, Draft, Event, Filter, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
@@ -19,6 +23,8 @@ use tokio::time::Instant;
 pub const TRIALS_MAX: usize = 300;
 /// How often a caller publishes, in virtual time.
 const CALL_EVERY: Duration = Duration::from_secs(37);
+/// Folders of simulated files that this process has made.
+static N_FOLDERS: AtomicU64 = AtomicU64::new(0);
 /// The check that compares the desk with a desk in peace.
 pub const SAME_AS_IN_PEACE: &str = "deterministic";
 
@@ -42,9 +48,23 @@ pub struct Case {
     pub faults: FaultPlan,
     /// Whether limits, queues, levels and placement are drawn from the seed too.
     pub varied: bool,
+    /// Which store it runs on; the history is the same.
+    #[serde(default)]
+    pub store: StoreKind,
     /// For people: what it once found.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub story: String,
+}
+
+/// A store under a simulation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// In memory.
+    #[default]
+    Model,
+    /// SQLite, in a folder for temporary files.
+    Sqlite,
 }
 
 /// What a run showed.
@@ -186,6 +206,11 @@ fn simulate(case: &Case, drawn: &Drawn, traced: bool) -> Result<SimReport<()>, C
         .storage(drawn.storage.clone())
         .faults(plan_for(&case.faults, drawn.level))
         .sometimes("a team is being restarted", |look| look.status.iter().any(|team| team.restarts > 0));
+    if case.store == StoreKind::Sqlite {
+        // Relaxed: only that no two are the same counts.
+        let n = N_FOLDERS.fetch_add(1, Ordering::Relaxed);
+        swarm = swarm.on_sqlite(std::env::temp_dir().join(format!("atra-sim-{}-{n}", std::process::id())));
+    }
     if traced {
         swarm = swarm.traced();
     }
@@ -253,7 +278,14 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, CaseError> {
 
 /// The desk's inputs do not depend on timing: what it decided must be what it decides in peace.
 fn compare_with_peace(case: &Case, report: &mut SimReport<()>) -> Result<(), CaseError> {
-    let peace = Case { faults: FaultPlan::None, agents: 0, varied: false, policy: Policy::Fifo, ..case.clone() };
+    let peace = Case {
+        faults: FaultPlan::None,
+        agents: 0,
+        varied: false,
+        policy: Policy::Fifo,
+        store: StoreKind::Model,
+        ..case.clone()
+    };
     let in_peace = simulate(&peace, &Drawn::of(&peace), false)?;
     let mut n = 0;
     for spec in desk_of(&peace, &Drawn::of(&peace))?.specs() {
@@ -365,7 +397,8 @@ pub fn shrink(
             best = candidate;
         }
     }
-    let changes: [fn(&Case) -> Case; 5] = [
+    let changes: [fn(&Case) -> Case; 6] = [
+        |case| Case { store: StoreKind::Model, ..case.clone() },
         |case| Case { desk: false, ..case.clone() },
         |case| Case { agents: 0, ..case.clone() },
         |case| Case { policy: Policy::Fifo, ..case.clone() },

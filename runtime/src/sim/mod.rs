@@ -39,6 +39,7 @@ use atra_storage::{Digest, Level, MemoryDisk, Read, StorageOptions, WriteBatch, 
 pub use audit::{Invariant, Violation};
 pub use engine::{EngineError, Policy, TraceRecord};
 pub use faults::{Fault, FaultAt, FaultClass, FaultPlan};
+use serde_json::Value;
 use tokio::sync::mpsc;
 pub use world::Sim;
 
@@ -51,7 +52,7 @@ use self::{
     probe::Probe,
     world::{ORDERS_MAX, Plan, STOP_DEADLINE, World},
 };
-use crate::{Runtime, RuntimeBuilder, StartError, Team, TeamStatus};
+use crate::{AgentError, ModelCall, Runtime, RuntimeBuilder, StartError, Team, TeamStatus, ledger::Model};
 
 /// Where virtual wall time begins: 2020-01-01T00:00:00 UTC.
 pub const SIM_START: Timestamp = Timestamp(1_577_836_800_000);
@@ -72,7 +73,7 @@ pub struct Look<'a> {
 
 type Check = Box<dyn Fn(&Look<'_>) -> Result<(), String> + Send + Sync>;
 type Found = Box<dyn Fn(&Look<'_>) -> bool + Send + Sync>;
-type Value = Box<dyn Fn(&Look<'_>) -> f64 + Send + Sync>;
+type Sample = Box<dyn Fn(&Look<'_>) -> f64 + Send + Sync>;
 
 /// A test's own checks.
 #[derive(Default)]
@@ -80,7 +81,7 @@ pub(crate) struct OwnChecks {
     invariants: Vec<(String, Check)>,
     eventually: Vec<(String, Check)>,
     sometimes: Vec<(String, Found)>,
-    series: Vec<(String, Value)>,
+    series: Vec<(String, Sample)>,
 }
 
 /// A swarm of agents to be simulated.
@@ -114,6 +115,7 @@ pub struct Swarm {
     traced: bool,
     look_every: Duration,
     sabotage: Option<disk::Sabotage>,
+    models: BTreeMap<String, Model>,
 }
 
 /// What a plain run left behind.
@@ -237,6 +239,7 @@ impl Swarm {
             traced: false,
             look_every: LOOK_EVERY,
             sabotage: None,
+            models: BTreeMap::new(),
         }
     }
 
@@ -340,6 +343,18 @@ impl Swarm {
         self
     }
 
+    /// What stands for the outside of an acting agent: is asked instead of each of its calls. Intent and result are
+    /// committed as always; an error is the call's.
+    #[must_use]
+    pub fn model(
+        mut self,
+        agent: &str,
+        answer: impl Fn(&ModelCall) -> Result<Value, AgentError> + Send + Sync + 'static,
+    ) -> Self {
+        self.models.insert(agent.into(), Arc::new(answer));
+        self
+    }
+
     /// Plants a bug: changes the n-th batch before the store and the checkers see it, as a kernel would that made it so;
     /// `None` answers it without writing it. For tests of the checkers; no case and no command line can ask for it.
     #[must_use]
@@ -433,7 +448,13 @@ impl Swarm {
             clock_off_by: Arc::new(AtomicI64::new(0)),
             sabotage: self.sabotage,
         };
-        let teams = self.teams.into_iter().map(|team| watched(team, &audit, &faults)).collect();
+        let models = self.models;
+        let modelled = |mut team: Team| {
+            let model = team.specs().find_map(|spec| models.get(spec.name.as_str()).cloned());
+            team.model = model;
+            team
+        };
+        let teams = self.teams.into_iter().map(|team| watched(modelled(team), &audit, &faults)).collect();
         let plan = Plan {
             seed: self.seed,
             disk: self.disk,
