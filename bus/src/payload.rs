@@ -35,7 +35,7 @@ pub enum PayloadError {
 
 trait Content: Send + Sync {
     fn value(&self) -> &(dyn Any + Send + Sync);
-    fn encode(&self) -> Result<Box<str>, PayloadError>;
+    fn encode(&self) -> Result<Arc<str>, PayloadError>;
 }
 
 struct Typed<T>(T);
@@ -44,9 +44,9 @@ impl<T: Serialize + Send + Sync + 'static> Content for Typed<T> {
     fn value(&self) -> &(dyn Any + Send + Sync) {
         &self.0
     }
-    fn encode(&self) -> Result<Box<str>, PayloadError> {
+    fn encode(&self) -> Result<Arc<str>, PayloadError> {
         serde_json::to_string(&self.0)
-            .map(String::into_boxed_str)
+            .map(Arc::from)
             .map_err(|error| PayloadError::Encode { type_name: std::any::type_name::<T>(), cause: error.to_string() })
     }
 }
@@ -54,7 +54,7 @@ impl<T: Serialize + Send + Sync + 'static> Content for Typed<T> {
 type Decoded = (TypeId, Box<dyn Any + Send + Sync>);
 
 struct Inner<C: ?Sized> {
-    json: OnceLock<Result<Box<str>, PayloadError>>,
+    json: OnceLock<Result<Arc<str>, PayloadError>>,
     decoded: OnceLock<Decoded>,
     content: C,
 }
@@ -77,7 +77,7 @@ impl Payload {
 
     /// A payload from JSON text that was encoded before (the journal's).
     #[must_use]
-    pub fn from_json(json: Box<str>) -> Self {
+    pub fn from_json(json: Arc<str>) -> Self {
         let inner = Inner { json: OnceLock::from(Ok(json)), decoded: OnceLock::new(), content: () };
         Self(Repr::Stored(Arc::new(inner)))
     }
@@ -87,6 +87,14 @@ impl Payload {
     /// # Errors
     /// [`PayloadError::Encode`] when the value has no JSON form.
     pub fn json(&self) -> Result<&str, PayloadError> {
+        self.shared_json().map(|text| &**text)
+    }
+
+    /// The JSON text as it is shared, for who keeps it beyond the payload's life without a copy.
+    ///
+    /// # Errors
+    /// As [`Payload::json`].
+    pub fn shared_json(&self) -> Result<&Arc<str>, PayloadError> {
         let made = match &self.0 {
             Repr::Typed(inner) => inner.json.get_or_init(|| inner.content.encode()),
             Repr::Stored(inner) => inner.json.get_or_init(|| Ok("null".into())),

@@ -326,7 +326,7 @@ pub type Source = Pin<Box<dyn Stream<Item = Result<SourceItem, AgentError>> + Se
 /// An agent's committed state, at the start.
 #[derive(Debug)]
 pub struct StateReader<'a> {
-    pub(crate) facts: &'a BTreeMap<String, Box<str>>,
+    pub(crate) facts: &'a BTreeMap<String, Arc<str>>,
 }
 
 impl StateReader<'_> {
@@ -358,7 +358,7 @@ fn decode<T: DeserializeOwned>(key: &str, json: &str) -> Result<T, AgentError> {
 /// Where an agent writes what changed of its state.
 #[derive(Debug)]
 pub struct StateWriter<'a> {
-    pub(crate) writes: &'a mut Vec<(String, Option<Box<str>>)>,
+    pub(crate) writes: &'a mut Vec<(String, Option<Arc<str>>)>,
     pub(crate) value_bytes_max: usize,
 }
 

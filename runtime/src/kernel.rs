@@ -53,7 +53,7 @@ impl Kernel {
 
     /// Writes (or with `None` removes) a fact of the runtime about `owner`.
     pub(crate) async fn note(&self, owner: &Name, key: &str, value: Option<Value>) -> Result<(), Rejected> {
-        let value = value.map(|value| value.to_string().into_boxed_str());
+        let value = value.map(|value| value.to_string().into());
         let fact = FactWrite { kind: FactKind::Meta, owner: owner.clone(), key: key.into(), value };
         self.storage.put_facts(vec![fact], self.level).await.map(|_| ())
     }

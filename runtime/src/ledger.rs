@@ -166,7 +166,7 @@ impl EffectLedger {
 
     async fn write(&self, name: &str, key: &str, record: Option<&Record>) -> Result<(), EffectError> {
         let Some(steps) = &self.steps else { return Ok(()) };
-        let value = record.map(|record| json!(record).to_string().into_boxed_str());
+        let value = record.map(|record| json!(record).to_string().into());
         let fact = FactWrite { kind: FactKind::Result, owner: self.agent.clone(), key: key.into(), value };
         let store = |source| EffectError::Store { name: name.into(), source };
         steps.send_facts(vec![fact]).await.map_err(store)

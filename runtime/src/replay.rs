@@ -427,7 +427,7 @@ impl Sandbox {
     }
 }
 
-fn put(facts: &mut std::collections::BTreeMap<String, Box<str>>, key: String, value: Option<Box<str>>) {
+fn put(facts: &mut std::collections::BTreeMap<String, Arc<str>>, key: String, value: Option<Arc<str>>) {
     match value {
         Some(value) => drop(facts.insert(key, value)),
         None => drop(facts.remove(&key)),

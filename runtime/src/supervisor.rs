@@ -466,7 +466,7 @@ pub(crate) fn interest(plan: &Team) -> Interest {
 pub(crate) async fn start(
     plan: &Team,
     place: usize,
-    state: &BTreeMap<String, Box<str>>,
+    state: &BTreeMap<String, Arc<str>>,
 ) -> Result<Box<dyn Agent>, String> {
     let limit = plan.specs[place].turn_timeout;
     let reader = StateReader { facts: state };
@@ -490,9 +490,9 @@ fn describe(guilty: &Guilty) -> String {
 /// A member's committed facts.
 #[derive(Default)]
 pub(crate) struct MemberFacts {
-    pub(crate) state: BTreeMap<String, Box<str>>,
+    pub(crate) state: BTreeMap<String, Arc<str>>,
     offsets: Offsets,
-    pub(crate) timers: BTreeMap<String, Box<str>>,
+    pub(crate) timers: BTreeMap<String, Arc<str>>,
 }
 
 /// A team's committed facts.
@@ -553,6 +553,6 @@ impl Stored {
     }
 }
 
-fn by_key(rows: Vec<FactRow>) -> BTreeMap<String, Box<str>> {
+fn by_key(rows: Vec<FactRow>) -> BTreeMap<String, Arc<str>> {
     rows.into_iter().filter_map(|row| Some((row.key, row.value?))).collect()
 }

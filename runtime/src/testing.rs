@@ -68,7 +68,7 @@ pub struct AgentBench {
     now: Timestamp,
     /// How many events were fed and keys preset: what ids and positions are made of.
     steps: u64,
-    state: BTreeMap<String, Box<str>>,
+    state: BTreeMap<String, Arc<str>>,
 }
 
 /// What one turn decided.

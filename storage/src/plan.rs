@@ -280,8 +280,8 @@ impl<'a> Plan<'a> {
     /// The fact that an event on `memory.<key>` is; a payload of exactly `null` removes it.
     fn write_memory(&mut self, key: &str, new: &NewEvent) {
         // The payload was encoded when the command was measured; an error was refused there.
-        let json = new.event.payload.json().unwrap_or("null");
-        let value = (json != "null").then(|| json.into());
+        let json = new.event.payload.shared_json().ok();
+        let value = json.filter(|json| &***json != "null").cloned();
         let event: EventId = new.event.id;
         self.put(FactRow {
             kind: FactKind::Memory,

@@ -101,6 +101,17 @@ pub(crate) fn lanes(options: &StorageOptions) -> (LaneSenders, Lanes) {
     (LaneSenders { control, turns, bulk }, lanes)
 }
 
+/// Rows of a statement that so many commands of one event fill. A batch of one whole statement is one round trip to the
+/// store; what is left is taken with the next, which begins when this one ends. Small batches are one text anyway.
+fn whole_statement(commands: usize) -> usize {
+    match commands {
+        0..64 => usize::MAX,
+        64..128 => 64,
+        128..256 => 128,
+        _ => 256,
+    }
+}
+
 impl Lanes {
     /// Waits for the next batch: whatever is queued, control before turns before bulk, within the bounds.
     /// Empty when every handle is gone or the lanes are closed, and nothing is left.
@@ -133,7 +144,8 @@ impl Lanes {
     fn fill(&mut self, (lane, first): (Lane, Command)) -> Vec<Command> {
         let (commands_max, bytes_max) = (self.options.batch_commands_max, self.options.batch_bytes_max);
         let mut bytes = first.bytes;
-        let mut batch = vec![first];
+        let mut batch = Vec::with_capacity(commands_max.min(1 + self.turns.commands.len()));
+        batch.push(first);
         let mut n_turns = usize::from(lane == Lane::Turns);
         let n_bulk = usize::from(lane == Lane::Bulk);
 
@@ -144,9 +156,17 @@ impl Lanes {
             bytes += command.bytes;
             batch.push(command);
         }
+        let whole = whole_statement(batch.len() + self.turns.commands.len());
+        let mut rows: usize = batch.iter().map(|command| command.work.n_events()).sum();
         while batch.len() < commands_max && bytes < bytes_max {
+            // Larger commands seldom end where a statement does.
+            let is_whole = rows == batch.len() && rows.is_multiple_of(whole);
+            if is_whole && self.turns.commands.len() < whole {
+                break;
+            }
             let Ok(command) = self.turns.commands.try_recv() else { break };
             bytes += command.bytes;
+            rows += command.work.n_events();
             n_turns += 1;
             batch.push(command);
         }
@@ -179,6 +199,15 @@ impl Lanes {
 // === checks before a command may wait ===
 
 impl Work {
+    /// The rows that it brings to the journal.
+    fn n_events(&self) -> usize {
+        match self {
+            Self::Step(step) => step.events.len(),
+            Self::Publish(publish) => publish.events.len(),
+            Self::RaiseEpoch(_) | Self::Facts(..) | Self::Blocks(_) | Self::Stop => 0,
+        }
+    }
+
     /// Checks what can be checked without the store and measures the command. Encodes payloads, so that
     /// the work is done by the submitter and not by the actor.
     pub(crate) fn measure(&self) -> Result<usize, Rejected> {

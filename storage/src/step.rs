@@ -89,7 +89,7 @@ pub struct FactWrite {
     /// The key, unique per kind and owner.
     pub key: String,
     /// JSON text; `None` removes the fact.
-    pub value: Option<Box<str>>,
+    pub value: Option<Arc<str>>,
 }
 
 /// Fixed overhead of a row, for the bounds: about what its columns and indexes take.
@@ -119,7 +119,7 @@ pub struct FactRow {
     /// The key.
     pub key: String,
     /// JSON text. `None` in a [`WriteBatch`](crate::WriteBatch) removes the fact; a reader never sees it.
-    pub value: Option<Box<str>>,
+    pub value: Option<Arc<str>>,
     /// The last seq of the journal when the fact was written: for memory, the seq of the write itself.
     pub version: Seq,
     /// For memory: the id of the event that wrote it, which callers use as the revision in `put_if`.

@@ -43,7 +43,7 @@ pub enum TurnFault {
 }
 
 /// Keys of an agent's state that changed, with their JSON or removal.
-pub(crate) type StateWrites = Vec<(String, Option<Box<str>>)>;
+pub(crate) type StateWrites = Vec<(String, Option<Arc<str>>)>;
 
 /// A turn that failed: who, on what, why.
 #[derive(Debug)]

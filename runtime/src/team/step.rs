@@ -37,7 +37,7 @@ impl OpenStep {
         Ancestor::InStep(self.events.len() as u32 - 1)
     }
 
-    pub(crate) fn fact(&mut self, kind: FactKind, owner: &Name, key: impl Into<String>, value: Option<Box<str>>) {
+    pub(crate) fn fact(&mut self, kind: FactKind, owner: &Name, key: impl Into<String>, value: Option<Arc<str>>) {
         let fact = FactWrite { kind, owner: owner.clone(), key: key.into(), value };
         self.bytes += fact.bytes();
         self.facts.push(fact);

@@ -56,7 +56,7 @@ pub(crate) struct Timers {
     known: BTreeMap<(usize, String), Timestamp>,
     /// Whether every schedule has a due time: they get one at the clock's first reading.
     scheduled: bool,
-    changed: BTreeMap<(usize, String), Option<Box<str>>>,
+    changed: BTreeMap<(usize, String), Option<Arc<str>>>,
 }
 
 impl Timers {
@@ -210,7 +210,7 @@ impl Timers {
     }
 
     /// What changed since the last call: (member, id, JSON or removal), sorted.
-    pub(crate) fn take_changed(&mut self) -> BTreeMap<(usize, String), Option<Box<str>>> {
+    pub(crate) fn take_changed(&mut self) -> BTreeMap<(usize, String), Option<Arc<str>>> {
         std::mem::take(&mut self.changed)
     }
 

@@ -28,6 +28,9 @@ const JOINED_ROWS_MAX: usize = 64;
 /// connection's thread does not wait long for its first rows.
 const FIRST_ROWS_MAX: usize = 64;
 
+/// Values of an event's row, without the link.
+const EVENT_VALUES: usize = 12;
+
 /// One text for the connection, with its values.
 struct Call<'a> {
     sql: Cow<'static, str>,
@@ -118,6 +121,7 @@ impl<'a> Script<'a> {
         let size = SIZES.iter().position(|size| *size == rows.len()).expect("rows were cut to a fixed size");
         let sql = if link.is_some() { &INSERT_LAST_EVENTS[size] } else { &INSERT_EVENTS[size] };
         self.add(sql, rows.len(), None, |values| {
+            values.reserve(rows.len() * EVENT_VALUES + 1, 0);
             rows.iter().try_for_each(|row| bind_event(row, values))?;
             link.map_or(Ok(()), |link| values.add(link.as_bytes().to_vec()))
         })
@@ -134,7 +138,7 @@ struct EventRow<'a> {
     committed: &'a Committed,
     topic: i64,
     source: i64,
-    payload: &'a str,
+    payload: &'a Arc<str>,
 }
 
 /// What became of a batch.
@@ -240,7 +244,7 @@ fn event_rows<'a>(
 ) -> Result<Vec<EventRow<'a>>, WriteError> {
     let row = |committed: &'a Committed| {
         let event = &committed.event;
-        let payload = event.payload.json().map_err(|error| {
+        let payload = event.payload.shared_json().map_err(|error| {
             WriteError::Refused(StoreError::Invalid(format!("event {} on {}: {error}", event.id, event.topic)))
         })?;
         linking.add(committed, payload);
@@ -263,7 +267,7 @@ fn bind_event(row: &EventRow<'_>, values: &mut SqliteArguments) -> Result<(), sq
     values.add(i64::from(event.hops))?;
     values.add(row.committed.cause_seq.map(|seq| seq.get() as i64))?;
     values.add(row.committed.seen.map(|seq| seq.get() as i64))?;
-    values.add(row.payload)
+    values.add(Arc::clone(row.payload))
 }
 
 fn add_facts(script: &mut Script<'_>, batch: &WriteBatch, names: &mut BatchNames<'_>) -> Result<(), WriteError> {
@@ -283,7 +287,7 @@ fn add_facts(script: &mut Script<'_>, batch: &WriteBatch, names: &mut BatchNames
         values.add(*writer)?;
         values.add(fact.version.get() as i64)?;
         values.add(fact.event.as_ref().map(|id| id.as_bytes().as_slice()))?;
-        values.add(&***value)
+        values.add(Arc::clone(value))
     })?;
     for (fact, owner) in removed {
         script.add(DELETE_FACT, 1, None, |values| {

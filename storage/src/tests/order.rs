@@ -79,6 +79,37 @@ async fn what_queued_while_a_commit_ran_is_one_batch() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_of_small_commands_is_a_whole_statement_and_the_rest_comes_next() {
+    let Running { storage, released, actor: _actor, .. } = running().await;
+    let receipts: Vec<_> =
+        (0..300).map(|n| storage.try_publish(publish(vec![new("x", "0", n)])).expect("room")).collect();
+    for (receipt, n) in receipts.into_iter().zip(1..) {
+        assert_eq!(receipt.await.expect("committed").first, Seq(n), "first in, first out");
+    }
+    let batches = released.0.lock().expect("no panic while locked");
+    assert_eq!(batches.iter().map(|batch| batch.events.len()).collect::<Vec<_>>(), [256, 44]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_does_not_wait_for_the_next_commit() {
+    let Running { storage, disk, actor: _actor, .. } = running().await;
+    disk.delay_commits(Some(Duration::from_secs(10)));
+    let mut first = storage.try_publish(publish(vec![new("x", "0", 0)])).expect("room");
+    tokio::task::yield_now().await;
+    let mut second = storage.try_publish(publish(vec![new("x", "0", 1)])).expect("room");
+
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(disk.n_commits(), 1, "the second commit is under way");
+    assert_eq!((&mut first).now_or_never().expect("answered").expect("committed").first, Seq(1));
+    assert!((&mut second).now_or_never().is_none());
+
+    // Nothing comes after it: it is answered at once.
+    let (before, answer) = (tokio::time::Instant::now(), second.await);
+    assert_eq!(answer.expect("committed").first, Seq(2));
+    assert_eq!(before.elapsed(), Duration::from_secs(9));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_step_of_an_older_epoch_is_refused() {
     let Running { storage, disk, actor: _actor, .. } = running().await;
     let team = name("t");
