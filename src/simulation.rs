@@ -13,7 +13,10 @@ use atra_agents::{CandleSource, DeskConfig, desk};
 use atra_bus::{Committed, Draft, Event, Filter, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
 use atra_runtime::{
     Limits, Placement, Team,
-    sim::{EngineError, Fault, FaultClass, FaultPlan, Policy, SimReport, Swarm, TraceRecord, Violation, crowd},
+    sim::{
+        EngineError, Fault, FaultClass, FaultPlan, Policy, SimReport, Swarm, TraceRecord, Violation, crowd,
+        fewer_faults,
+    },
 };
 use atra_storage::{Level, Read, StorageOptions, StoreError, digest_of_publisher};
 use serde::{Deserialize, Serialize};
@@ -411,7 +414,11 @@ pub fn shrink(
             best = candidate;
         }
     }
-    fewer_faults(&mut best, &mut fails)?;
+    if let FaultPlan::Exactly(list) = best.faults.clone() {
+        let of = |list: &[Fault]| if list.is_empty() { FaultPlan::None } else { FaultPlan::Exactly(list.to_vec()) };
+        let left = fewer_faults(list, |list| Ok(fails(&Case { faults: of(list), ..best.clone() })?.is_some()))?;
+        best.faults = of(&left);
+    }
     while best.virtual_ms > 2_000 {
         let candidate = cut(best.virtual_ms / 2)(&best);
         if fails(&candidate)?.is_none() {
@@ -422,46 +429,6 @@ pub fn shrink(
     let (one, two) = (run(&best, false)?, run(&best, false)?);
     let same = kind_of(&one).as_ref() == Some(&kind) && one.hash == two.hash;
     Ok(same.then(|| (Case { story: one.failure.clone().unwrap_or_default(), ..best }, one)))
-}
-
-/// Delta debugging on the list of faults.
-fn fewer_faults(
-    best: &mut Case,
-    fails: &mut impl FnMut(&Case) -> Result<Option<Verdict>, CaseError>,
-) -> Result<(), CaseError> {
-    let FaultPlan::Exactly(mut list) = best.faults.clone() else { return Ok(()) };
-    let none = Case { faults: FaultPlan::None, ..best.clone() };
-    if fails(&none)?.is_some() {
-        *best = none;
-        return Ok(());
-    }
-    let mut parts = 2;
-    while list.len() > 1 {
-        let size = list.len().div_ceil(parts);
-        let mut found = None;
-        for at in (0..list.len()).step_by(size) {
-            let rest: Vec<Fault> = list
-                .iter()
-                .enumerate()
-                .filter(|(place, _)| !(at..at + size).contains(place))
-                .map(|(_, fault)| fault.clone())
-                .collect();
-            let candidate = Case { faults: FaultPlan::Exactly(rest.clone()), ..best.clone() };
-            if fails(&candidate)?.is_some() {
-                found = Some((rest, candidate));
-                break;
-            }
-        }
-        match found {
-            Some((rest, candidate)) => {
-                (list, *best) = (rest, candidate);
-                parts = (parts - 1).max(2);
-            }
-            None if size == 1 => break,
-            None => parts = (parts * 2).min(list.len()),
-        }
-    }
-    Ok(())
 }
 
 /// The classes that a list on the command line names: `all`, `none`, `lies`, or names with commas between.

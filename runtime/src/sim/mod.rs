@@ -8,6 +8,7 @@
 //! | `driven` | what a store lies on: the model, or SQLite driven within one poll |
 //! | `probe` | an agent, watched and made to fail |
 //! | `audit` | the ten guarantees as counted checks |
+//! | `shrink` | fewer faults that make a run fail |
 //! | `world` | who restarts the runtime, and the handle that a test steers with |
 //! | `crowd` | agents to fill a swarm with |
 //!
@@ -21,6 +22,7 @@ mod driven;
 mod engine;
 mod faults;
 mod probe;
+mod shrink;
 mod world;
 
 use std::{
@@ -40,6 +42,7 @@ pub use audit::{Invariant, Violation};
 pub use engine::{EngineError, Policy, TraceRecord};
 pub use faults::{Fault, FaultAt, FaultClass, FaultPlan};
 use serde_json::Value;
+pub use shrink::fewer_faults;
 use tokio::sync::mpsc;
 pub use world::Sim;
 
