@@ -416,7 +416,9 @@ pub fn shrink(
     }
     if let FaultPlan::Exactly(list) = best.faults.clone() {
         let of = |list: &[Fault]| if list.is_empty() { FaultPlan::None } else { FaultPlan::Exactly(list.to_vec()) };
-        let left = fewer_faults(list, |list| Ok(fails(&Case { faults: of(list), ..best.clone() })?.is_some()))?;
+        let left = fewer_faults(list, |list| {
+            fails(&Case { faults: of(list), ..best.clone() }).map(|verdict| verdict.is_some())
+        })?;
         best.faults = of(&left);
     }
     while best.virtual_ms > 2_000 {

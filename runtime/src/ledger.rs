@@ -131,7 +131,7 @@ impl EffectLedger {
             None => call(key.clone()).await,
             Some(model) => {
                 let (agent, name) = (self.agent.clone(), name.to_owned());
-                let answer = model(&ModelCall { agent, name: name.clone(), key: key.clone() });
+                let answer = model(&ModelCall { agent, name, key: key.clone() });
                 answer.and_then(|value| Ok(serde_json::from_value(value)?))
             }
         };
