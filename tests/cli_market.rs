@@ -98,6 +98,30 @@ fn every_real_file_is_imported_by_what_it_is_and_named_by_its_name() {
 }
 
 #[test]
+fn of_many_files_the_bad_ones_are_told_and_the_others_imported() {
+    let folder = Folder::new();
+    let csv = |n: i64| {
+        let row = |i: i64| format!("{},1,2,0.5,1.5,7\n", 1_650_000_000_000 + i * 60_000);
+        (0..n).map(row).collect::<String>()
+    };
+    for (name, text) in
+        [("AAA.csv", csv(5)), ("BBB.csv", "no candles".into()), ("CCC.csv", csv(3)), ("DDD.csv", csv(9))]
+    {
+        std::fs::write(folder.path(name), text).expect("written");
+    }
+    let all =
+        ["import", "candles", "AAA.csv", "BBB.csv", "CCC.csv", "none.csv", "DDD.csv", "--ticker", "X", "--db", "a.db"];
+    let named: Vec<&str> = all.iter().copied().filter(|word| !["--ticker", "X", "none.csv"].contains(word)).collect();
+    let (code, out, err) = folder.atra(&named);
+    assert_eq!(code, 1, "{out}\n{err}");
+    assert!(out.contains("AAA.1m") && out.contains("CCC.1m") && out.contains("DDD.1m"), "{out}");
+    assert!(err.contains("BBB.csv") && err.contains("1 of 4 files were not imported"), "{err}");
+    let again = folder.json(&["import", "candles", "DDD.csv", "--db", "a.db"]);
+    assert_eq!((again["added"].as_u64(), again["equal"].as_u64()), (Some(0), Some(9)));
+    folder.fails(1, &all, "2 of 5 files were not imported");
+}
+
+#[test]
 fn candles_leave_as_they_came_in_every_format() {
     let Some(folder) = Folder::with("data/reference/GOOG-1d.csv", "GOOG") else { return };
     let series = ["--ticker", "GOOG", "--db", "a.db"];

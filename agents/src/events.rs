@@ -237,6 +237,9 @@ pub struct StateChanged {
     pub killed: bool,
     /// Equity at the change, if known.
     pub equity: Option<Money>,
+    /// Series that are stopped by their own losses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stopped: Vec<SeriesKey>,
 }
 
 impl EventType for StateChanged {

@@ -89,6 +89,10 @@ impl RiskAgent {
             Some(RiskState::Reducing) => self.close_all(known_at, false, cx)?,
             Some(RiskState::Active) | None => {}
         }
+        if self.books.rules.held(series, *held, &self.limits) {
+            self.say_state(cx)?;
+            self.close_one(series, known_at, *held, cx)?;
+        }
         if self.books.ended.remove(series)
             && let Some(&target) = self.books.wanted.get(series)
         {
@@ -172,13 +176,30 @@ impl RiskAgent {
             let open = self.books.heard.iter().filter(|(_, heard)| heard.held != Money::ZERO);
             series.extend(open.map(|(series, _)| series).filter(|series| rules.waiting(series).is_none()).cloned());
         }
-        for series in series {
-            self.books.rules.force_close(&series, known_at);
-            // What opens at `known_at` or later: the decision is known only now.
-            let time = known_at - 1;
-            self.approve(Approved { series, time, target: 0.0, notional_max: Money::ZERO, forced: true }, cx)?;
+        series.into_iter().try_for_each(|series| self.force_close(series, known_at, cx))
+    }
+
+    /// Closes a series that was stopped, or withdraws what was approved for it.
+    fn close_one(
+        &mut self,
+        series: &SeriesKey,
+        known_at: i64,
+        held: Money,
+        cx: &mut Context<'_>,
+    ) -> Result<(), AgentError> {
+        match self.books.rules.waiting(series) {
+            // On its way out already.
+            Some(waiting) if waiting.target == 0.0 => Ok(()),
+            None if held == Money::ZERO => Ok(()),
+            _ => self.force_close(series.clone(), known_at, cx),
         }
-        Ok(())
+    }
+
+    fn force_close(&mut self, series: SeriesKey, known_at: i64, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        self.books.rules.force_close(&series, known_at);
+        // What opens at `known_at` or later: the decision is known only now.
+        let time = known_at - 1;
+        self.approve(Approved { series, time, target: 0.0, notional_max: Money::ZERO, forced: true }, cx)
     }
 
     /// The candles have ended and the broker closes all: what was held is judged anew if candles are added later.
@@ -194,7 +215,8 @@ impl RiskAgent {
 
     fn say_state(&self, cx: &mut Context<'_>) -> Result<(), AgentError> {
         let rules = &self.books.rules;
-        let said = StateChanged { state: rules.state(), killed: rules.is_killed(), equity: self.books.equity };
+        let stopped = rules.stopped().cloned().collect();
+        let said = StateChanged { state: rules.state(), killed: rules.is_killed(), equity: self.books.equity, stopped };
         cx.put("risk.state", said.clone())?;
         cx.publish(said)?;
         Ok(())
@@ -234,7 +256,8 @@ impl Agent for RiskAgent {
             self.books.pending.insert(series.clone(), Pending { time: *time, target: *target });
             return self.join(series, cx);
         }
-        if let Some(PositionChanged { series, time, trade, .. }) = event.as_type()? {
+        if let Some(PositionChanged { series, time, trade, cash, .. }) = event.as_type()? {
+            self.books.rules.filled(series, *cash, &self.limits);
             if let Some(trade) = trade {
                 self.books.rules.trade(series, *time, trade.profit, &self.limits);
             }
@@ -264,7 +287,7 @@ impl Agent for RiskAgent {
         match query.name.as_str() {
             "status" => Ok(json!({
                 "state": rules.state(), "killed": rules.is_killed(), "equity": equity, "limits": self.limits,
-                "approved": approved, "denied": denied, "waiting": pending.keys().collect::<Vec<_>>(),
+                "stopped": rules.stopped().collect::<Vec<_>>(), "approved": approved, "denied": denied, "waiting": pending.keys().collect::<Vec<_>>(),
             })),
             other => Err(AgentError::new(format!("risk does not answer {other:?}; ask for status"))),
         }

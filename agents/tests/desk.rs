@@ -12,7 +12,8 @@ use atra_agents::{
     candles::blocks_of,
     desk, desk_with,
     events::{
-        Approved, Denied, Kill, OrderRejected, PositionChanged, Promoted, Quality, Resume, RolledBack, TargetChanged,
+        Approved, Denied, Kill, OrderRejected, PositionChanged, Promoted, Quality, Resume, RolledBack, StateChanged,
+        TargetChanged,
     },
     market::{
         backtest::{BacktestOptions, backtest},
@@ -20,7 +21,7 @@ use atra_agents::{
         candle::{Candle, Scale, SeriesKey},
         fill::{Exits, Trade},
         money::{Money, Terms},
-        risk::{DenyCode, RiskLimits},
+        risk::{DenyCode, RiskLimits, RiskState},
         several::{Part, several},
         simulator::Simulator,
         strategy::{Decision, Maker, Reason, Side, Strategy, StrategySpec},
@@ -463,6 +464,34 @@ fn a_person_stops_all_trading() {
     });
     assert!(late.is_empty(), "{late:?}");
     assert!(events::<Fill>(&disk).len() < 10);
+}
+
+#[test]
+fn a_series_that_loses_too_much_is_closed_and_the_others_go_on() {
+    let series: Vec<SeriesKey> = ["AAA.15m", "BBB.15m", "CCC.15m"].map(key).to_vec();
+    let source = CandleSource::Simulator { seed: 11, series, candles: Some(3_000) };
+    let risk = RiskLimits { series_drawdown_max_ppm: 25_000, ..RiskLimits::default() };
+    let config = DeskConfig { risk, ..fixed(Side::LongShort) };
+    let disk = MemoryDisk::new();
+    run(&disk, team(&config, &source));
+    let (said, fills) = (events::<StateChanged>(&disk), events::<Fill>(&disk));
+    let first = &said.iter().find(|said| !said.stopped.is_empty()).expect("a series is stopped").stopped;
+    let [stopped] = &first[..] else { panic!("{first:?}") };
+    assert!(said.iter().all(|said| said.state == RiskState::Active));
+    let denied = events::<Denied>(&disk).into_iter().find(|denied| denied.code == DenyCode::SeriesDrawdown);
+    let denied = denied.expect("what it wants is denied");
+    assert_eq!(denied.series, *stopped);
+    let of = |wanted: bool| fills.iter().filter(move |fill| (fill.series == *stopped) == wanted);
+    let last = of(true).next_back().expect("it traded");
+    assert_eq!(last.execution.lots_after, 0);
+    assert!(last.time <= denied.time, "closed before anything was denied");
+    assert!(of(false).next_back().expect("others trade").time > last.time);
+    // Stops at any candle change nothing.
+    let again = MemoryDisk::new();
+    run_for(&again, team(&config, &source), 700, true);
+    run_for(&again, team(&config, &source), 700, false);
+    run(&again, team(&config, &source));
+    assert_eq!(events::<Fill>(&again), fills);
 }
 
 #[test]

@@ -76,6 +76,9 @@ pub(crate) enum CliError {
         path.display(), first.line, first.reason
     )]
     NoRow { path: PathBuf, n_rows: usize, first: RefusedRow },
+    /// Some of many files were not imported, each told by itself.
+    #[error("{failed} of {n_files} files were not imported; the others are")]
+    SomeFiles { failed: usize, n_files: usize },
     /// Candles in the database cannot be read or written.
     #[error("candles of {series}, block {start}")]
     Block { series: String, start: i64, source: BlockError },
@@ -139,6 +142,7 @@ impl CliError {
             Self::Import { .. } | Self::NoRow { .. } => {
                 "look at the file's first lines: time, open, high, low, close, volume are needed".into()
             }
+            Self::SomeFiles { .. } => "mend them and import again: what is there already stays as it is".into(),
             Self::Block { .. } | Self::Damaged { .. } => {
                 "keep the file, and put a backup in its place with 'atra db restore'; without one, import into a new --db FILE".into()
             }

@@ -1,10 +1,11 @@
 //! `atra import candles`: files into the block table of a database.
 //!
-//! All files are read and checked before anything is written, so a bad one changes nothing. What a file adds is written
-//! in one transaction. Candles that are there already stay as they are, so importing again changes nothing.
+//! A file is imported whole or not at all: it is read and checked first, and what it adds is written in one transaction. Of
+//! many files a few are held at once; one that cannot be imported is told, and the others go on. Candles that are there
+//! already stay as they are, so importing again changes nothing, and going on after an import that was killed is importing
+//! again.
 
 use std::{
-    io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,12 +16,13 @@ use atra::{
     agents::market::{
         block::MergeReport,
         candle::{Interval, Scale, SeriesKey},
-        import::{Import, ImportError, ImportOptions, ImportReport, import_candles},
+        import::{Import, ImportError, ImportOptions, ImportReport, import_from},
         resample::{Resampled, resample as resample_candles},
     },
     config::Config,
     storage::{Level, Store, WriteBatch},
 };
+use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -29,8 +31,9 @@ use super::{
     candles, config_of,
     error::CliError,
     look,
+    market::on_all_cores,
     output::{Output, Style, grouped},
-    progress::bytes_bar,
+    progress::{bytes_bar, runs_bar},
     time::Moment,
 };
 
@@ -57,25 +60,89 @@ pub(crate) async fn candles(args: ImportArgs, out: &mut Output) -> Result<(), Cl
     for file in &args.files {
         ticker(file, &args)?;
     }
-    let parsed: Vec<Parsed> = args.files.iter().map(|file| parse(file, &args)).collect::<Result<_, _>>()?;
-    if args.dry_run {
-        let db: Arc<dyn Read> = if config.db.exists() {
-            SqliteReader::open_read_only(&config.db).await?
-        } else {
-            MemoryStore::new().reader()
-        };
-        for parsed in &parsed {
-            let joined = candles::join(&*db, &parsed.series, &parsed.import.candles, parsed.import.scale).await?;
-            tell(&Done { parsed, found: joined.report, dry_run: true, wall: parsed.wall }, out)?;
-        }
-        return Ok(());
-    }
-    let mut store = open(&config).await?;
-    let written = write(&mut store, &parsed, out).await;
+    let mut target = Target::Closed;
+    let imported = import_all(&args, &config, &mut target, out).await;
     // Closed in any case: it moves the log into the file. The first error is the one to tell.
-    let closed = store.close().await;
-    written?;
+    let closed = match target {
+        Target::Store(mut store) => store.close().await,
+        Target::Closed | Target::Looked(_) => Ok(()),
+    };
+    imported?;
     Ok(closed?)
+}
+
+/// Where candles go. Opened with the first good file, so that a bad one alone makes no database.
+enum Target {
+    Closed,
+    Store(SqliteStore),
+    /// For a dry run.
+    Looked(Arc<dyn Read>),
+}
+
+impl Target {
+    async fn open(&mut self, config: &Config, dry_run: bool) -> Result<(), CliError> {
+        if matches!(self, Self::Closed) {
+            *self = match (dry_run, config.db.exists()) {
+                (false, _) => Self::Store(open(config).await?),
+                (true, true) => Self::Looked(SqliteReader::open_read_only(&config.db).await?),
+                (true, false) => Self::Looked(MemoryStore::new().reader()),
+            };
+        }
+        Ok(())
+    }
+
+    /// Joins a file's candles to what is there; answers what that did, or would do.
+    async fn take(&mut self, parsed: &Parsed) -> Result<MergeReport, CliError> {
+        let Parsed { series, import, .. } = parsed;
+        match self {
+            Self::Store(store) => {
+                let joined = candles::join(&*store.reader(), series, &import.candles, import.scale).await?;
+                if !joined.blocks.is_empty() {
+                    let batch = WriteBatch { blocks: joined.blocks, level: Level::Power, ..WriteBatch::default() };
+                    store.commit(&batch).await?;
+                }
+                Ok(joined.report)
+            }
+            Self::Looked(db) => Ok(candles::join(&**db, series, &import.candles, import.scale).await?.report),
+            Self::Closed => Ok(MergeReport::default()),
+        }
+    }
+}
+
+async fn import_all(args: &ImportArgs, config: &Config, target: &mut Target, out: &mut Output) -> Result<(), CliError> {
+    let n_files = args.files.len();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let bar = if n_files > 1 { runs_bar("importing", n_files) } else { ProgressBar::hidden() };
+    let mut failed = 0;
+    for files in args.files.chunks(cores) {
+        let parsed = on_all_cores(files.len(), |index| parse(&files[index], args, n_files == 1), || bar.inc(1));
+        for (file, parsed) in files.iter().zip(parsed) {
+            let error = match parsed {
+                Err(error) => error,
+                Ok(parsed) => {
+                    let began = Instant::now();
+                    target.open(config, args.dry_run).await?;
+                    let found = target.take(&parsed).await?;
+                    let wall = parsed.wall + began.elapsed();
+                    bar.suspend(|| tell(&Done { parsed: &parsed, found, dry_run: args.dry_run, wall }, out))?;
+                    continue;
+                }
+            };
+            if n_files == 1 {
+                return Err(error);
+            }
+            failed += 1;
+            if out.is_json() {
+                out.json(&json!({ "file": file, "error": error.text() }))?;
+            }
+            bar.suspend(|| eprintln!("{}", error.text()));
+        }
+    }
+    bar.finish_and_clear();
+    match failed {
+        0 => Ok(()),
+        _ => Err(CliError::SomeFiles { failed, n_files }),
+    }
 }
 
 /// Whose candles a file has: as said, or the beginning of its name up to the first dash, dot or space.
@@ -183,24 +250,8 @@ pub(crate) fn prepare_folder(config: &Config) -> Result<(), CliError> {
     std::fs::create_dir_all(folder).map_err(|source| CliError::Folder { path: folder.to_owned(), source })
 }
 
-async fn write(store: &mut SqliteStore, parsed: &[Parsed], out: &mut Output) -> Result<(), CliError> {
-    let db = store.reader();
-    for parsed in parsed {
-        let began = Instant::now();
-        let joined = candles::join(&*db, &parsed.series, &parsed.import.candles, parsed.import.scale).await?;
-        if !joined.blocks.is_empty() {
-            let batch = WriteBatch { blocks: joined.blocks, level: Level::Power, ..WriteBatch::default() };
-            store.commit(&batch).await?;
-        }
-        let wall = parsed.wall + began.elapsed();
-        tell(&Done { parsed, found: joined.report, dry_run: false, wall }, out)?;
-    }
-    Ok(())
-}
-
-fn parse(file: &Path, args: &ImportArgs) -> Result<Parsed, CliError> {
+fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliError> {
     let began = Instant::now();
-    let bytes = read(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
     let options = ImportOptions {
         interval: args.interval,
         refused_max: args.refused_max,
@@ -211,13 +262,12 @@ fn parse(file: &Path, args: &ImportArgs) -> Result<Parsed, CliError> {
         price_shift: args.scale,
         ..ImportOptions::default()
     };
-    let bar = bytes_bar(&file.display().to_string());
-    let import = import_candles(&bytes, &options, |progress| {
-        bar.set_length(progress.bytes_total as u64);
-        bar.set_position(progress.bytes as u64);
-    });
+    let (mut reader, n_bytes) = read(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
+    let bar = if is_alone { bytes_bar(&file.display().to_string()) } else { ProgressBar::hidden() };
+    bar.set_length(n_bytes);
+    let import = import_from(&mut *reader, n_bytes, &options, |progress| bar.set_position(progress.bytes as u64));
     bar.finish_and_clear();
-    let import = import.map_err(|source| why_not(file, &bytes, &options, source))?;
+    let import = import.map_err(|source| why_not(file, source))?;
     let Some(interval) = args.interval.or(import.interval) else {
         let what = format!("{} has a single candle, which does not tell its interval", file.display());
         return Err(CliError::Usage { what, next: "give it with --interval, such as --interval 15m" });
@@ -231,23 +281,23 @@ fn parse(file: &Path, args: &ImportArgs) -> Result<Parsed, CliError> {
 }
 
 /// The error of a file. One without a single good row is another kind of file: a higher bound would not help it.
-fn why_not(file: &Path, bytes: &[u8], options: &ImportOptions, source: ImportError) -> CliError {
+fn why_not(file: &Path, source: ImportError) -> CliError {
     let path = file.to_owned();
-    let ImportError::TooManyRefused { first, .. } = source else { return CliError::Import { path, source } };
-    let unbounded = ImportOptions { refused_max: usize::MAX, ..options.clone() };
-    match import_candles(bytes, &unbounded, |_| {}) {
-        Err(ImportError::TooManyRefused { count, .. }) => CliError::NoRow { path, n_rows: count, first },
-        _ => CliError::Import { path, source },
+    match source {
+        ImportError::TooManyRefused { count, taken: 0, first, .. } => CliError::NoRow { path, n_rows: count, first },
+        ImportError::Read { source } => CliError::File { path, source },
+        source => CliError::Import { path, source },
     }
 }
 
-fn read(file: &Path) -> std::io::Result<Vec<u8>> {
-    if file != Path::new("-") {
-        return std::fs::read(file);
+/// What a file is read from, and how long it is; 0 for standard input.
+fn read(file: &Path) -> std::io::Result<(Box<dyn std::io::Read>, u64)> {
+    if file == Path::new("-") {
+        return Ok((Box::new(std::io::stdin().lock()), 0));
     }
-    let mut bytes = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let opened = std::fs::File::open(file)?;
+    let n_bytes = opened.metadata()?.len();
+    Ok((Box::new(opened), n_bytes))
 }
 
 fn tell(done: &Done<'_>, out: &mut Output) -> Result<(), CliError> {

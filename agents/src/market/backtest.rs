@@ -176,7 +176,7 @@ impl<M: FnMut(f64), F: FnMut(&Trade)> Run<M, F> {
         if lots == 0 {
             let equity = cash.to_f64();
             candles.iter().for_each(|_| marked(equity));
-            stats.run(candles, false, |_| equity);
+            stats.run_flat(candles, equity);
             return Ok(());
         }
         let mut failed = Ok(());

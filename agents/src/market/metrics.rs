@@ -144,6 +144,26 @@ impl EquityStats {
         }
     }
 
+    /// The same where nothing is held, so that the equity stays: a day's candles are one step.
+    pub(crate) fn run_flat(&mut self, candles: &[Candle], equity: f64) {
+        let mut rest = candles;
+        while let [first, others @ ..] = rest {
+            self.mark(first.time, equity, false);
+            let day_end = self.hint.day_end;
+            // Most runs end within the day.
+            let taken = match others.last() {
+                Some(last) if last.time >= day_end => others.partition_point(|candle| candle.time < day_end),
+                _ => others.len(),
+            };
+            if let Some(last) = taken.checked_sub(1).map(|last| others[last].time) {
+                self.bars += taken as u64;
+                self.last_time = last;
+                if equity >= self.peak { self.peak_time = last } else { self.underwater(last, equity) }
+            }
+            rest = &others[taken..];
+        }
+    }
+
     /// Marks the candles of the day that has begun; answers how many. The drawdown is looked at where it is greatest, and
     /// the time below the peak where it ends, so a candle costs a comparison or two.
     #[inline]
@@ -285,6 +305,21 @@ mod tests {
                 assert_eq!(one, run, "{step}, part {n}");
             }
             assert!(run.metrics().drawdown_max > 0.0 && run.metrics().drawdown_longest_ms > DAY_MILLIS);
+        }
+    }
+
+    #[test]
+    fn a_flat_run_is_as_many_marks() {
+        let candles: Vec<Candle> = Simulator::new(5, "15m".parse().unwrap(), 0).take(2_000).collect();
+        for step in [1, 7, 96, 500] {
+            let (mut one, mut run) = (EquityStats::new(10_000.0), EquityStats::new(10_000.0));
+            for (n, part) in candles.chunks(step).enumerate() {
+                // Up, down, and at the peak again.
+                let equity = [100.0, 120.0, 90.0, 120.0, 80.0][n % 5];
+                part.iter().for_each(|candle| one.mark(candle.time, equity, false));
+                run.run_flat(part, equity);
+                assert_eq!(one, run, "{step}, part {n}");
+            }
         }
     }
 

@@ -43,6 +43,7 @@ pub mod risk;
 pub mod search;
 pub mod several;
 pub mod simulator;
+mod stops;
 pub mod strategy;
 mod svg;
 pub mod table;

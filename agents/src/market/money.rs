@@ -218,12 +218,12 @@ impl Terms {
     /// [`MoneyError::Overflow`].
     #[inline]
     pub fn value(self, ticks: i64, lots: i64) -> Result<Money, MoneyError> {
-        (i128::from(ticks) * i128::from(lots)).checked_mul(self.tick_lot()).map(Money).ok_or(MoneyError::Overflow)
+        product(i128::from(ticks) * i128::from(lots), self.tick_lot()).map(Money).ok_or(MoneyError::Overflow)
     }
 
     /// What `lots` are worth a tick, for a position that is marked often.
     pub(crate) fn tick_value(self, lots: i64) -> Option<TickValue> {
-        let unit = i128::from(lots).checked_mul(self.tick_lot())?;
+        let unit = product(i128::from(lots), self.tick_lot())?;
         // Half of what there is room for, so that the estimate in floats need not be exact.
         let ticks_max = (i128::MAX / 2) as f64 / float(unit).abs();
         Some(TickValue { unit, ticks_max: ticks_max as i64 })
@@ -237,7 +237,7 @@ impl Terms {
 
     /// The most lots that `cash` buys at a price, fee included: `floor(cash / (price · (1 + fee)))`.
     pub fn affordable(self, cash: Money, ticks: i64) -> i64 {
-        let with_fee = (millionth(self.tick_lot()) * (PPM + i128::from(self.fee_ppm))).checked_mul(i128::from(ticks));
+        let with_fee = product(millionth(self.tick_lot()) * (PPM + i128::from(self.fee_ppm)), i128::from(ticks));
         with_fee.map_or(0, |one| times(cash.0, one))
     }
 
@@ -246,7 +246,7 @@ impl Terms {
         if notional == Money::MAX {
             return i64::MAX;
         }
-        self.tick_lot().checked_mul(i128::from(ticks)).map_or(0, |one| times(notional.0, one))
+        product(self.tick_lot(), i128::from(ticks)).map_or(0, |one| times(notional.0, one))
     }
 
     /// A quantity as the number that people read.
@@ -275,6 +275,14 @@ impl Terms {
         let decimals = DECIMALS.saturating_sub(self.price_decimals).saturating_sub(self.lot_decimals);
         i128::from(power_of_ten(decimals.min(12))) * i128::from(power_of_ten(decimals.saturating_sub(12)))
     }
+}
+
+/// A product, if in range. Where the lengths of both say that it is, the check is left out: it costs more than the product.
+#[inline]
+fn product(a: i128, b: i128) -> Option<i128> {
+    let spare = a.unsigned_abs().leading_zeros() + b.unsigned_abs().leading_zeros();
+    // At most 126 bits of 127.
+    if spare >= 130 { Some(a.wrapping_mul(b)) } else { a.checked_mul(b) }
 }
 
 /// The number as a float, right to the last bit or the one before. A 128-bit conversion is a call: of what does not fit 64
@@ -330,6 +338,7 @@ mod tests {
         fn quotients_are_those_of_a_division(amount: i128, one in 1..i128::MAX, shift in 0_u32..127, near in -2_i128..3) {
             let (amount, one) = (amount >> shift, (one >> (shift / 2)).max(1));
             prop_assert_eq!(millionth(amount), amount / PPM);
+            prop_assert_eq!(product(amount, one >> (127 - shift)), amount.checked_mul(one >> (127 - shift)));
             // And where it is nearly a whole number of times.
             for amount in [amount, (amount / one * one).saturating_add(near)] {
                 let expected = if amount > 0 { i64::try_from(amount / one).unwrap_or(i64::MAX) } else { 0 };

@@ -11,7 +11,8 @@
 //! | halted | no | yes, unless by the kill switch |
 //!
 //! `active → reducing` when the daily loss is reached (back on the next UTC day); `→ halted` when the drawdown stop is
-//! reached or the kill switch is set; out of halted only by a person ([`Risk::resume`]).
+//! reached or the kill switch is set; out of halted only by a person ([`Risk::resume`]). A single series can be stopped
+//! likewise by what it has lost itself.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::candle::SeriesKey;
 use super::money::Money;
+use super::stops::Stops;
 
 const DAY_MILLIS: i64 = 86_400_000;
 /// The most order times kept for the rate: a limit above it is none.
@@ -36,6 +38,9 @@ pub struct RiskLimits {
     pub gross_max_ppm: u32,
     /// Fall of the equity from its peak that halts the desk. Default: 100 %, which is never.
     pub drawdown_max_ppm: u32,
+    /// Fall of what one series has made from its peak, as a share of the account's equity, that closes the series and keeps it
+    /// closed. Default: 100 %, which is never.
+    pub series_drawdown_max_ppm: u32,
     /// Loss since the day began, as a share of the equity then, beyond which positions are only reduced. Default: 100 %.
     pub daily_loss_max_ppm: u32,
     /// Orders an hour over all series. Default: 120.
@@ -56,12 +61,20 @@ impl Default for RiskLimits {
             position_max_ppm: 1_000_000,
             gross_max_ppm: 1_000_000,
             drawdown_max_ppm: 1_000_000,
+            series_drawdown_max_ppm: 1_000_000,
             daily_loss_max_ppm: 1_000_000,
             orders_per_hour_max: 120,
             cool_down_ms: 0,
             price_band_ppm: 500_000,
             stale_after_ms: 7_200_000,
         }
+    }
+}
+
+impl RiskLimits {
+    /// Whether what each series has made has to be known.
+    fn follows_series(&self) -> bool {
+        self.series_drawdown_max_ppm < 1_000_000
     }
 }
 
@@ -99,6 +112,8 @@ pub enum DenyCode {
     Halted,
     /// The desk only reduces.
     Reducing,
+    /// The series has lost too much of its own.
+    SeriesDrawdown,
     /// A losing trade was closed too recently.
     CoolDown,
     /// Too many orders in the last hour.
@@ -176,6 +191,8 @@ pub struct Risk {
     /// Approvals that are not filled yet: what they may open is not there for others.
     #[serde(default)]
     waiting: BTreeMap<SeriesKey, Waiting>,
+    #[serde(default, skip_serializing_if = "Stops::is_empty")]
+    stops: Stops,
 }
 
 impl Risk {
@@ -212,6 +229,9 @@ impl Risk {
             }
         }
         self.peak = self.peak.max(view.equity);
+        if view.gross == Money::ZERO && limits.follows_series() {
+            self.stops.flat(view.equity);
+        }
         self.view = Some(view);
         if self.state == RiskState::Active && fell(self.day_start, view.equity, limits.daily_loss_max_ppm) {
             self.state = RiskState::Reducing;
@@ -252,6 +272,25 @@ impl Risk {
         }
     }
 
+    /// Takes the cash of the account after a fill of a series.
+    pub fn filled(&mut self, series: &SeriesKey, cash: Money, limits: &RiskLimits) {
+        if limits.follows_series() {
+            self.stops.fill(series, cash);
+        }
+    }
+
+    /// Takes what a series holds at a close, after the equity of it; answers whether that stops the series. It then has to be
+    /// closed.
+    pub fn held(&mut self, series: &SeriesKey, held: Money, limits: &RiskLimits) -> bool {
+        let Some(view) = self.view.filter(|_| limits.follows_series()) else { return false };
+        self.stops.mark(series, held, view.equity, limits.series_drawdown_max_ppm)
+    }
+
+    /// Every series that is stopped by its own losses.
+    pub fn stopped(&self) -> impl Iterator<Item = &SeriesKey> {
+        self.stops.stopped()
+    }
+
     /// The approval of a series that is not filled yet, if there is one.
     pub fn waiting(&self, series: &SeriesKey) -> Option<&Waiting> {
         self.waiting.get(series)
@@ -280,6 +319,7 @@ impl Risk {
     /// A person lets the desk go on. The drawdown is counted anew from the equity now, or it would halt again at once.
     pub fn resume(&mut self) {
         (self.killed, self.state) = (false, RiskState::Active);
+        self.stops.resume();
         if let Some(view) = self.view {
             (self.peak, self.day_start) = (view.equity, view.equity);
         }
@@ -331,6 +371,7 @@ impl Risk {
         match self.state {
             RiskState::Halted => return Err(DenyCode::Halted),
             RiskState::Reducing => return Err(DenyCode::Reducing),
+            RiskState::Active if self.stops.is_stopped(series) => return Err(DenyCode::SeriesDrawdown),
             RiskState::Active => {}
         }
         let view = self.view.ok_or(DenyCode::NoEquity)?;

@@ -63,11 +63,13 @@ impl Scales {
                 format!("{series} goes back to version {version} after a fall of {:.2} %", drawdown * 100.0)
             }
             "risk.state" => {
-                let StateChanged { state, killed, equity } = payload.get().ok()?;
+                let StateChanged { state, killed, equity, stopped } = payload.get().ok()?;
                 let state = serde_json::to_value(state).unwrap_or_default();
                 let by = if *killed { ", by a person" } else { "" };
                 let equity = equity.map_or_else(String::new, |equity| format!(", equity {}", amount(equity)));
-                format!("risk is now {}{by}{equity}", state.as_str().unwrap_or("another"))
+                let names: Vec<&str> = stopped.iter().map(|series| series.as_str()).collect();
+                let stopped = if names.is_empty() { String::new() } else { format!("; stopped: {}", names.join(", ")) };
+                format!("risk is now {}{by}{equity}{stopped}", state.as_str().unwrap_or("another"))
             }
             "market.gap" => {
                 let Gap { series, from, to, missing } = payload.get().ok()?;

@@ -1,6 +1,6 @@
 //! What a file is, told from its bytes, and what it is packed in.
 
-use std::io::{Cursor, Read};
+use std::io::{BufReader, Cursor, Read};
 
 use super::ImportError;
 
@@ -8,6 +8,8 @@ use super::ImportError;
 const UNPACKED_BYTES_MAX: u64 = 4 << 30;
 /// Packings within packings: a zip of a gzip happens, more does not.
 const DEPTH_MAX: usize = 3;
+/// What is read of a text at once: enough to see its layout, little beside its candles.
+const TEXT_BYTES: usize = 1 << 20;
 /// Space before the first bracket of JSON that is looked over.
 const SPACE_MAX: usize = 64;
 
@@ -36,6 +38,61 @@ pub(super) fn unpack<T>(bytes: &[u8], take: impl FnOnce(&[u8]) -> Result<T, Impo
     // An empty file in a packing is as good as an empty file.
     let is_packed = matches!(bytes, [0x1f, 0x8b, ..] | [b'P', b'K', 3, 4, ..]);
     take(if is_packed { &unpacked } else { bytes })
+}
+
+/// Text that is read as it comes.
+pub(super) struct Text<'a> {
+    /// What was read and not yet taken.
+    pub(super) bytes: Vec<u8>,
+    reader: Box<dyn Read + 'a>,
+    left: u64,
+    packing: Option<&'static str>,
+}
+
+impl Text<'_> {
+    /// Reads some more behind what there is; answers whether that is the end.
+    pub(super) fn more(&mut self) -> Result<bool, ImportError> {
+        let wanted = TEXT_BYTES as u64;
+        let n = (&mut self.reader).take(wanted).read_to_end(&mut self.bytes).map_err(|source| match self.packing {
+            Some(what) => ImportError::Packed { what, source },
+            None => ImportError::Read { source },
+        })?;
+        self.left = self.left.checked_sub(n as u64).ok_or(TOO_LARGE)?;
+        Ok((n as u64) < wanted)
+    }
+}
+
+/// Hands text over as it comes, unpacked if it is packed with gzip; anything else as all of its bytes.
+pub(super) fn stream<T>(
+    reader: Box<dyn Read + '_>,
+    text: impl FnOnce(Text<'_>) -> Result<T, ImportError>,
+    whole: impl FnOnce(Vec<u8>) -> Result<T, ImportError>,
+) -> Result<T, ImportError> {
+    let mut seen = Text { bytes: Vec::new(), reader, left: UNPACKED_BYTES_MAX, packing: None };
+    for depth in 0..=DEPTH_MAX {
+        let is_all = seen.more()?;
+        match sniff(&seen.bytes) {
+            Content::Csv if matches!(seen.bytes[..], [0x1f, 0x8b, ..]) && depth < DEPTH_MAX => {
+                let Text { bytes, reader, left, .. } = seen;
+                let packed = BufReader::with_capacity(TEXT_BYTES / 8, Cursor::new(bytes).chain(reader));
+                let reader = Box::new(flate2::bufread::MultiGzDecoder::new(packed));
+                seen = Text { bytes: Vec::new(), reader, left, packing: Some("gzip") };
+            }
+            Content::Csv if !matches!(seen.bytes[..], [b'P', b'K', 3, 4, ..]) => {
+                // As if nothing of it had been read yet.
+                let Text { bytes, reader, left, packing } = seen;
+                let reader = Box::new(Cursor::new(bytes).chain(reader));
+                return text(Text { bytes: Vec::new(), reader, left, packing });
+            }
+            _ => {
+                if !is_all {
+                    while !seen.more()? {}
+                }
+                return whole(seen.bytes);
+            }
+        }
+    }
+    whole(seen.bytes)
 }
 
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>, ImportError> {

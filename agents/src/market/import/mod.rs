@@ -2,7 +2,8 @@
 //!
 //! CSV, JSON, Parquet and Feather, plain, packed with gzip or in a zip archive: told apart by their bytes, never by name.
 //!
-//! Everything works on bytes in memory: the caller reads the file (and may cut it short in a test). Prices become
+//! Text is read as it comes and never held as a whole, packed or not; what has no lines is held while it is read. What stays
+//! is 48 bytes a candle. Prices become
 //! integer ticks with as many decimals as the file needs; digits beyond the fifteenth are binary noise and are rounded,
 //! and counted. A bad row is put aside with its line number and a reason; too many stop the import. Whatever the file's
 //! order, the candles come out sorted and without duplicates, so importing twice changes nothing.
@@ -16,6 +17,9 @@ mod json;
 mod layout;
 mod number;
 mod rows;
+
+use std::cell::Cell;
+use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -248,6 +252,8 @@ pub enum ImportError {
         count: usize,
         /// The limit.
         limit: usize,
+        /// Good rows before: without any, this is another kind of file.
+        taken: usize,
         /// The first of them.
         first: RefusedRow,
     },
@@ -282,6 +288,13 @@ pub enum ImportError {
     Empty {
         /// Rows read.
         rows: usize,
+    },
+    /// The bytes cannot be read.
+    #[error("it cannot be read")]
+    Read {
+        /// What happened.
+        #[source]
+        source: std::io::Error,
     },
     /// A packed file is damaged.
     #[error("cannot unpack {what}")]
@@ -358,26 +371,107 @@ pub fn import_candles(
     })
 }
 
+/// As [`import_candles`], from what is read bit by bit; `bytes_total` is for the progress alone, 0 if it is not known.
+///
+/// # Errors
+/// As [`import_candles`].
+pub fn import_from(
+    reader: &mut dyn Read,
+    bytes_total: u64,
+    options: &ImportOptions,
+    mut progress: impl FnMut(Progress),
+) -> Result<Import, ImportError> {
+    let read = Cell::new(0);
+    let counted = Counted { reader, read: &read };
+    let mut progress = |rows| {
+        let bytes_total = usize::try_from(bytes_total).unwrap_or(usize::MAX);
+        progress(Progress { bytes: read.get(), bytes_total, rows });
+    };
+    container::stream(
+        Box::new(counted),
+        |text| import_text(text, options, &mut progress),
+        |bytes| import_candles(&bytes, options, |_| {}),
+    )
+}
+
+/// Counts what is read.
+struct Counted<'a> {
+    reader: &'a mut dyn Read,
+    read: &'a Cell<usize>,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.reader.read(into)?;
+        self.read.set(self.read.get() + n);
+        Ok(n)
+    }
+}
+
+/// CSV, a part of it at a time: the lines that are whole are read, the rest waits for what follows.
+fn import_text(
+    mut text: container::Text<'_>,
+    options: &ImportOptions,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Import, ImportError> {
+    let mut is_last = text.more()?;
+    let start = if text.bytes.starts_with(BOM) { BOM.len() } else { 0 };
+    let layout = layout::detect(&text.bytes[start..], &options.map)?;
+    let mut csv = Csv { rows: Rows::new(options, layout, 0), line: layout.lines };
+    let mut at = start + layout.start;
+    loop {
+        let whole =
+            if is_last { text.bytes.len() } else { text.bytes.iter().rposition(|b| *b == b'\n').map_or(at, |n| n + 1) };
+        csv.take(&text.bytes[at..whole.max(at)], |_, _| {})?;
+        progress(csv.rows.report.rows);
+        if is_last {
+            return csv.rows.finish();
+        }
+        text.bytes.drain(..whole.max(at));
+        at = 0;
+        is_last = text.more()?;
+    }
+}
+
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
 fn import_csv(
     bytes: &[u8],
     options: &ImportOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Import, ImportError> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
     let layout = layout::detect(bytes, &options.map)?;
-    let mut rows = Rows::new(options, layout, bytes.len() / 48);
-    let (mut line, mut at) = (layout.lines, layout.start);
-    // One array for all lines: clearing it for each would cost as much as splitting.
-    let mut fields = [&[][..]; COLUMNS_MAX];
-    while at < bytes.len() {
-        line += 1;
-        at = rows.line(bytes, at, line, &mut fields)?;
-        if line.is_multiple_of(PROGRESS_ROWS) {
-            progress(Progress { bytes: at, bytes_total: bytes.len(), rows: rows.report.rows });
+    let mut csv = Csv { rows: Rows::new(options, layout, bytes.len() / 48), line: layout.lines };
+    csv.take(&bytes[layout.start..], |at, rows| {
+        progress(Progress { bytes: layout.start + at, bytes_total: bytes.len(), rows });
+    })?;
+    progress(Progress { bytes: bytes.len(), bytes_total: bytes.len(), rows: csv.rows.report.rows });
+    csv.rows.finish()
+}
+
+/// Lines of CSV.
+struct Csv<'o> {
+    rows: Rows<'o>,
+    /// Lines so far.
+    line: usize,
+}
+
+impl Csv<'_> {
+    /// Reads whole lines; the last one may lack its end.
+    fn take(&mut self, bytes: &[u8], mut progress: impl FnMut(usize, usize)) -> Result<(), ImportError> {
+        // One array for all lines: clearing it for each would cost as much as splitting.
+        let mut fields = [&[][..]; COLUMNS_MAX];
+        let mut at = 0;
+        while at < bytes.len() {
+            self.line += 1;
+            at = self.rows.line(bytes, at, self.line, &mut fields)?;
+            if self.line.is_multiple_of(PROGRESS_ROWS) {
+                progress(at, self.rows.report.rows);
+            }
         }
+        Ok(())
     }
-    progress(Progress { bytes: bytes.len(), bytes_total: bytes.len(), rows: rows.report.rows });
-    rows.finish()
 }
 
 #[cfg(test)]

@@ -262,6 +262,7 @@ impl<'o> Rows<'o> {
             return Err(ImportError::TooManyRefused {
                 count: self.report.refused,
                 limit: self.options.refused_max,
+                taken: self.candles.len(),
                 first: self.report.first_refused[0],
             });
         }
@@ -274,7 +275,8 @@ impl<'o> Rows<'o> {
         let Some((first, last)) = first_last.map(|(a, b)| (a.time, b.time)) else {
             return Err(match self.report.first_refused.first() {
                 Some(&first) => {
-                    ImportError::TooManyRefused { count: self.report.refused, limit: self.options.refused_max, first }
+                    let (count, limit) = (self.report.refused, self.options.refused_max);
+                    ImportError::TooManyRefused { count, limit, taken: 0, first }
                 }
                 None => ImportError::Empty { rows: self.report.rows },
             });

@@ -130,6 +130,54 @@ fn nonsense_is_a_clear_error() {
     ));
 }
 
+/// A reader that gives a few bytes at a time.
+struct Dripping<'a>(&'a [u8], usize);
+
+impl Read for Dripping<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.0.len().min(self.1).min(into.len());
+        into[..n].copy_from_slice(&self.0[..n]);
+        self.0 = &self.0[n..];
+        Ok(n)
+    }
+}
+
+#[test]
+fn what_is_read_bit_by_bit_is_what_lies_in_memory() {
+    // Longer than what is read of a text at once, with a line that is refused near its end.
+    let rows = |i: i64| format!("{},10.{:03},12,9,11,5\n", 1_600_000_000 + i * 60, i % 1_000);
+    let long: String = (0..60_000).map(rows).collect::<String>() + "1700000000,1,2\n1603600000,10,12,9,11,5";
+    let long = format!("\u{feff}{HEADER}{long}");
+    assert!(long.len() > 3 << 19);
+    let json = b"[[1600000000,10.5,12,9,11,5],[1600000060,11,12,9,11,0.25]]".to_vec();
+    let files = [
+        TWO.as_bytes().to_vec(),
+        long.clone().into_bytes(),
+        gzipped(long.as_bytes()),
+        gzipped(&gzipped(TWO.as_bytes())),
+        zipped(&[("a.csv", long.as_bytes())]),
+        gzipped(&json),
+        json,
+        Vec::new(),
+        b"hello\nworld\n".to_vec(),
+        gzipped(long.as_bytes())[..9_000].to_vec(),
+    ];
+    for (n, bytes) in files.iter().enumerate() {
+        let whole = with(bytes, &ImportOptions::default());
+        for step in [7, 4_099, usize::MAX] {
+            let mut seen = 0;
+            let mut reader = Dripping(bytes, if bytes.len() > 100_000 { step.max(4_099) } else { step });
+            let read = import_from(&mut reader, bytes.len() as u64, &ImportOptions::default(), |p| seen = p.bytes);
+            match (&whole, read) {
+                (Ok(whole), Ok(read)) => assert_eq!(*whole, read, "file {n} by {step}"),
+                (Err(whole), Err(read)) => assert_eq!(whole.to_string(), read.to_string(), "file {n} by {step}"),
+                (whole, read) => panic!("file {n} by {step}: {whole:?} but {read:?}"),
+            }
+            assert!(seen <= bytes.len());
+        }
+    }
+}
+
 proptest::proptest! {
     /// A quote sends a line through the careful path: both must read the same.
     #[test]

@@ -80,9 +80,9 @@ impl Strategy for SmaCross {
     fn decisions(&mut self, candles: &[Candle]) -> Vec<(usize, Decision)> {
         let (fast, slow) = (self.fast.period(), self.slow.period());
         let closes: Vec<i64> = candles.iter().map(|candle| candle.close).collect();
-        let greatest = closes.iter().fold(0, |most, close| most.max(close.unsigned_abs()));
-        // Both products together are below this.
-        let fits = u128::from(greatest) * (fast * slow) as u128 * 2 <= i64::MAX as u128;
+        // As many bits as the greatest needs; both products together are below what is compared.
+        let bits = closes.iter().fold(0, |bits, close| bits | (close ^ (close >> 63)) as u64);
+        let fits = (u128::from(bits) + 1) * (fast * slow) as u128 * 2 <= i64::MAX as u128;
         let by_one = if fits && closes.len() >= 2 * slow { slow } else { closes.len() };
         let update = |(place, candle)| Some((place, self.update(candle)?));
         let mut decided: Vec<(usize, Decision)> = candles[..by_one].iter().enumerate().filter_map(update).collect();
