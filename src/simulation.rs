@@ -3,15 +3,22 @@
 //! A [`Case`] is everything that a run depends on, as data: the command line makes one of its flags, `tests/seeds/` keeps
 //! those that once failed. [`run`] gives a [`Verdict`]; [`shrink`] looks for a smaller case that fails in the same way.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use atra_agents::{CandleSource, DeskConfig, desk};
 use atra_bus::{Committed, Draft, Event, Filter, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
 use atra_runtime::{
     Limits, Placement, Team,
-    sim::{EngineError, Fault, FaultClass, FaultPlan, Policy, SimReport, Swarm, TraceRecord, Violation, crowd},
+    sim::{
+        EngineError, Fault, FaultClass, FaultPlan, Policy, SimReport, Swarm, TraceRecord, Violation, crowd,
+        fewer_faults,
+    },
 };
-use atra_storage::{Level, MemoryDisk, Read, StorageOptions, StoreError, digest_of_publisher};
+use atra_storage::{Level, Read, StorageOptions, StoreError, digest_of_publisher};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -19,6 +26,8 @@ use tokio::time::Instant;
 pub const TRIALS_MAX: usize = 300;
 /// How often a caller publishes, in virtual time.
 const CALL_EVERY: Duration = Duration::from_secs(37);
+/// Folders of simulated files that this process has made.
+static N_FOLDERS: AtomicU64 = AtomicU64::new(0);
 /// The check that compares the desk with a desk in peace.
 pub const SAME_AS_IN_PEACE: &str = "deterministic";
 
@@ -42,9 +51,23 @@ pub struct Case {
     pub faults: FaultPlan,
     /// Whether limits, queues, levels and placement are drawn from the seed too.
     pub varied: bool,
+    /// Which store it runs on; the history is the same.
+    #[serde(default)]
+    pub store: StoreKind,
     /// For people: what it once found.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub story: String,
+}
+
+/// A store under a simulation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// In memory.
+    #[default]
+    Model,
+    /// SQLite, in a folder for temporary files.
+    Sqlite,
 }
 
 /// What a run showed.
@@ -186,6 +209,11 @@ fn simulate(case: &Case, drawn: &Drawn, traced: bool) -> Result<SimReport<()>, C
         .storage(drawn.storage.clone())
         .faults(plan_for(&case.faults, drawn.level))
         .sometimes("a team is being restarted", |look| look.status.iter().any(|team| team.restarts > 0));
+    if case.store == StoreKind::Sqlite {
+        // Relaxed: only that no two are the same counts.
+        let n = N_FOLDERS.fetch_add(1, Ordering::Relaxed);
+        swarm = swarm.on_sqlite(std::env::temp_dir().join(format!("atra-sim-{}-{n}", std::process::id())));
+    }
     if traced {
         swarm = swarm.traced();
     }
@@ -247,19 +275,26 @@ fn desk_of(case: &Case, drawn: &Drawn) -> Result<Team, CaseError> {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, CaseError> {
-    let tokio = tokio::runtime::Builder::new_current_thread().build();
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build();
     Ok(tokio.map_err(|error| CaseError::Read(error.to_string()))?.block_on(future))
 }
 
 /// The desk's inputs do not depend on timing: what it decided must be what it decides in peace.
 fn compare_with_peace(case: &Case, report: &mut SimReport<()>) -> Result<(), CaseError> {
-    let peace = Case { faults: FaultPlan::None, agents: 0, varied: false, policy: Policy::Fifo, ..case.clone() };
+    let peace = Case {
+        faults: FaultPlan::None,
+        agents: 0,
+        varied: false,
+        policy: Policy::Fifo,
+        store: StoreKind::Model,
+        ..case.clone()
+    };
     let in_peace = simulate(&peace, &Drawn::of(&peace), false)?;
     let mut n = 0;
     for spec in desk_of(&peace, &Drawn::of(&peace))?.specs() {
         n += 1;
         let at_ms = report.virtual_time.as_millis() as u64;
-        let difference = block_on(difference(&report.disk, &in_peace.disk, &spec.name))?;
+        let difference = block_on(difference(&*report.reader, &*in_peace.reader, &spec.name))?;
         let difference = difference.map_err(|error| CaseError::Read(error.to_string()))?;
         report.violations.extend(difference.map(|text| Violation {
             invariant: SAME_AS_IN_PEACE.into(),
@@ -273,7 +308,7 @@ fn compare_with_peace(case: &Case, report: &mut SimReport<()>) -> Result<(), Cas
 }
 
 /// What an agent decided otherwise than in peace: the first event that differs, as both have it.
-async fn difference(found: &MemoryDisk, peace: &MemoryDisk, name: &Name) -> Result<Option<String>, StoreError> {
+async fn difference(found: &dyn Read, peace: &dyn Read, name: &Name) -> Result<Option<String>, StoreError> {
     let (digest, expected) = (digest_of_publisher(found, name).await?, digest_of_publisher(peace, name).await?);
     if digest == expected {
         return Ok(None);
@@ -295,7 +330,7 @@ async fn difference(found: &MemoryDisk, peace: &MemoryDisk, name: &Name) -> Resu
 }
 
 /// What an agent published, in order, as text: all that the digest is made of.
-async fn published_by(disk: &MemoryDisk, name: &Name) -> Result<Vec<(Seq, String)>, StoreError> {
+async fn published_by(disk: &dyn Read, name: &Name) -> Result<Vec<(Seq, String)>, StoreError> {
     let last = disk.last_seq().await?;
     let everything = Interest::in_topics(Filter::new(">").into_iter().collect());
     let (events, _) = disk.journal(Seq::ZERO, last, &everything, usize::MAX).await?;
@@ -365,7 +400,8 @@ pub fn shrink(
             best = candidate;
         }
     }
-    let changes: [fn(&Case) -> Case; 5] = [
+    let changes: [fn(&Case) -> Case; 6] = [
+        |case| Case { store: StoreKind::Model, ..case.clone() },
         |case| Case { desk: false, ..case.clone() },
         |case| Case { agents: 0, ..case.clone() },
         |case| Case { policy: Policy::Fifo, ..case.clone() },
@@ -378,7 +414,13 @@ pub fn shrink(
             best = candidate;
         }
     }
-    fewer_faults(&mut best, &mut fails)?;
+    if let FaultPlan::Exactly(list) = best.faults.clone() {
+        let of = |list: &[Fault]| if list.is_empty() { FaultPlan::None } else { FaultPlan::Exactly(list.to_vec()) };
+        let left = fewer_faults(list, |list| {
+            fails(&Case { faults: of(list), ..best.clone() }).map(|verdict| verdict.is_some())
+        })?;
+        best.faults = of(&left);
+    }
     while best.virtual_ms > 2_000 {
         let candidate = cut(best.virtual_ms / 2)(&best);
         if fails(&candidate)?.is_none() {
@@ -389,46 +431,6 @@ pub fn shrink(
     let (one, two) = (run(&best, false)?, run(&best, false)?);
     let same = kind_of(&one).as_ref() == Some(&kind) && one.hash == two.hash;
     Ok(same.then(|| (Case { story: one.failure.clone().unwrap_or_default(), ..best }, one)))
-}
-
-/// Delta debugging on the list of faults.
-fn fewer_faults(
-    best: &mut Case,
-    fails: &mut impl FnMut(&Case) -> Result<Option<Verdict>, CaseError>,
-) -> Result<(), CaseError> {
-    let FaultPlan::Exactly(mut list) = best.faults.clone() else { return Ok(()) };
-    let none = Case { faults: FaultPlan::None, ..best.clone() };
-    if fails(&none)?.is_some() {
-        *best = none;
-        return Ok(());
-    }
-    let mut parts = 2;
-    while list.len() > 1 {
-        let size = list.len().div_ceil(parts);
-        let mut found = None;
-        for at in (0..list.len()).step_by(size) {
-            let rest: Vec<Fault> = list
-                .iter()
-                .enumerate()
-                .filter(|(place, _)| !(at..at + size).contains(place))
-                .map(|(_, fault)| fault.clone())
-                .collect();
-            let candidate = Case { faults: FaultPlan::Exactly(rest.clone()), ..best.clone() };
-            if fails(&candidate)?.is_some() {
-                found = Some((rest, candidate));
-                break;
-            }
-        }
-        match found {
-            Some((rest, candidate)) => {
-                (list, *best) = (rest, candidate);
-                parts = (parts - 1).max(2);
-            }
-            None if size == 1 => break,
-            None => parts = (parts * 2).min(list.len()),
-        }
-    }
-    Ok(())
 }
 
 /// The classes that a list on the command line names: `all`, `none`, `lies`, or names with commas between.

@@ -53,8 +53,14 @@ pub struct RuntimeBuilder {
 impl RuntimeBuilder {
     /// A runtime over `store`, with defaults and no teams.
     pub fn new(store: impl Store + 'static) -> Self {
+        Self::on(Box::new(store))
+    }
+
+    /// As [`RuntimeBuilder::new`], over a store whose type is not known.
+    #[must_use]
+    pub fn on(store: Box<dyn Store>) -> Self {
         Self {
-            store: Box::new(store),
+            store,
             env: Arc::new(SystemEnv::new()),
             storage: StorageOptions::default(),
             bus: BusOptions::default(),

@@ -79,22 +79,38 @@ enum Record {
     Result(Value),
 }
 
+/// A call to the outside, as a model of the outside sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelCall {
+    /// Who calls.
+    pub agent: Name,
+    /// The effect's name.
+    pub name: String,
+    /// The idempotency key that is sent along.
+    pub key: String,
+}
+
+/// What stands for the outside in a simulation: answers with what the call would have given.
+pub(crate) type Model = Arc<dyn Fn(&ModelCall) -> Result<Value, AgentError> + Send + Sync>;
+
 /// The effects of one acting agent.
 pub(crate) struct EffectLedger {
     agent: Name,
+    /// Asked instead of the outside.
+    model: Option<Model>,
     /// `None` in a replay: recorded results are given back, nothing is called or written.
     steps: Option<Arc<StepSender>>,
     reader: Arc<dyn Read>,
 }
 
 impl EffectLedger {
-    pub(crate) fn new(agent: Name, steps: Arc<StepSender>, reader: Arc<dyn Read>) -> Self {
-        Self { agent, steps: Some(steps), reader }
+    pub(crate) fn new(agent: Name, steps: Arc<StepSender>, reader: Arc<dyn Read>, model: Option<Model>) -> Self {
+        Self { agent, model, steps: Some(steps), reader }
     }
 
     /// A ledger that knows what is recorded and never calls.
     pub(crate) fn recorded_only(agent: Name, reader: Arc<dyn Read>) -> Self {
-        Self { agent, steps: None, reader }
+        Self { agent, model: None, steps: None, reader }
     }
 
     pub(crate) async fn call<T, F, Fut>(&self, event: EventId, name: &str, call: F) -> Result<T, EffectError>
@@ -111,7 +127,15 @@ impl EffectLedger {
             None => {}
         }
         self.write(name, &key, Some(&Record::Intent)).await?;
-        match call(key.clone()).await {
+        let called = match &self.model {
+            None => call(key.clone()).await,
+            Some(model) => {
+                let (agent, name) = (self.agent.clone(), name.to_owned());
+                let answer = model(&ModelCall { agent, name, key: key.clone() });
+                answer.and_then(|value| Ok(serde_json::from_value(value)?))
+            }
+        };
+        match called {
             Ok(result) => {
                 self.resolve(event, name, &result).await?;
                 Ok(result)

@@ -29,7 +29,7 @@ pub use agent::{
 };
 pub use context::{Context, PublishError, ReadError};
 pub use coordinator::{RuntimeBuilder, StartError};
-pub use ledger::EffectError;
+pub use ledger::{EffectError, ModelCall};
 pub use limits::Limits;
 pub use memory::{Entry, SharedMemory};
 pub use metrics::Metric;

@@ -332,12 +332,9 @@ impl Supervisor {
             stored.marks.clear();
         }
         let steps = Arc::new(StepSender::new(kernel.storage.clone(), &row, kernel.level));
-        let ledger = self
-            .plan
-            .specs
-            .iter()
-            .find(|spec| spec.acting)
-            .map(|spec| EffectLedger::new(spec.name.clone(), steps.clone(), kernel.reader.clone()));
+        let ledger = self.plan.specs.iter().find(|spec| spec.acting).map(|spec| {
+            EffectLedger::new(spec.name.clone(), steps.clone(), kernel.reader.clone(), self.plan.model.clone())
+        });
         let shared = Arc::new(TeamShared {
             limits: self.plan.limits.clone(),
             memory: kernel.memory.clone(),

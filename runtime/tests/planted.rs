@@ -5,7 +5,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails should fail")]
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,17 +16,34 @@ use async_trait::async_trait;
 use atra_bus::{Draft, Event, EventType, Name, Seq, Topic};
 use atra_runtime::{
     Agent, AgentError, AgentSpec, Context, Missed, Offsets, Source, SourceItem, StateReader, StateWriter, Team,
-    sim::{FaultClass, FaultPlan, SimReport, Swarm, crowd},
+    sim::{FaultClass, FaultPlan, Look, SimReport, Swarm, crowd, fewer_faults},
 };
-use atra_storage::{FactKind, WriteBatch};
+use atra_storage::{FactKind, FactRow, WriteBatch};
 
 /// Seeds within which a bug must be found.
 const SEEDS_MAX: u64 = 40;
+/// Faults that may be left when a failure has been made smaller.
+const FAULTS_LEFT_MAX: usize = 10;
+/// Runs that making one smaller may take.
+const TRIES_MAX: usize = 300;
 const BEAT: Duration = Duration::from_secs(5);
+
+/// How an agent breaks a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    None,
+    NotSaved,
+    NotRestored,
+    CountsOutside,
+    BeginsAnew,
+    SkipsOne,
+    EndsWithoutEnd,
+}
 
 /// A source of numbers that can be read again, and remembers how many it has seen.
 struct Numbers {
     seen: u64,
+    flaw: Flaw,
 }
 
 struct Number;
@@ -49,8 +69,17 @@ impl Agent for Numbers {
         state.put("seen", &self.seen)
     }
     fn source(&self, offsets: &Offsets) -> Option<Source> {
-        let first = offsets.get("n").map_or(0, |text| text.parse::<u64>().unwrap()) + 1;
-        let numbers = futures::stream::unfold(first, |n| async move {
+        let begun = offsets.get("n").map(|text| text.parse::<u64>().unwrap());
+        let first = match (self.flaw, begun) {
+            (Flaw::BeginsAnew, _) | (_, None) => 1,
+            (Flaw::SkipsOne, Some(last)) => last + 2,
+            (_, Some(last)) => last + 1,
+        };
+        let is_short = self.flaw == Flaw::EndsWithoutEnd;
+        let numbers = futures::stream::unfold(first, move |n| async move {
+            if is_short && n == 300 {
+                return None;
+            }
             if n > 600 {
                 return (n == 601).then_some((Ok(SourceItem::End), n + 1));
             }
@@ -81,8 +110,9 @@ impl Agent for Picky {
 /// Counts in shared memory what only it can count, and has a fault of its own.
 struct Ticker {
     ticks: u64,
-    saves: bool,
-    restores: bool,
+    flaw: Flaw,
+    /// Where it must not count: outlives every instance.
+    outside: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -91,47 +121,62 @@ impl Agent for Ticker {
         AgentSpec::new("ticker").owns("ticker.").schedule("tick", BEAT, Missed::All)
     }
     async fn start(&mut self, state: &StateReader<'_>) -> Result<(), AgentError> {
-        if self.restores {
+        if self.flaw != Flaw::NotRestored {
             self.ticks = state.get("ticks")?.unwrap_or(0);
         }
         Ok(())
     }
     async fn handle(&mut self, _: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
-        self.ticks += 1;
+        let outside = self.outside.fetch_add(1, Ordering::Relaxed) + 1;
+        self.ticks = if self.flaw == Flaw::CountsOutside { outside } else { self.ticks + 1 };
         cx.put("ticker.ticks", self.ticks)?;
         Ok(())
     }
     fn save(&mut self, state: &mut StateWriter<'_>) -> Result<(), AgentError> {
-        if self.saves { state.put("ticks", &self.ticks) } else { Ok(()) }
+        if self.flaw == Flaw::NotSaved { Ok(()) } else { state.put("ticks", &self.ticks) }
     }
 }
 
-fn swarm(seed: u64, ticker: (bool, bool)) -> Swarm {
-    let (saves, restores) = ticker;
+fn swarm(seed: u64, flaw: Flaw) -> Swarm {
+    let outside = Arc::new(AtomicU64::new(0));
+    let ticks_of =
+        |look: &Look<'_>| look.runtime.memory().get("ticker.ticks").map_or(0, |entry| *entry.get::<u64>().unwrap());
+    let beats_of = |look: &Look<'_>| look.at_ms / BEAT.as_millis() as u64;
     let (highest, ticks) = (AtomicU64::new(0), AtomicU64::new(0));
     let never_less = |of: AtomicU64, key: &'static str| {
-        move |look: &atra_runtime::sim::Look<'_>| {
+        move |look: &Look<'_>| {
             let now = look.runtime.memory().get(key).map_or(0, |entry| *entry.get::<u64>().unwrap());
             let before = of.fetch_max(now, Ordering::Relaxed);
             if now < before { Err(format!("{key} fell from {before} to {now}")) } else { Ok(()) }
         }
     };
     crowd::swarm(seed, 4, BEAT)
-        .team(Team::of(|| Numbers { seen: 0 }))
+        .team(Team::of(move || Numbers { seen: 0, flaw }))
         .team(Team::of(|| Picky))
-        .team(Team::of(move || Ticker { ticks: 0, saves, restores }))
+        .team(Team::of(move || Ticker { ticks: 0, flaw, outside: outside.clone() }))
         .invariant("counts never fall", never_less(highest, "numbers.seen"))
         .invariant("ticks never fall", never_less(ticks, "ticker.ticks"))
+        .invariant("no tick is made twice", move |look| {
+            let (ticks, beats) = (ticks_of(look), beats_of(look));
+            if ticks <= beats { Ok(()) } else { Err(format!("{ticks} ticks in {beats} beats")) }
+        })
+        .eventually("no tick is missed", move |look| {
+            let (ticks, beats) = (ticks_of(look), beats_of(look));
+            if ticks + 2 >= beats { Ok(()) } else { Err(format!("{ticks} ticks in {beats} beats")) }
+        })
         .eventually("every number is counted once", |look| {
             let seen = look.runtime.memory().get("numbers.seen").map_or(0, |entry| *entry.get::<u64>().unwrap());
             if seen == 600 { Ok(()) } else { Err(format!("{seen} of 600")) }
         })
 }
 
-fn run(swarm: Swarm) -> SimReport<()> {
+fn everything() -> FaultPlan {
     use FaultClass::{AgentError, AgentPanic, CommitBusy, CommitUnknown, Crash, Latency, Restart, Stop};
-    let classes = vec![AgentError, AgentPanic, CommitBusy, CommitUnknown, Crash, Latency, Restart, Stop];
-    swarm.faults(FaultPlan::Each(classes)).simulate(|sim| async move {
+    FaultPlan::Each(vec![AgentError, AgentPanic, CommitBusy, CommitUnknown, Crash, Latency, Restart, Stop])
+}
+
+fn run(swarm: Swarm, faults: FaultPlan) -> SimReport<()> {
+    swarm.faults(faults).simulate(|sim| async move {
         let caller = Name::new("caller").unwrap();
         for n in 0..10_u64 {
             sim.run_for(Duration::from_secs(30)).await;
@@ -155,7 +200,7 @@ fn now_and_then(n: u64) -> bool {
     n.is_multiple_of(30)
 }
 
-const BUGS: [(&str, Bug); 15] = [
+const BUGS: [(&str, Bug); 21] = [
     ("cursor not in the step", |_, mut batch| {
         for moved in &mut batch.teams {
             moved.to.cursor = moved.from.as_ref().map_or(Seq::ZERO, |from| from.cursor);
@@ -187,6 +232,48 @@ const BUGS: [(&str, Bug); 15] = [
         Some(batch)
     }),
     ("acknowledged and not committed", |n, batch| (!now_and_then(n)).then_some(batch)),
+    ("team's number ahead by one", |n, mut batch| {
+        for moved in batch.teams.iter_mut().filter(|_| now_and_then(n)) {
+            moved.to.number += 1;
+        }
+        Some(batch)
+    }),
+    ("position of an own input ahead", |n, mut batch| {
+        for event in batch.events.iter_mut().filter(|_| n > 100) {
+            event.seen = event.seen.map(|seen| Seq(seen.get() + 50));
+        }
+        Some(batch)
+    }),
+    ("timers not in the step", |_, batch| without(batch, FactKind::Timer)),
+    ("a timer that has fired stays", |_, mut batch| {
+        batch.facts.retain(|fact| fact.kind != FactKind::Timer || fact.value.is_some());
+        Some(batch)
+    }),
+    ("offset ahead by one", |_, mut batch| {
+        let offsets = batch.facts.iter_mut().filter(|fact| fact.kind == FactKind::Offset);
+        for fact in offsets {
+            let ahead = fact.value.as_deref().and_then(|json| json.trim_matches('"').parse::<u64>().ok());
+            fact.value = ahead.map(|offset| format!("\"{}\"", offset + 1).into());
+        }
+        Some(batch)
+    }),
+    ("dead letter that nobody earned", |n, mut batch| {
+        if now_and_then(n)
+            && let [.., committed] = batch.events.as_slice()
+        {
+            let (owner, key) = (Name::new("ticker").unwrap(), committed.event.id.to_string());
+            let value = Some(r#"{"reason":"none"}"#.into());
+            batch.facts.push(FactRow {
+                kind: FactKind::DeadLetter,
+                owner,
+                key,
+                value,
+                version: committed.seq,
+                event: None,
+            });
+        }
+        Some(batch)
+    }),
     ("dead letter forgotten", |_, batch| without(batch, FactKind::DeadLetter)),
     ("state not in the step", |_, batch| without(batch, FactKind::State)),
     ("offset not in the step", |_, batch| without(batch, FactKind::Offset)),
@@ -223,34 +310,60 @@ const BUGS: [(&str, Bug); 15] = [
     }),
 ];
 
+/// What broke: the invariant, not its words.
+fn kind(report: &SimReport<()>) -> Option<String> {
+    let text = report.failure()?;
+    Some(report.violations.first().map_or_else(|| text.split(':').next().unwrap().to_owned(), |v| v.invariant.clone()))
+}
+
+/// Looks for a planted bug, makes its faults fewer, and repeats what is left twice.
+fn hunt(name: &str, plant: impl Fn(u64) -> Swarm) {
+    let found = (0..SEEDS_MAX).find_map(|seed| {
+        let report = run(plant(seed), everything());
+        kind(&report).map(|kind| (seed, kind, report))
+    });
+    let (seed, broke, first) = found.unwrap_or_else(|| panic!("{name} was not found"));
+    let mut tries_left = TRIES_MAX;
+    let left = fewer_faults(first.faults, |list| {
+        tries_left -= 1;
+        let again =
+            tries_left > 0 && kind(&run(plant(seed), FaultPlan::Exactly(list.to_vec()))).as_ref() == Some(&broke);
+        Ok::<_, ()>(again)
+    });
+    let left = left.unwrap();
+    let again = || run(plant(seed), FaultPlan::Exactly(left.clone()));
+    let (one, other) = (again(), again());
+    assert_eq!((kind(&one), one.hash), (Some(broke), other.hash), "{name}: what is left does not repeat it");
+    println!("| {name} | {seed} | {} | {} |", left.len(), one.failure().unwrap());
+    assert!(left.len() <= FAULTS_LEFT_MAX, "{name}: {} faults are left", left.len());
+}
+
 #[test]
 fn nothing_is_found_where_nothing_is_planted() {
     for seed in 0..10 {
-        let report = run(swarm(seed, (true, true)));
+        let report = run(swarm(seed, Flaw::None), everything());
         assert_eq!(report.failure(), None, "seed {seed}: {report}");
     }
 }
 
 #[test]
-fn every_planted_bug_is_found() {
-    let mut missed = Vec::new();
+fn every_planted_bug_is_found_and_shrunk_and_repeats() {
     let only = std::env::var("ATRA_PLANTED").ok();
     for (name, bug) in BUGS.into_iter().filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)) {
-        let found = (0..SEEDS_MAX)
-            .find_map(|seed| run(swarm(seed, (true, true)).sabotage(bug)).failure().map(|failure| (seed, failure)));
-        match found {
-            Some((seed, failure)) => println!("| {name} | {seed} | {failure} |"),
-            None => missed.push(name),
-        }
+        hunt(name, |seed| swarm(seed, Flaw::None).sabotage(bug));
     }
-    assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
 #[test]
-fn an_agent_that_forgets_is_found() {
-    for (name, ticker) in [("state not saved", (false, true)), ("state not restored", (true, false))] {
-        let found = (0..40).find_map(|seed| run(swarm(seed, ticker)).failure().map(|failure| (seed, failure)));
-        let (seed, failure) = found.unwrap_or_else(|| panic!("{name} was not found"));
-        println!("| {name} | {seed} | {failure} |");
+fn every_agent_that_breaks_a_rule_is_found_and_shrunk_and_repeats() {
+    for (name, flaw) in [
+        ("state not saved", Flaw::NotSaved),
+        ("state not restored", Flaw::NotRestored),
+        ("counted outside of the agent", Flaw::CountsOutside),
+        ("source begins anew at a restart", Flaw::BeginsAnew),
+        ("source skips one at a restart", Flaw::SkipsOne),
+        ("source ends without saying so", Flaw::EndsWithoutEnd),
+    ] {
+        hunt(name, |seed| swarm(seed, flaw));
     }
 }

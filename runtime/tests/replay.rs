@@ -33,13 +33,14 @@ fn replay(disk: &MemoryDisk, team: Team, more: impl FnOnce(Replay) -> Replay) ->
 
 /// A crowd that tells each other things, with timers, schedules, shared memory, and faults.
 fn crowd_disk(seed: u64) -> MemoryDisk {
-    let report =
-        crowd::swarm(seed, 6, Duration::from_secs(10)).faults(FaultPlan::survivable()).simulate(|sim| async move {
-            sim.run_for(Duration::from_secs(1_800)).await;
-            sim.heal_and_settle(Duration::from_secs(3_600)).await;
-        });
+    let disk = MemoryDisk::new();
+    let swarm = crowd::swarm(seed, 6, Duration::from_secs(10)).on(&disk).faults(FaultPlan::survivable());
+    let report = swarm.simulate(|sim| async move {
+        sim.run_for(Duration::from_secs(1_800)).await;
+        sim.heal_and_settle(Duration::from_secs(3_600)).await;
+    });
     assert_eq!(report.failure(), None, "{report}");
-    report.disk
+    disk
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! Simulated swarms: the engine, the checkers and the faults, each tried on purpose.
 #![expect(clippy::unwrap_used, reason = "a test that fails should fail")]
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use atra_bus::{Draft, Event, Name, Topic};
 use atra_runtime::{
-    Agent, AgentError, AgentSpec, Context, Team,
+    Agent, AgentError, AgentSpec, Context, EffectError, Team,
     sim::{Fault, FaultAt, FaultClass, FaultPlan, Policy, SimReport, Swarm, crowd},
 };
 use atra_storage::FactKind;
@@ -39,7 +43,7 @@ fn one_seed_is_one_history_and_another_seed_is_another() {
 
 #[test]
 fn everything_that_is_promised_to_be_survived_is() {
-    let mut fired = std::collections::BTreeMap::new();
+    let mut fired = BTreeMap::new();
     for seed in 0..24 {
         let report = crowd_run(seed, FaultPlan::survivable(), |swarm| swarm);
         assert_eq!(report.failure(), None, "seed {seed}: {report}");
@@ -50,7 +54,8 @@ fn everything_that_is_promised_to_be_survived_is() {
             assert!(*n > 0, "{name} was never evaluated with seed {seed}");
         }
     }
-    for class in FaultClass::SURVIVED {
+    // A crowd has no sources.
+    for class in FaultClass::SURVIVED.into_iter().filter(|class| *class != FaultClass::SourceFail) {
         assert!(fired.contains_key(&class), "{} never fired: {fired:?}", class.name());
     }
 }
@@ -69,6 +74,23 @@ fn a_drawn_run_repeated_as_a_list_is_the_same_run() {
     let listed = crowd_run(5, FaultPlan::Exactly(drawn.faults.clone()), |swarm| swarm);
     assert!(drawn.faults.len() > 5, "{:?}", drawn.faults);
     assert_eq!((drawn.hash, drawn.faults), (listed.hash, listed.faults));
+}
+
+/// The model is the oracle of SQLite, and the other way round: the same turns, commits and reads in the same order.
+#[test]
+fn both_stores_have_one_history_whatever_goes_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    for seed in 0..6 {
+        let model = crowd_run(seed, FaultPlan::survivable(), |swarm| swarm.traced());
+        let sqlite =
+            crowd_run(seed, FaultPlan::survivable(), |swarm| swarm.traced().on_sqlite(folder.path().join("db")));
+        assert_eq!((model.failure(), sqlite.failure()), (None, None), "seed {seed}: {sqlite}");
+        let (model_trace, sqlite_trace) = (model.trace.unwrap(), sqlite.trace.unwrap());
+        let first = model_trace.iter().zip(&sqlite_trace).find(|(one, other)| one != other);
+        assert_eq!(first, None, "seed {seed}: the first record that differs");
+        assert_eq!((model.hash, model.events, model.crashes), (sqlite.hash, sqlite.events, sqlite.crashes));
+    }
+    assert!(!folder.path().join("db").exists(), "the file is left behind");
 }
 
 #[test]
@@ -137,6 +159,66 @@ fn a_test_steers_crashes_and_restarts_itself() {
         assert!(sim.run_until(Duration::from_secs(1), minutes(5), |sim| sim.elapsed() > minutes(3)).await);
     });
     assert_eq!((report.failure(), report.crashes), (None, 1), "{report}");
+}
+
+// === models and sources ===
+
+/// Orders on every event, and tells what it was given.
+struct Trader;
+
+#[async_trait]
+impl Agent for Trader {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("trader").acting().subscribes("in.n").commanded_by::<crowd::Told>().owns("fills")
+    }
+    async fn handle(&mut self, _: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let filled =
+            cx.effect::<u64, _, _>("order", |_| async { panic!("the outside was called in a simulation") }).await;
+        let filled = match filled {
+            Ok(filled) => filled,
+            Err(EffectError::Unknown { .. }) => {
+                cx.resolve_effect("order", &7_u64).await?;
+                7
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let so_far: u64 = cx.get("fills").await?.unwrap_or(0);
+        cx.put("fills", so_far + filled)?;
+        Ok(())
+    }
+}
+
+/// Every call is answered by the model, each key once or (an answer that got lost) unknown, never silently again.
+#[test]
+fn a_model_stands_for_the_outside() {
+    for seed in 0..8 {
+        let calls = Arc::new(Mutex::new(BTreeMap::<String, u64>::new()));
+        let asked = calls.clone();
+        let swarm = Swarm::new(seed).team(Team::of(|| Trader)).model("trader", move |call| {
+            assert_eq!((call.agent.as_str(), call.name.as_str()), ("trader", "order"));
+            *asked.lock().unwrap().entry(call.key.clone()).or_default() += 1;
+            Ok(7.into())
+        });
+        // A lost power may take an intent back, and then the same key is sent once more.
+        let classes = FaultClass::SURVIVED.into_iter().filter(|class| *class != FaultClass::PowerLoss);
+        let report = swarm.faults(FaultPlan::Drawn(classes.collect())).simulate(|sim| async move {
+            for n in 0..30 {
+                let draft = Draft::new(Topic::new("in.n").unwrap(), n);
+                sim.publish(&Name::new("caller").unwrap(), &n.to_string(), draft).await.unwrap();
+                sim.run_for(Duration::from_secs(20)).await;
+            }
+            sim.heal_and_settle(minutes(60)).await;
+            sim.runtime().await.memory().get("fills").map(|entry| *entry.get::<u64>().unwrap())
+        });
+        assert_eq!(
+            (report.failure(), report.output),
+            (None, Some(Some(30 * 7))),
+            "seed {seed}: {:?}",
+            report.violations
+        );
+        let calls = calls.lock().unwrap();
+        assert!(calls.len() > 20 && calls.values().all(|n| *n == 1), "seed {seed}: {calls:?}");
+    }
 }
 
 // === what the engine notices ===

@@ -16,7 +16,7 @@ use std::{
 
 use atra::{
     runtime::sim::{FaultPlan, Policy, TraceRecord},
-    simulation::{Case, TRIALS_MAX, Verdict, plan_of, run, shrink},
+    simulation::{Case, StoreKind, TRIALS_MAX, Verdict, plan_of, run, shrink},
 };
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -64,6 +64,14 @@ pub(crate) enum PolicyArg {
     Fifo,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StoreArg {
+    /// In memory.
+    Model,
+    /// SQLite, in a folder for temporary files.
+    Sqlite,
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SimRun {
     /// The seed.
@@ -93,6 +101,9 @@ pub(crate) struct SimRun {
     /// Which ready task runs next.
     #[arg(long, value_enum, default_value = "random")]
     pub(crate) policy: PolicyArg,
+    /// What it runs on; the history is the same on both.
+    #[arg(long, value_enum, default_value = "model")]
+    pub(crate) store: StoreArg,
     /// all, none, or names with commas between, such as crash,disk_full.
     #[arg(long, default_value = "all", value_name = "LIST")]
     pub(crate) faults: String,
@@ -136,6 +147,7 @@ impl SimRun {
             policy,
             varied: faults != FaultPlan::None,
             faults,
+            store: if self.store == StoreArg::Sqlite { StoreKind::Sqlite } else { StoreKind::Model },
             story: String::new(),
         })
     }
@@ -339,9 +351,10 @@ fn cpu(began: Instant) -> Duration {
 fn repeat_line(seed: u64, args: &SimRun) -> String {
     let desk = if args.no_desk { " --no-desk" } else { "" };
     let policy = if args.policy == PolicyArg::Fifo { " --policy fifo" } else { "" };
+    let store = if args.store == StoreArg::Sqlite { " --store sqlite" } else { "" };
     let SimRun { agents, every, hours, faults, .. } = args;
     format!(
-        "repeat it: atra sim --seed {seed} --agents {agents}{desk} --every {every} --hours {hours}{policy} --faults {faults}"
+        "repeat it: atra sim --seed {seed} --agents {agents}{desk} --every {every} --hours {hours}{policy}{store} --faults {faults}"
     )
 }
 
@@ -411,6 +424,7 @@ fn child(args: &SimRun, more: &[String]) -> Result<String, CliError> {
     command.args(["--agents", &args.agents.to_string(), "--every", &args.every.to_string()]);
     command.args(["--hours", &args.hours.to_string(), "--faults", &args.faults]);
     command.args(["--policy", if args.policy == PolicyArg::Fifo { "fifo" } else { "random" }]);
+    command.args(["--store", if args.store == StoreArg::Sqlite { "sqlite" } else { "model" }]);
     if args.no_desk {
         command.arg("--no-desk");
     }

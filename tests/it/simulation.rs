@@ -12,7 +12,7 @@ use std::{
 
 use atra::{
     runtime::sim::{FaultClass, FaultPlan, Policy},
-    simulation::{Case, TRIALS_MAX, Verdict, run, shrink},
+    simulation::{Case, StoreKind, TRIALS_MAX, Verdict, run, shrink},
 };
 
 fn case(seed: u64) -> Case {
@@ -25,6 +25,7 @@ fn case(seed: u64) -> Case {
         policy: Policy::Random,
         faults: FaultPlan::survivable(),
         varied: true,
+        store: StoreKind::Model,
         story: String::new(),
     }
 }
@@ -78,6 +79,21 @@ fn kept_cases_hold() {
     assert!(!cases.is_empty());
     for verdict in run_all(&cases) {
         assert_eq!(verdict.failure, None, "seed {}", verdict.seed);
+    }
+}
+
+/// The desk and a crowd on the real SQLite: the history of the model, record by record, so the same hash.
+#[test]
+fn the_desk_on_sqlite_has_the_history_of_the_model() {
+    let cases: Vec<Case> = (0..6)
+        .flat_map(|seed| [StoreKind::Model, StoreKind::Sqlite].map(|store| Case { store, ..case(seed) }))
+        .collect();
+    let mut verdicts = run_all(&cases);
+    verdicts.sort_by_key(|verdict| verdict.seed);
+    for pair in verdicts.chunks(2) {
+        let [one, other] = pair else { panic!("a pair a seed") };
+        assert_eq!((&one.failure, &other.failure), (&None, &None), "seed {}", one.seed);
+        assert_eq!((&one.hash, one.events, one.polls), (&other.hash, other.events, other.polls), "seed {}", one.seed);
     }
 }
 

@@ -419,6 +419,11 @@ impl Audit {
         }
     }
 
+    /// Events in the journal.
+    pub(crate) fn n_events(&self) -> u64 {
+        self.state().ids.len() as u64
+    }
+
     /// (checks, violations, the last events).
     pub(crate) fn outcome(&self) -> (BTreeMap<String, u64>, Vec<Violation>, Vec<String>) {
         let state = self.state();

@@ -54,11 +54,13 @@ pub enum FaultClass {
     DiskLies,
     /// Not promised: a process dies in the middle of a commit, which is there without one of its facts.
     TornCommit,
+    /// A source fails, or just ends, instead of giving an input.
+    SourceFail,
 }
 
 impl FaultClass {
     /// What atra promises to survive.
-    pub const SURVIVED: [Self; 16] = [
+    pub const SURVIVED: [Self; 17] = [
         Self::AgentPanic,
         Self::AgentError,
         Self::AgentHang,
@@ -75,6 +77,7 @@ impl FaultClass {
         Self::Pause,
         Self::Restart,
         Self::Stop,
+        Self::SourceFail,
     ];
     /// What nothing can survive: each must make an invariant fail, which shows that the checkers bite.
     pub const NOT_PROMISED: [Self; 2] = [Self::DiskLies, Self::TornCommit];
@@ -99,7 +102,7 @@ impl FaultClass {
             Self::CommitLost | Self::CommitUnknown => 150,
             Self::AgentSlow => 300,
             Self::DiskStall | Self::Pause | Self::Restart | Self::ClockStep => 400,
-            Self::DiskFull | Self::AgentError => 600,
+            Self::DiskFull | Self::AgentError | Self::SourceFail => 600,
             Self::Crash | Self::AgentPanic => 800,
             Self::PowerLoss | Self::Stop => 1_200,
             Self::AgentHang => 3_000,
@@ -122,6 +125,13 @@ pub enum FaultAt {
         /// Whose turn.
         subscriber: Name,
     },
+    /// An input of a source, before it is given: after what it was read.
+    Input {
+        /// The source.
+        source: Name,
+        /// Partition and offset of the input.
+        offset: String,
+    },
     /// The n-th commit that the store was asked for, over all incarnations.
     Commit {
         /// 1, 2, 3 …
@@ -133,9 +143,14 @@ impl FaultAt {
     fn key(&self) -> u64 {
         match self {
             Self::Turn { event, subscriber, .. } => mix(hash_text(subscriber.as_str()), event.seed()),
+            Self::Input { source, offset } => input_key(source, offset),
             Self::Commit { n } => mix(0xC0, *n),
         }
     }
+}
+
+fn input_key(source: &Name, offset: &str) -> u64 {
+    mix(hash_text(source.as_str()), hash_text(offset))
 }
 
 /// One fault.
@@ -182,7 +197,7 @@ struct State {
     fired: Vec<Fault>,
     seen: BTreeSet<(FaultClass, u64)>,
     full_left: u64,
-    /// How often each turn went wrong.
+    /// How often each turn, or each input of a source, went wrong.
     turns: BTreeMap<u64, u32>,
 }
 
@@ -259,6 +274,24 @@ impl Faults {
             }
         }
         None
+    }
+
+    /// Whether a source fails instead of giving an input: `Some(true)` with an error, `Some(false)` by just ending. At
+    /// most twice in the same place.
+    pub(crate) fn input(&self, source: &Name, offset: &str) -> Option<bool> {
+        let mut state = self.state();
+        if state.is_quiet() {
+            return None;
+        }
+        let (class, key) = (FaultClass::SourceFail, input_key(source, offset));
+        let draw = mix(key, class as u64);
+        let so_far = state.turns.get(&key).copied().unwrap_or(0);
+        if so_far > draw as u32 & 1 || !state.fires(class, key) {
+            return None;
+        }
+        state.turns.insert(key, so_far + 1);
+        state.record(class, key, || FaultAt::Input { source: source.clone(), offset: offset.to_owned() });
+        Some(draw & 2 == 0)
     }
 
     /// What goes wrong at the n-th commit: each with random bits of its own.

@@ -5,8 +5,10 @@
 //! | `engine` | one root future that owns all tasks and polls one per step, keyed by the seed |
 //! | `faults` | faults as explicit records: drawn from the seed, or a list |
 //! | `disk` | the store that fails as planned; what a crash does |
+//! | `driven` | what a store lies on: the model, or SQLite driven within one poll |
 //! | `probe` | an agent, watched and made to fail |
 //! | `audit` | the ten guarantees as counted checks |
+//! | `shrink` | fewer faults that make a run fail |
 //! | `world` | who restarts the runtime, and the handle that a test steers with |
 //! | `crowd` | agents to fill a swarm with |
 //!
@@ -16,14 +18,17 @@
 mod audit;
 pub mod crowd;
 mod disk;
+mod driven;
 mod engine;
 mod faults;
 mod probe;
+mod shrink;
 mod world;
 
 use std::{
     collections::BTreeMap,
     future::Future,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64},
@@ -32,22 +37,25 @@ use std::{
 };
 
 use atra_bus::Timestamp;
-use atra_storage::{Digest, Level, MemoryDisk, MemoryStore, Read, StorageOptions, WriteBatch, digest};
+use atra_storage::{Digest, Level, MemoryDisk, Read, StorageOptions, WriteBatch, digest};
 pub use audit::{Invariant, Violation};
 pub use engine::{EngineError, Policy, TraceRecord};
 pub use faults::{Fault, FaultAt, FaultClass, FaultPlan};
+use serde_json::Value;
+pub use shrink::fewer_faults;
 use tokio::sync::mpsc;
 pub use world::Sim;
 
 use self::{
     audit::Audit,
     disk::DiskWorld,
+    driven::{Disk, SqliteDisk},
     engine::{Engine, Figures, LOOKER, Setting, SwarmEnv},
     faults::Faults,
     probe::Probe,
     world::{ORDERS_MAX, Plan, STOP_DEADLINE, World},
 };
-use crate::{Runtime, RuntimeBuilder, StartError, Team, TeamStatus};
+use crate::{AgentError, ModelCall, Runtime, RuntimeBuilder, StartError, Team, TeamStatus, ledger::Model};
 
 /// Where virtual wall time begins: 2020-01-01T00:00:00 UTC.
 pub const SIM_START: Timestamp = Timestamp(1_577_836_800_000);
@@ -68,7 +76,7 @@ pub struct Look<'a> {
 
 type Check = Box<dyn Fn(&Look<'_>) -> Result<(), String> + Send + Sync>;
 type Found = Box<dyn Fn(&Look<'_>) -> bool + Send + Sync>;
-type Value = Box<dyn Fn(&Look<'_>) -> f64 + Send + Sync>;
+type Sample = Box<dyn Fn(&Look<'_>) -> f64 + Send + Sync>;
 
 /// A test's own checks.
 #[derive(Default)]
@@ -76,7 +84,7 @@ pub(crate) struct OwnChecks {
     invariants: Vec<(String, Check)>,
     eventually: Vec<(String, Check)>,
     sometimes: Vec<(String, Found)>,
-    series: Vec<(String, Value)>,
+    series: Vec<(String, Sample)>,
 }
 
 /// A swarm of agents to be simulated.
@@ -100,7 +108,7 @@ pub(crate) struct OwnChecks {
 /// ```
 pub struct Swarm {
     seed: u64,
-    disk: MemoryDisk,
+    disk: Disk,
     teams: Vec<Team>,
     policy: Policy,
     level: Level,
@@ -110,6 +118,7 @@ pub struct Swarm {
     traced: bool,
     look_every: Duration,
     sabotage: Option<disk::Sabotage>,
+    models: BTreeMap<String, Model>,
 }
 
 /// What a plain run left behind.
@@ -181,8 +190,10 @@ pub struct SimReport<T> {
     pub virtual_time: Duration,
     /// Starts after a death.
     pub crashes: u64,
-    /// What is on the disk.
-    pub disk: MemoryDisk,
+    /// Reads of everything that was committed, while the report is there.
+    pub reader: Arc<dyn Read>,
+    /// A file is removed with it.
+    _disk: Disk,
     /// Every record, if asked for.
     pub trace: Option<Vec<TraceRecord>>,
 }
@@ -221,7 +232,7 @@ impl Swarm {
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
-            disk: MemoryDisk::new(),
+            disk: Disk::Model(MemoryDisk::new()),
             teams: Vec::new(),
             policy: Policy::Random,
             level: Level::Process,
@@ -231,13 +242,22 @@ impl Swarm {
             traced: false,
             look_every: LOOK_EVERY,
             sabotage: None,
+            models: BTreeMap::new(),
         }
     }
 
     /// Runs on a disk that was used before: what was committed is there.
     #[must_use]
     pub fn on(mut self, disk: &MemoryDisk) -> Self {
-        self.disk = disk.clone();
+        self.disk = Disk::Model(disk.clone());
+        self
+    }
+
+    /// Runs on SQLite instead of the model, in a folder of its own that is removed afterwards. The same seed has the same
+    /// history.
+    #[must_use]
+    pub fn on_sqlite(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.disk = Disk::Sqlite(Arc::new(SqliteDisk::new(folder.into())));
         self
     }
 
@@ -326,6 +346,18 @@ impl Swarm {
         self
     }
 
+    /// What stands for the outside of an acting agent: is asked instead of each of its calls. Intent and result are
+    /// committed as always; an error is the call's.
+    #[must_use]
+    pub fn model(
+        mut self,
+        agent: &str,
+        answer: impl Fn(&ModelCall) -> Result<Value, AgentError> + Send + Sync + 'static,
+    ) -> Self {
+        self.models.insert(agent.into(), Arc::new(answer));
+        self
+    }
+
     /// Plants a bug: changes the n-th batch before the store and the checkers see it, as a kernel would that made it so;
     /// `None` answers it without writing it. For tests of the checkers; no case and no command line can ask for it.
     #[must_use]
@@ -350,16 +382,16 @@ impl Swarm {
     {
         let run = |engine: Engine| async move {
             let env = Arc::new(SwarmEnv::new(engine, 1, SIM_START, Arc::new(AtomicI64::new(0))));
-            let store = MemoryStore::on(&self.disk);
-            let mut builder = RuntimeBuilder::new(store).env(env).own_thread(false);
+            let store = self.disk.open()?;
+            let mut builder = RuntimeBuilder::on(store).env(env).own_thread(false);
             builder = builder.level(self.level).storage(self.storage);
             for team in self.teams {
                 builder = builder.team(team);
             }
             let runtime = builder.start().await?;
-            let reader = runtime.reader();
             let output = scenario(runtime.clone()).await;
             runtime.stop(STOP_DEADLINE).await?;
+            let reader = self.disk.reader()?;
             let digest = digest(&*reader).await?;
             Ok::<_, SwarmError>((output, reader, digest))
         };
@@ -419,7 +451,13 @@ impl Swarm {
             clock_off_by: Arc::new(AtomicI64::new(0)),
             sabotage: self.sabotage,
         };
-        let teams = self.teams.into_iter().map(|team| watched(team, &audit, &faults)).collect();
+        let models = self.models;
+        let modelled = |mut team: Team| {
+            let model = team.specs().find_map(|spec| models.get(spec.name.as_str()).cloned());
+            team.model = model;
+            team
+        };
+        let teams = self.teams.into_iter().map(|team| watched(modelled(team), &audit, &faults)).collect();
         let plan = Plan {
             seed: self.seed,
             disk: self.disk,
@@ -447,14 +485,15 @@ fn watched(mut team: Team, audit: &Audit, faults: &Faults) -> Team {
 
 type Ended<T> = Result<(T, Figures, Option<Vec<TraceRecord>>), EngineError>;
 
-fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: MemoryDisk) -> SimReport<T> {
+fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: Disk) -> SimReport<T> {
     let (checks, violations, recent) = world.map(|world| world.audit.outcome()).unwrap_or_default();
     let seen = world.map(|world| std::mem::take(&mut *world.seen())).unwrap_or_default();
     let (output, error, figures, trace) = match outcome {
         Ok((output, figures, trace)) => (Some(output), None, figures, trace),
         Err(error) => (None, Some(error), Figures { polls: 0, hash: 0, virtual_ms: 0 }, None),
     };
-    let events = disk.n_events();
+    // Where nothing was ever written there is no file.
+    let reader = disk.reader().unwrap_or_else(|_| Arc::new(MemoryDisk::new()));
     SimReport {
         output,
         error,
@@ -467,10 +506,11 @@ fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: MemoryDisk) -> SimR
         recent,
         hash: figures.hash,
         polls: figures.polls,
-        events,
+        events: world.map_or(0, |world| world.audit.n_events()),
         virtual_time: Duration::from_millis(figures.virtual_ms),
         crashes: seen.crashes,
-        disk,
+        reader,
+        _disk: disk,
         trace,
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use atra_bus::{Event, Name};
+use futures::StreamExt as _;
 use serde_json::Value;
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
     engine::mix,
     faults::{FaultClass, Faults},
 };
-use crate::{Agent, AgentError, AgentSpec, Context, Offsets, Query, Source, StateReader, StateWriter};
+use crate::{Agent, AgentError, AgentSpec, Context, Offsets, Query, Source, SourceItem, StateReader, StateWriter};
 
 /// One turn in so many reads a key of somebody else's, to compare it with the journal.
 const READ_EVERY: u64 = 8;
@@ -92,7 +93,19 @@ impl Agent for Probe {
     }
 
     fn source(&self, offsets: &Offsets) -> Option<Source> {
-        self.inner.source(offsets)
+        let (faults, name) = (self.faults.clone(), self.name.clone());
+        let items = self.inner.source(offsets)?.map(move |item| {
+            let place = match &item {
+                Ok(SourceItem::Input { partition, offset, .. }) => format!("{partition} {offset}"),
+                _ => return Some(item),
+            };
+            match faults.input(&name, &place) {
+                None => Some(item),
+                Some(true) => Some(Err(AgentError::new("planned error of the source"))),
+                Some(false) => None,
+            }
+        });
+        Some(Box::pin(items.take_while(|item| std::future::ready(item.is_some())).filter_map(std::future::ready)))
     }
 
     fn save(&mut self, state: &mut StateWriter<'_>) -> Result<(), AgentError> {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use atra_bus::{Draft, EventId, Name, Seq, Task};
-use atra_storage::{FactKind, Level, MemoryDisk, MemoryStore, Read, StorageOptions};
+use atra_storage::{FactKind, Level, Read, StorageOptions};
 use futures::future::{Either, select};
 use tokio::{
     sync::{mpsc, watch},
@@ -24,6 +24,7 @@ use super::{
     Look, OwnChecks, SIM_START,
     audit::{Audit, Invariant},
     disk::{DiskWorld, FaultyStore, Order},
+    driven::Disk,
     engine::{Engine, SwarmEnv, mix},
     faults::Faults,
 };
@@ -44,7 +45,7 @@ const STARTS_MAX: u32 = 50;
 /// What the world is made of.
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    pub(crate) disk: MemoryDisk,
+    pub(crate) disk: Disk,
     pub(crate) teams: Vec<Team>,
     pub(crate) level: Level,
     pub(crate) storage: StorageOptions,
@@ -90,15 +91,18 @@ impl World {
     }
 
     pub(crate) fn reader(&self) -> Arc<dyn Read> {
-        Arc::new(self.plan.disk.clone())
+        self.plan.disk.reader().unwrap_or_else(|error| panic!("simulated store cannot be read: {error}"))
     }
 
     /// Starts an incarnation. `None`: it died on the way.
     async fn start(&self, orders: &mut mpsc::Receiver<Order>, power: bool) -> Option<Result<Runtime, String>> {
         // Relaxed: one thread.
         let group = self.group.fetch_add(1, Ordering::Relaxed) as u32 + 1;
-        let inner = Box::new(MemoryStore::on(&self.plan.disk));
-        if let Err(error) = self.audit.reopened(&self.plan.disk, power).await {
+        let inner = match self.plan.disk.open() {
+            Ok(store) => store,
+            Err(error) => return Some(Err(error.to_string())),
+        };
+        if let Err(error) = self.audit.reopened(&*inner.reader(), power).await {
             return Some(Err(error.to_string()));
         }
         let store = FaultyStore { inner, world: self.disk_world.clone(), group };
@@ -133,10 +137,15 @@ impl World {
         self.up.send_replace(None);
         self.engine.kill(self.group.load(Ordering::Relaxed) as u32 + 1);
         let volatile = self.plan.disk.n_volatile();
-        if power {
-            self.plan.disk.lose_power((mix(draw, 1) % (volatile as u64 + 1)) as usize);
-        } else if lies {
-            self.plan.disk.lose_power(volatile.saturating_sub(1));
+        let keep = match (power, lies) {
+            (true, _) => (mix(draw, 1) % (volatile as u64 + 1)) as usize,
+            (false, true) => volatile.saturating_sub(1),
+            (false, false) => volatile,
+        };
+        if (power || lies)
+            && let Err(error) = self.plan.disk.lose_power(keep)
+        {
+            self.audit.check(Invariant::Atomic, false, "store", || error.to_string());
         }
         self.engine.note("crash", u64::from(power));
     }
@@ -252,7 +261,7 @@ impl World {
         if outcome.is_ok() {
             self.audit.stopped();
             let name = crate::coordinator::runtime_name();
-            let mark = self.plan.disk.fact(FactKind::Meta, &name, "running").await;
+            let mark = self.reader().fact(FactKind::Meta, &name, "running").await;
             let clean = matches!(mark, Ok(None));
             self.audit.check(Invariant::CleanStop, clean, "runtime", || "the mark of a running runtime is left".into());
             let group = self.group.load(Ordering::Relaxed) as u32;
@@ -452,6 +461,9 @@ impl Sim {
     }
 
     /// Reads of what is committed.
+    ///
+    /// # Panics
+    /// When the file of a simulated SQLite is not there yet.
     #[must_use]
     pub fn reader(&self) -> Arc<dyn Read> {
         self.0.reader()

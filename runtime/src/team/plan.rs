@@ -5,7 +5,7 @@ use std::sync::Arc;
 use atra_bus::Name;
 use serde::{Deserialize, Serialize};
 
-use crate::{Agent, AgentSpec, limits::Limits};
+use crate::{Agent, AgentSpec, ledger::Model, limits::Limits};
 
 /// Where the members of a team run. The result is the same, byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub struct Team {
     pub(crate) placement: Placement,
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
+    /// Asked instead of the outside, in a simulation.
+    pub(crate) model: Option<Model>,
 }
 
 impl Team {
@@ -58,6 +60,7 @@ impl Team {
             placement: Placement::default(),
             clock: Clock::default(),
             limits: Limits::default(),
+            model: None,
         }
     }
 
