@@ -2,12 +2,13 @@
  * A disk that fails on request, for a child process of the rigs: preloaded, it stands between SQLite and the C
  * library for the files of one database. Nothing of it is in the product.
  *
- * Watched are FAULTS_DB, and the same with -wal, -journal and -shm; and FAULTS_LEDGER, whose lines are only logged.
+ * Watched are FAULTS_DB, and the same with -wal, -journal, -shm and -room; and FAULTS_LEDGER, whose lines are only logged.
  *
  *   FAULTS_CLASS  read | write | sync | truncate: what fails
  *   FAULTS_AT     the n-th call of that class (from 1) fails, and FAULTS_FOR - 1 more; FAULTS_FOR 0: all after it
  *   FAULTS_ERRNO  with what (5 is EIO, 28 ENOSPC)
- *   FAULTS_FULL   while a file of this name exists, every write and truncate fails with ENOSPC
+ *   FAULTS_FULL   while a file of this name exists, every write and truncate fails
+ *   FAULTS_FULL_ERRNO  with what; ENOSPC if left out
  *   FAULTS_DELAY  microseconds that every write and sync takes longer
  *   FAULTS_COUNTS a file that gets the number of calls of each class at a normal end
  *   FAULTS_LOG    a file that gets every write, truncate and sync, and the ledger's lines, in their order. Syncs are
@@ -32,13 +33,13 @@
 #include <unistd.h>
 
 enum { READ, WRITE, SYNC, TRUNCATE, CLASSES, FAILED_SYNC = CLASSES, GONE };
-enum { NONE, DB, WAL, JOURNAL, SHM, LEDGER };
+enum { NONE, DB, WAL, JOURNAL, SHM, LEDGER, ROOM };
 #define FDS 4096
 
 static const char *names[CLASSES] = {"read", "write", "sync", "truncate"};
 static unsigned char watched[FDS];
 static long counts[CLASSES];
-static int fail_class = -1, fail_errno = EIO, log_fd = -1;
+static int fail_class = -1, fail_errno = EIO, full_errno = ENOSPC, log_fd = -1;
 static long fail_at, fail_for = 1, delay;
 static const char *db, *ledger, *full, *counts_path;
 static pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
@@ -76,6 +77,7 @@ __attribute__((constructor)) static void begin(void) {
     fail_at = number("FAULTS_AT", 0);
     fail_for = number("FAULTS_FOR", 1);
     fail_errno = (int)number("FAULTS_ERRNO", EIO);
+    full_errno = (int)number("FAULTS_FULL_ERRNO", ENOSPC);
     delay = number("FAULTS_DELAY", 0);
     ledger = getenv("FAULTS_LEDGER");
     full = getenv("FAULTS_FULL");
@@ -102,6 +104,7 @@ static int kind_of(const char *path) {
     if (!*rest) return DB;
     if (!strcmp(rest, "-wal")) return WAL;
     if (!strcmp(rest, "-journal")) return JOURNAL;
+    if (!strcmp(rest, "-room")) return ROOM;
     return strcmp(rest, "-shm") ? NONE : SHM;
 }
 
@@ -116,7 +119,7 @@ static int fails(int class, int kind) {
         return 1;
     }
     if (full && (class == WRITE || class == TRUNCATE) && access(full, F_OK) == 0) {
-        errno = ENOSPC;
+        errno = full_errno;
         return 1;
     }
     return 0;
@@ -130,7 +133,7 @@ static void slow(int kind) {
 
 /* A record: class, file, length, offset; then the bytes of a write. */
 static void note(int class, int kind, uint64_t offset, const void *bytes, uint32_t length) {
-    if (log_fd < 0 || kind == SHM) return;
+    if (log_fd < 0 || kind == SHM || kind == ROOM) return;
     unsigned char head[16] = {(unsigned char)class, (unsigned char)kind};
     memcpy(head + 4, &length, 4);
     memcpy(head + 8, &offset, 8);

@@ -42,6 +42,8 @@ pub struct Work {
     pub each: u64,
     /// Imports of eight blocks, one after the other.
     pub imports: u64,
+    /// Backups, one after the other, while the rest goes on.
+    pub backups: u64,
     /// One in so many is asked for at level power; 0: none.
     pub power_every: u64,
     /// The largest payload.
@@ -65,11 +67,20 @@ impl Work {
             teams: 2,
             each: 30,
             imports: 2,
+            backups: 0,
             power_every: 0,
             bytes_max: 2_000,
             checkpoint_ms: 5,
             until: None,
         }
+    }
+}
+
+impl Work {
+    /// Where the n-th backup goes.
+    #[must_use]
+    pub fn copy(&self, n: u64) -> PathBuf {
+        self.db.with_extension(format!("copy-{}-{n}", self.life))
     }
 }
 
@@ -117,7 +128,7 @@ pub fn run(work: &Work) -> bool {
                 return false;
             }
         };
-        let child = Child { work, ledger, storage, n_busy: Cell::new(work.producers + work.teams + 1) };
+        let child = Child { work, ledger, storage, n_busy: Cell::new(work.producers + work.teams + 2) };
         join(actor.run(), child.all()).await.1
     })
 }
@@ -126,7 +137,7 @@ impl Child<'_> {
     async fn all(&self) -> bool {
         let producers = join_all((0..self.work.producers).map(|producer| self.producer(producer)));
         let teams = join_all((0..self.work.teams).map(|team| self.team(team)));
-        futures::join!(producers, teams, self.imports(), self.watch());
+        futures::join!(producers, teams, self.imports(), self.backups(), self.watch());
         match self.storage.stop().await {
             Ok(()) => {
                 self.ledger.write(&Line::Stopped);
@@ -234,6 +245,24 @@ impl Child<'_> {
             });
             match self.storage.put_blocks(blocks.collect()).await {
                 Ok(_) => self.ledger.write(&Line::Blocks(first)),
+                Err(error) => self.ledger.write(&Line::Error(error.to_string())),
+            }
+        }
+        self.done();
+    }
+
+    /// Keeps the last copy: each is whole as soon as it has its name.
+    async fn backups(&self) {
+        for n in 0..self.work.backups {
+            if self.is_over() {
+                break;
+            }
+            match atra_storage::backup(&self.work.db, &self.work.copy(n), |_| {}).await {
+                Ok(_) if n > 0 => {
+                    // A copy too many does no harm.
+                    let _ = std::fs::remove_file(self.work.copy(n - 1));
+                }
+                Ok(_) => {}
                 Err(error) => self.ledger.write(&Line::Error(error.to_string())),
             }
         }

@@ -23,6 +23,9 @@ use crate::{
     queue::{Command, LaneSender, LaneSenders, Outcome, Work, lanes},
 };
 
+/// The least time after which a refused caller is asked to come again: some commits.
+const RETRY_AFTER_MIN: Duration = Duration::from_millis(1);
+
 /// Told of every commit that released events.
 ///
 /// # For implementers
@@ -164,11 +167,7 @@ impl Storage {
         if lane.commands.is_closed() {
             return Err(self.stopped());
         }
-        let overloaded = || Rejected::Overloaded {
-            queued: lane.commands.max_capacity() - lane.commands.capacity(),
-            commands_max: self.0.options.queue_commands_max,
-            bytes_max: self.0.options.queue_bytes_max,
-        };
+        let overloaded = || self.overloaded(lane.commands.max_capacity() - lane.commands.capacity());
         let room = Arc::clone(&lane.room).try_acquire_many_owned(bytes as u32).map_err(|_| overloaded())?;
         let slot = lane.commands.try_reserve().map_err(|_| overloaded())?;
         let (command, receipt) = self.command(work, bytes, room);
@@ -316,6 +315,21 @@ impl Storage {
         let (answer, receipt) = oneshot::channel();
         self.0.gauges.queue(bytes);
         (Command { work, bytes, room, answer }, Receipt(receipt))
+    }
+
+    fn overloaded(&self, queued: usize) -> Rejected {
+        let options = &self.0.options;
+        let retry_after = match self.0.gauges.state() {
+            StorageState::Degraded => options.backoff_max,
+            _ => {
+                // Relaxed: a guess.
+                let commit = Duration::from_micros(self.0.gauges.last_commit_micros.load(Ordering::Relaxed));
+                let batches = 1 + queued / options.batch_commands_max;
+                (commit * batches as u32).clamp(RETRY_AFTER_MIN, options.backoff_max)
+            }
+        };
+        let (commands_max, bytes_max) = (options.queue_commands_max, options.queue_bytes_max);
+        Rejected::Overloaded { queued, commands_max, bytes_max, retry_after }
     }
 
     fn stopped(&self) -> Rejected {

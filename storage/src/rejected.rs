@@ -55,7 +55,10 @@ pub enum Rejected {
     #[error("content is not allowed: {0}")]
     Invalid(String),
     /// No room in the queue at the moment.
-    #[error("storage queue is full: {queued} commands, limits are {commands_max} commands and {bytes_max} bytes")]
+    #[error(
+        "storage queue is full: {queued} commands, limits are {commands_max} commands and {bytes_max} bytes; \
+         try again in {retry_after:?}"
+    )]
     Overloaded {
         /// Commands that wait in the lane.
         queued: usize,
@@ -63,6 +66,9 @@ pub enum Rejected {
         commands_max: usize,
         /// The limit by size.
         bytes_max: usize,
+        /// When there may be room: what the last commit took, for each batch that waits. While there is no space on
+        /// the disk, when it will be looked for again.
+        retry_after: Duration,
     },
     /// The database is as large as it may be: `db_bytes_max`.
     #[error("database is full: {used_bytes} of {limit_bytes} bytes are in use{}", pins(pinned_by))]

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM as one stream; SIGUSR1 as another.
+//! Ctrl-C and SIGTERM as one stream; SIGUSR1 as another; SIGXFSZ is left to the error of the write.
 
 use crate::cli::error::CliError;
 
@@ -8,7 +8,15 @@ pub(super) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// Kept, and never waited for: without a listener, a file that is as large as it may be would end the process. The
+    /// write gives an error too, and that is handled like a full disk.
+    #[cfg(unix)]
+    _file_size: tokio::signal::unix::Signal,
 }
+
+/// SIGXFSZ, by its number on Linux (all but MIPS) and the BSDs.
+#[cfg(unix)]
+const FILE_SIZE: i32 = 25;
 
 /// The signal that asks for the live figures: SIGUSR1.
 pub(super) struct Asked {
@@ -53,6 +61,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
             terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            _file_size: signal(SignalKind::from_raw(FILE_SIZE)).map_err(failed)?,
         })
     }
 

@@ -1,7 +1,12 @@
 //! From what SQLite says to what the storage actor does.
 
-use std::path::Path;
+use std::{
+    fs::OpenOptions,
+    io::{ErrorKind, Seek as _, SeekFrom, Write as _},
+    path::Path,
+};
 
+use super::files::{beside, size_of};
 use crate::StoreError;
 
 // Primary result codes, <https://www.sqlite.org/rescode.html>.
@@ -16,11 +21,16 @@ const CORRUPT: i32 = 11;
 const FULL: i32 = 13;
 const CANTOPEN: i32 = 14;
 const NOTADB: i32 = 26;
+/// An extended code: a write failed, for want of space or otherwise.
+const IOERR_WRITE: i32 = 778;
 
 /// The primary result code of an error, if it is SQLite's.
 pub(super) fn code(error: &sqlx::Error) -> Option<i32> {
-    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(code & 0xff)
+    extended_code(error).map(|code| code & 0xff)
+}
+
+fn extended_code(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
 }
 
 /// Whether an error says that the file is damaged, and not that it could not be read this time.
@@ -36,6 +46,9 @@ pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
     match code(error) {
         Some(BUSY | LOCKED | NOMEM) => StoreError::Busy(text),
         Some(FULL) => StoreError::Full(format!("{}: {text}", path.display())),
+        Some(IOERR) if extended_code(error) == Some(IOERR_WRITE) && is_out_of_room(path) => {
+            StoreError::Full(format!("{}: {text}; the quota or the limit of a file's size is reached", path.display()))
+        }
         // Whether the last write reached the file is not known; the store is reopened and looked at.
         Some(IOERR) => StoreError::Unknown(text),
         Some(CORRUPT) => fatal("the file is damaged: run a check, and go back to a backup"),
@@ -50,6 +63,20 @@ pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
             _ => StoreError::Invalid(text),
         },
     }
+}
+
+/// Whether a file beside the database cannot grow to where its log ends, because a quota or a limit of size forbids it:
+/// SQLite tells only a full disk apart from other failures of a write.
+fn is_out_of_room(db: &Path) -> bool {
+    let file = beside(db, "-room");
+    let written = OpenOptions::new().write(true).create(true).truncate(true).open(&file).and_then(|mut room| {
+        room.seek(SeekFrom::Start(size_of(db, "").max(size_of(db, "-wal"))))?;
+        room.write_all(&[0; 4096])
+    });
+    // If it cannot be removed it is an empty file, and truncated the next time.
+    let _ = std::fs::remove_file(&file);
+    let kind = written.err().map(|error| error.kind());
+    matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge))
 }
 
 pub(super) fn fatal(path: &Path, cause: impl Into<String>) -> StoreError {

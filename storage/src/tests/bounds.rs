@@ -20,20 +20,25 @@ async fn a_full_queue_refuses_or_waits_and_loses_nothing() {
     let Running { storage, disk, released, actor: _actor, .. } = running_with(small(), &MemoryDisk::new()).await;
     disk.delay_commits(Some(Duration::from_secs(1)));
     let mut receipts = vec![storage.try_publish(publish(vec![new("x", "0", 0)])).expect("room")];
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    receipts.push(storage.try_publish(publish(vec![new("x", "0", 1)])).expect("room"));
     tokio::task::yield_now().await;
-    for n in 1..=2 {
+    for n in 2..=3 {
         receipts.push(storage.try_publish(publish(vec![new("x", "0", n)])).expect("room"));
     }
-    let refused = storage.try_publish(publish(vec![new("x", "0", 3)])).expect_err("no room");
-    assert!(matches!(refused, Rejected::Overloaded { queued: 2, commands_max: 2, .. }), "found {refused:?}");
+    let refused = storage.try_publish(publish(vec![new("x", "0", 4)])).expect_err("no room");
+    let Rejected::Overloaded { queued: 2, commands_max: 2, retry_after, .. } = refused else { panic!("{refused:?}") };
+    assert_eq!(retry_after, Duration::from_secs(1), "what the last commit took");
     assert!(refused.is_retryable());
-    // A caller that waits gets in when there is room.
-    let last = storage.publish(publish(vec![new("x", "0", 4)])).await.expect("committed");
-    assert_eq!(last.first, Seq(4));
+    // Whoever comes again then finds room, and so does a caller that waits.
+    tokio::time::sleep(retry_after + Duration::from_millis(10)).await;
+    receipts.push(storage.try_publish(publish(vec![new("x", "0", 5)])).expect("room"));
+    let last = storage.publish(publish(vec![new("x", "0", 6)])).await.expect("committed");
+    assert_eq!(last.first, Seq(6));
     for receipt in receipts {
         receipt.await.expect("committed");
     }
-    assert_eq!(released.seqs(), [1, 2, 3, 4]);
+    assert_eq!(released.seqs(), [1, 2, 3, 4, 5, 6]);
 }
 
 #[tokio::test(start_paused = true)]
