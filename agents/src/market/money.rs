@@ -336,7 +336,7 @@ mod tests {
     proptest! {
         #[test]
         fn quotients_are_those_of_a_division(amount: i128, one in 1..i128::MAX, shift in 0_u32..127, near in -2_i128..3) {
-            let (amount, one) = (amount >> shift, (one >> (shift / 2)).max(1));
+            let (amount, one) = (amount >> (shift / 2), (one >> shift).max(1));
             prop_assert_eq!(millionth(amount), amount / PPM);
             prop_assert_eq!(product(amount, one >> (127 - shift)), amount.checked_mul(one >> (127 - shift)));
             // And where it is nearly a whole number of times.

@@ -207,8 +207,16 @@ impl Audit {
         for fact in &batch.facts {
             state.fact(at_ms, fact, &mut before);
         }
+        // Own inputs by team, once: a batch may be of a thousand teams.
+        let mut seen: FxHashMap<Name, Vec<(Seq, Seq)>> = FxHashMap::default();
+        for committed in &batch.events {
+            if let (Some(at), Some(&place)) = (committed.seen, state.by_name.get(&committed.event.source)) {
+                seen.entry(state.agents[place].team.clone()).or_default().push((committed.seq, at));
+            }
+        }
         for moved in &batch.teams {
-            state.move_team(at_ms, moved.to.clone(), &batch.events, &mut before);
+            let own = seen.get(&moved.to.team).map_or(&[][..], Vec::as_slice);
+            state.move_team(at_ms, moved.to.clone(), own, &mut before);
         }
         for committed in &batch.events {
             hash = mix(hash, committed.event.id.seed());
@@ -463,7 +471,8 @@ impl State {
         self.recent.push_back(line);
     }
 
-    fn move_team(&mut self, at_ms: u64, to: TeamRow, events: &[atra_bus::Committed], before: &mut Before) {
+    /// `own`: seq and recorded position of the team's own inputs in the batch.
+    fn move_team(&mut self, at_ms: u64, to: TeamRow, own: &[(Seq, Seq)], before: &mut Before) {
         let old = self.teams.get(&to.team);
         let ok = old.is_none_or(|old| {
             to.epoch >= old.epoch
@@ -473,15 +482,8 @@ impl State {
         });
         let old = old.cloned();
         self.check(at_ms, Invariant::Fenced, ok, to.team.as_str(), || format!("moved from {old:?} to {to:?}"));
-        let of_team = |event: &atra_bus::Committed| {
-            self.by_name.get(&event.event.source).is_some_and(|&place| self.agents[place].team == to.team)
-        };
         let from = old.as_ref().map_or(Seq::ZERO, |old| old.cursor);
-        let odd = events
-            .iter()
-            .filter(|event| of_team(event))
-            .find(|event| event.seen.is_some_and(|seen| seen < from || seen > to.cursor));
-        let odd = odd.map(|event| (event.seq, event.seen));
+        let odd = own.iter().find(|(_, seen)| *seen < from || *seen > to.cursor);
         let cursor = to.cursor;
         self.check(at_ms, Invariant::Order, odd.is_none(), to.team.as_str(), || {
             format!("own input at {odd:?} was not taken between cursors {from} and {cursor}")

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{hash_text, mix};
 
+/// Teams for which the rate at which the whole process dies is meant: 20.
+const TEAMS_PER_RATE: usize = 20;
+
 /// What can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -202,7 +205,8 @@ struct State {
 }
 
 impl Faults {
-    pub(crate) fn new(seed: u64, plan: &FaultPlan) -> Self {
+    /// `n_teams`: every team commits, so a process of many dies at fewer of its commits; else it never gets through a start.
+    pub(crate) fn new(seed: u64, plan: &FaultPlan, n_teams: usize) -> Self {
         let mut drawn = BTreeMap::new();
         let mut exactly = None;
         let classes: &[FaultClass] = match plan {
@@ -220,7 +224,9 @@ impl Faults {
             }
             // A quarter, once, or four times the usual rate.
             let factor = [1, 4, 16][((draw >> 8) % 3) as usize];
-            drawn.insert(class, (factor << 32) / (class.one_in() * 4));
+            let whole = matches!(class, FaultClass::Crash | FaultClass::PowerLoss | FaultClass::Stop);
+            let spread = if whole { (n_teams / TEAMS_PER_RATE).max(1) as u64 } else { 1 };
+            drawn.insert(class, (factor << 32) / (class.one_in() * 4 * spread));
         }
         let (fired, seen, turns) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
         let state = State { seed, drawn, exactly, healed: false, fired, seen, full_left: 0, turns };

@@ -410,7 +410,7 @@ impl Swarm {
     {
         let setting = self.setting();
         let disk = self.disk.clone();
-        let faults = Faults::new(self.seed, &self.plan);
+        let faults = Faults::new(self.seed, &self.plan, self.teams.len());
         let held = Arc::new(std::sync::Mutex::new(None));
         let keep = held.clone();
         let run = |engine: Engine| async move {
