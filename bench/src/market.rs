@@ -1,6 +1,6 @@
 //! The pure market: indicators, back-test, search, walk-forward, parsing; and 64 tickers through the seven.
 //!
-//! TA-Lib is run beside ours ([`talib`](crate::talib)). Peers that are no Rust crates (vectorbt with its Rust engine, numpy,
+//! TA-Lib is run beside ours ([`talib`]). Peers that are no Rust crates (vectorbt with its Rust engine, numpy,
 //! pandas) cannot be run from the
 //! project's own dependencies. Their figures were measured once, on two cores, over the same four years of quarter hours,
 //! and stand here as constants; ratios to them are of two machines and mean little below two.
