@@ -113,7 +113,8 @@ fn whole_statement(commands: usize) -> usize {
 }
 
 impl Lanes {
-    /// Waits for the next batch: whatever is queued, control before turns before bulk, within the bounds.
+    /// Waits for the next batch: whatever is queued, control before turns before bulk, within the
+    /// bounds; small turns are cut where a statement is full.
     /// Empty when every handle is gone or the lanes are closed, and nothing is left.
     ///
     /// # Cancel safety
