@@ -7,16 +7,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use atra_bus::{Committed, Event, EventId, Interest, Name, Payload, Seq, Topic, topic::SYSTEM_ROOT};
+use rustc_hash::FxHashMap;
 
 use crate::{
     Block, FactKind, FactRow, Loaded, OPEN_EFFECT, Read, SeriesRow, Store, StoreError, TeamRow, WriteBatch,
-    plan::FactId,
     retention::{KEPT_TOPIC, event_of},
 };
 
@@ -30,8 +31,8 @@ struct State {
     journal: Vec<Option<Committed>>,
     /// The last seq that was pruned.
     floor: Seq,
-    facts: BTreeMap<FactId, FactRow>,
-    teams: BTreeMap<Name, TeamRow>,
+    facts: Facts,
+    teams: FxHashMap<Name, TeamRow>,
     blocks: BTreeMap<(Name, i64), Block>,
     faults: VecDeque<Fault>,
     commit_delay: Option<Duration>,
@@ -43,11 +44,52 @@ struct State {
     volatile: Option<VecDeque<Undo>>,
 }
 
+/// Facts by kind and owner (`None` for memory, whose keys are unique), then by key: what a team loads at its start is
+/// found without looking at what others have.
+#[derive(Debug, Default)]
+struct Facts(FxHashMap<(FactKind, Option<Name>), BTreeMap<String, FactRow>>);
+
+impl Facts {
+    fn place(kind: FactKind, owner: &Name) -> (FactKind, Option<Name>) {
+        (kind, (kind != FactKind::Memory).then(|| owner.clone()))
+    }
+
+    fn get(&self, kind: FactKind, owner: &Name, key: &str) -> Option<&FactRow> {
+        self.0.get(&Self::place(kind, owner))?.get(key)
+    }
+
+    /// Writes or, without a value, removes.
+    fn put(&mut self, fact: &FactRow) {
+        let rows = self.0.entry(Self::place(fact.kind, &fact.owner)).or_default();
+        match (rows.get_mut(&fact.key), &fact.value) {
+            // Its key stays: one allocation less for each write of a run.
+            (Some(row), Some(_)) => {
+                let FactRow { owner, value, version, event, .. } = fact;
+                (row.owner, row.value) = (owner.clone(), value.clone());
+                (row.version, row.event) = (*version, *event);
+            }
+            (None, Some(_)) => _ = rows.insert(fact.key.clone(), fact.clone()),
+            (_, None) => _ = rows.remove(&fact.key),
+        }
+    }
+
+    /// In no order.
+    fn of_kind(&self, kind: FactKind) -> impl Iterator<Item = &FactRow> {
+        self.0.iter().filter(move |((of, _), _)| *of == kind).flat_map(|(_, rows)| rows.values())
+    }
+
+    /// By key.
+    fn of(&self, kind: FactKind, owner: Option<Name>) -> Option<&BTreeMap<String, FactRow>> {
+        self.0.get(&(kind, owner))
+    }
+}
+
 /// What was there before a commit that was not flushed.
 #[derive(Debug)]
 struct Undo {
     last: usize,
-    facts: Vec<(FactId, Option<FactRow>)>,
+    /// The rows as they were; one without a value was not there.
+    facts: Vec<FactRow>,
     teams: Vec<(Name, Option<TeamRow>)>,
     blocks: Vec<((Name, i64), Option<Block>)>,
 }
@@ -184,7 +226,7 @@ impl Store for MemoryStore {
         let state = self.disk.state();
         Ok(Loaded {
             last_seq: state.last_seq(),
-            teams: state.teams.values().cloned().collect(),
+            teams: state.teams(),
             floor: state.floor,
             is_unflushed: false,
         })
@@ -241,6 +283,13 @@ impl Store for MemoryStore {
 }
 
 impl State {
+    /// By name.
+    fn teams(&self) -> Vec<TeamRow> {
+        let mut teams: Vec<TeamRow> = self.teams.values().cloned().collect();
+        teams.sort_unstable_by(|a, b| a.team.cmp(&b.team));
+        teams
+    }
+
     fn last_seq(&self) -> Seq {
         Seq(self.journal.len() as u64)
     }
@@ -266,14 +315,7 @@ impl State {
 
     fn apply(&mut self, batch: &WriteBatch) {
         self.journal.extend(batch.events.iter().map(stored).map(Some));
-        for fact in &batch.facts {
-            let id = FactId::new(fact.kind, &fact.owner, &fact.key);
-            if fact.value.is_some() {
-                self.facts.insert(id, fact.clone());
-            } else {
-                self.facts.remove(&id);
-            }
-        }
+        batch.facts.iter().for_each(|fact| self.facts.put(fact));
         for moved in &batch.teams {
             self.teams.insert(moved.to.team.clone(), moved.to.clone());
         }
@@ -294,12 +336,15 @@ impl State {
         if self.volatile.is_none() {
             return;
         }
-        let facts = batch.facts.iter().map(|fact| FactId::new(fact.kind, &fact.owner, &fact.key));
+        let facts = batch.facts.iter().map(|fact| {
+            let row = self.facts.get(fact.kind, &fact.owner, &fact.key).cloned();
+            row.unwrap_or_else(|| FactRow { value: None, ..fact.clone() })
+        });
         let blocks = batch.blocks.iter().map(|block| (block.series.clone(), block.start));
         let teams = batch.teams.iter().map(|moved| moved.to.team.clone());
         let undo = Undo {
             last: self.journal.len(),
-            facts: facts.map(|id| (id.clone(), self.facts.get(&id).cloned())).collect(),
+            facts: facts.collect(),
             teams: teams.map(|team| (team.clone(), self.teams.get(&team).cloned())).collect(),
             blocks: blocks.map(|id| (id.clone(), self.blocks.get(&id).cloned())).collect(),
         };
@@ -310,9 +355,19 @@ impl State {
 
     fn take_back(&mut self, undo: Undo) {
         self.journal.truncate(undo.last);
-        put_back(&mut self.facts, undo.facts);
-        put_back(&mut self.teams, undo.teams);
-        put_back(&mut self.blocks, undo.blocks);
+        undo.facts.iter().for_each(|fact| self.facts.put(fact));
+        for (team, row) in undo.teams {
+            match row {
+                Some(row) => _ = self.teams.insert(team, row),
+                None => _ = self.teams.remove(&team),
+            }
+        }
+        for (place, block) in undo.blocks {
+            match block {
+                Some(block) => _ = self.blocks.insert(place, block),
+                None => _ = self.blocks.remove(&place),
+            }
+        }
     }
 
     fn get(&self, seq: Seq) -> Option<&Committed> {
@@ -332,16 +387,10 @@ impl State {
         if upto <= self.floor {
             return;
         }
-        let needed: BTreeSet<EventId> = self
-            .facts
-            .values()
-            .filter(|fact| match fact.kind {
-                FactKind::DeadLetter | FactKind::Attempt => true,
-                FactKind::Result => fact.value.as_deref() == Some(OPEN_EFFECT),
-                _ => false,
-            })
-            .filter_map(|fact| event_of(&fact.key))
-            .collect();
+        let marks = self.facts.of_kind(FactKind::DeadLetter).chain(self.facts.of_kind(FactKind::Attempt));
+        let is_open = |fact: &&FactRow| fact.value.as_deref() == Some(OPEN_EFFECT);
+        let open = self.facts.of_kind(FactKind::Result).filter(is_open);
+        let needed: BTreeSet<EventId> = marks.chain(open).filter_map(|fact| event_of(&fact.key)).collect();
         let mut newest: BTreeMap<Topic, Seq> = BTreeMap::new();
         for committed in self.events().take_while(|committed| committed.seq <= upto) {
             if committed.event.topic.memory_key().is_some() {
@@ -362,15 +411,6 @@ impl State {
             }
         }
         self.floor = upto;
-    }
-}
-
-fn put_back<K: Ord, V>(map: &mut BTreeMap<K, V>, before: Vec<(K, Option<V>)>) {
-    for (key, value) in before {
-        match value {
-            Some(value) => _ = map.insert(key, value),
-            None => _ = map.remove(&key),
-        }
     }
 }
 
@@ -465,27 +505,31 @@ impl Read for MemoryDisk {
     }
 
     async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {
-        Ok(self.state().facts.get(&FactId::new(kind, owner, key)).cloned())
+        Ok(self.state().facts.get(kind, owner, key).cloned())
     }
 
     async fn facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<Vec<FactRow>, StoreError> {
         let state = self.state();
-        let of_kind = state.facts.values().filter(|fact| fact.kind == kind);
+        if let Some(owner) = owner.filter(|_| kind != FactKind::Memory) {
+            let rows = state.facts.of(kind, Some(owner.clone()));
+            return Ok(rows.map(|rows| rows.values().cloned().collect()).unwrap_or_default());
+        }
+        let of_kind = state.facts.of_kind(kind);
         let mut facts: Vec<_> =
             of_kind.filter(|fact| owner.is_none_or(|owner| fact.owner == *owner)).cloned().collect();
-        facts.sort_by(|a, b| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
+        facts.sort_unstable_by(|a, b| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
         Ok(facts)
     }
 
     async fn memory_page(&self, from: &str, limit: usize) -> Result<Vec<FactRow>, StoreError> {
         let state = self.state();
-        let first = FactId { kind: FactKind::Memory, owner: None, key: from.into() };
-        let page = state.facts.range(first..).take_while(|(id, _)| id.kind == FactKind::Memory).take(limit);
+        let Some(rows) = state.facts.of(FactKind::Memory, None) else { return Ok(Vec::new()) };
+        let page = rows.range::<str, _>((Bound::Included(from), Bound::Unbounded)).take(limit);
         Ok(page.map(|(_, fact)| fact.clone()).collect())
     }
 
     async fn teams(&self) -> Result<Vec<TeamRow>, StoreError> {
-        Ok(self.state().teams.values().cloned().collect())
+        Ok(self.state().teams())
     }
 
     async fn blocks(&self, series: &Name, from: i64, to: i64, limit: usize) -> Result<Vec<Block>, StoreError> {

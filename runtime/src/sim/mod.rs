@@ -52,7 +52,7 @@ use self::{
     driven::{Disk, SqliteDisk},
     engine::{Engine, Figures, LOOKER, Setting, SwarmEnv},
     faults::Faults,
-    probe::Probe,
+    probe::{Probe, Seat},
     world::{ORDERS_MAX, Plan, STOP_DEADLINE, World},
 };
 use crate::{AgentError, ModelCall, Runtime, RuntimeBuilder, StartError, Team, TeamStatus, ledger::Model};
@@ -475,10 +475,10 @@ impl Swarm {
 fn watched(mut team: Team, audit: &Audit, faults: &Faults) -> Team {
     for (factory, spec) in team.factories.iter_mut().zip(&team.specs) {
         let (inner, name) = (factory.clone(), spec.name.clone());
-        let (audit, faults) = (audit.clone(), faults.clone());
-        *factory = Arc::new(move || {
-            Box::new(Probe { inner: inner(), name: name.clone(), audit: audit.clone(), faults: faults.clone() })
-        });
+        let (place, key) = (audit.place_of(&name), engine::hash_text(name.as_str()));
+        let (seat, faults) = (Seat { name, place, key, audit: audit.clone() }, faults.clone());
+        *factory =
+            Arc::new(move || Box::new(Probe { inner: inner(), seat: seat.clone(), faults: faults.clone() }));
     }
     team
 }
