@@ -384,6 +384,7 @@ impl Supervisor {
             inits: self.inits(&stored.had_init),
             streak: 0,
             heard_first: if self.restarts.load(Ordering::Relaxed) == 0 { kernel.bus.released() } else { Seq::ZERO },
+            alarm: None,
         };
         let suspects = self.suspects.clone();
         let careful = Careful { inputs_left: self.careful_left.clone(), marks: stored.marks };

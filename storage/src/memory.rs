@@ -224,12 +224,7 @@ impl Default for MemoryStore {
 impl Store for MemoryStore {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
         let state = self.disk.state();
-        Ok(Loaded {
-            last_seq: state.last_seq(),
-            teams: state.teams(),
-            floor: state.floor,
-            is_unflushed: false,
-        })
+        Ok(Loaded { last_seq: state.last_seq(), teams: state.teams(), floor: state.floor, is_unflushed: false })
     }
 
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {

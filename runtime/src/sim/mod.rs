@@ -477,8 +477,7 @@ fn watched(mut team: Team, audit: &Audit, faults: &Faults) -> Team {
         let (inner, name) = (factory.clone(), spec.name.clone());
         let (place, key) = (audit.place_of(&name), engine::hash_text(name.as_str()));
         let (seat, faults) = (Seat { name, place, key, audit: audit.clone() }, faults.clone());
-        *factory =
-            Arc::new(move || Box::new(Probe { inner: inner(), seat: seat.clone(), faults: faults.clone() }));
+        *factory = Arc::new(move || Box::new(Probe { inner: inner(), seat: seat.clone(), faults: faults.clone() }));
     }
     team
 }

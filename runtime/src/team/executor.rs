@@ -455,7 +455,7 @@ impl Executor {
             match change {
                 TimerChange::Set { id, due, draft } => {
                     let agent = &self.parts.specs[member].name;
-                    let set = self.parts.inputs.timers.set(member, id, due, draft);
+                    let set = self.parts.inputs.timers.set(member, &id, due, draft);
                     let most = self.parts.shared.limits.timers_max;
                     let full = self.parts.inputs.timers.count_of(member) > most;
                     let fault = match set {
@@ -531,7 +531,7 @@ impl Executor {
             step.fact(FactKind::Offset, &parts.specs[place].name, partition.as_ref(), Some(value.into()));
         }
         for ((place, id), value) in parts.inputs.timers.take_changed() {
-            step.fact(FactKind::Timer, &parts.specs[place].name, id, value);
+            step.fact(FactKind::Timer, &parts.specs[place].name, &*id, value);
         }
         Ok(())
     }
