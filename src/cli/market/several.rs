@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     Loaded,
-    backtest::{BacktestArgs, figures, settings},
+    backtest::{BacktestArgs, figures, months, settings},
     export, parameters, percent, usage,
     verify::{Expected, verify},
     write,
@@ -141,6 +141,8 @@ impl Told<'_> {
         ];
         pairs.extend(figures(&self.done.metrics, self.done.buy_and_hold));
         out.pairs(&pairs)?;
+        let (times, equity): (Vec<i64>, Vec<f64>) = self.done.equity.iter().copied().unzip();
+        months(&times, &equity, out)?;
         out.line("")?;
         let row = |(part, made): (&Part<'_>, &Made)| {
             vec![
