@@ -181,8 +181,10 @@ pub(crate) async fn resample(args: ResampleArgs, out: &mut Output) -> Result<(),
             return Err(CliError::NotFound { what: format!("there are no candles of {from}"), next });
         }
         for to in &args.to {
-            let longer = resample_candles(&candles, args.interval, *to)
-                .map_err(|error| CliError::Usage { what: error.to_string(), next: "give a longer --to, such as 1h" })?;
+            let longer = resample_candles(&candles, args.interval, *to).map_err(|error| CliError::Usage {
+                what: error.to_string(),
+                next: "give a --to that --interval goes into, such as --interval 15m --to 1h",
+            })?;
             made.push((SeriesKey::new(&args.ticker, *to)?, longer, scale));
         }
     }

@@ -143,8 +143,10 @@ impl Told<'_> {
     fn text(&self, is_verified: bool, out: &mut Output) -> Result<(), CliError> {
         let Loaded { key, candles, .. } = self.loaded;
         out.line(&out.paint(Style::Bold, &format!("{} on {key}", parameters(self.spec))))?;
+        // To its close, as `atra run` says it.
+        let end = |last: i64| minute(last.saturating_add(key.interval().millis()));
         let span = candles.first().zip(candles.last());
-        let span = span.map_or_else(String::new, |(a, b)| format!("{} to {}", minute(a.time), minute(b.time)));
+        let span = span.map_or_else(String::new, |(a, b)| format!("{} to {}", minute(a.time), end(b.time)));
         let mut pairs = vec![
             ("candles", format!("{}  {span}", grouped(candles.len() as u64))),
             ("equity", format!("{:.2}  from {}", self.done.final_equity.to_f64(), self.options.cash)),

@@ -133,8 +133,10 @@ impl Told<'_> {
         let heading = format!("{} on {} series, one account", parameters(self.spec), self.parts.len());
         out.line(&out.paint(Style::Bold, &heading))?;
         let n_candles: usize = self.parts.iter().map(|part| part.candles.len()).sum();
-        let span = self.done.equity.first().zip(self.done.equity.last());
-        let span = span.map_or_else(String::new, |((a, _), (b, _))| format!("{} to {}", minute(*a), minute(*b)));
+        // From the first open to the last close: the equity's marks are at closes.
+        let first = self.parts.iter().filter_map(|part| Some(part.candles.first()?.time)).min();
+        let span = first.zip(self.done.equity.last());
+        let span = span.map_or_else(String::new, |(a, (b, _))| format!("{} to {}", minute(a), minute(*b)));
         let mut pairs = vec![
             ("candles", format!("{}  {span}", grouped(n_candles as u64))),
             ("equity", format!("{:.2}  from {}", self.done.final_equity.to_f64(), self.options.cash)),
