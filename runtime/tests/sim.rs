@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use atra_bus::{Draft, Event, Name, Topic};
 use atra_runtime::{
     Agent, AgentError, AgentSpec, Context, EffectError, Team,
-    sim::{Fault, FaultAt, FaultClass, FaultPlan, Policy, SimReport, Swarm, crowd},
+    sim::{Fault, FaultAt, FaultClass, FaultPlan, Policy, SimReport, Swarm, crowd, seeds},
 };
 use atra_storage::FactKind;
 
@@ -99,6 +99,27 @@ fn a_policy_changes_the_order_and_not_what_holds() {
     let random = crowd_run(3, FaultPlan::None, |swarm| swarm);
     assert_eq!((fifo.failure(), random.failure()), (None, None));
     assert_ne!(fifo.hash, random.hash);
+}
+
+/// What was drawn are hundreds of faults; one of them is enough, and the text says which.
+#[test]
+fn a_test_of_many_seeds_tells_the_faults_that_are_enough_and_the_line_that_repeats_it() {
+    let plan = || FaultPlan::Each(vec![FaultClass::Latency, FaultClass::AgentSlow, FaultClass::TornCommit]);
+    let failing = || seeds(20, |seed| crowd_run(seed, plan(), |swarm| swarm));
+    let text = *std::panic::catch_unwind(failing).unwrap_err().downcast::<String>().unwrap();
+    let name = "a_test_of_many_seeds_tells_the_faults_that_are_enough_and_the_line_that_repeats_it";
+    for part in [
+        ": atomic broken for \"store\" after ",
+        "options: seed ",
+        "1 faults:\n  torn_commit at Commit",
+        "last events:",
+        "1 of its ",
+        &format!("cargo test {name}"),
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    // What is drawn instead is for one run only.
+    assert!(crowd_run(0, FaultPlan::Each(vec![FaultClass::Latency]), |swarm| swarm).faults.len() > 1);
 }
 
 #[test]

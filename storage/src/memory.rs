@@ -2,7 +2,7 @@
 //!
 //! It promises what the trait promises, in the plainest way there is, so that tests compare other backends
 //! with it and simulations run on it. What is committed lives on a [`MemoryDisk`]; a second store on the
-//! same disk is a reopened one. Payloads are kept as JSON text, as a real store keeps them, so that what
+//! same disk is a reopened one. Payloads are given out as JSON text, as a real store gives them, so that what
 //! does not survive a round trip shows here too.
 
 use std::{
@@ -47,7 +47,11 @@ struct State {
 /// Facts by kind and owner (`None` for memory, whose keys are unique), then by key: what a team loads at its start is
 /// found without looking at what others have.
 #[derive(Debug, Default)]
-struct Facts(FxHashMap<(FactKind, Option<Name>), BTreeMap<String, FactRow>>);
+struct Facts {
+    rows: FxHashMap<(FactKind, Option<Name>), FxHashMap<String, FactRow>>,
+    /// The keys of memory, in order, for who reads it page by page.
+    memory_keys: BTreeSet<String>,
+}
 
 impl Facts {
     fn place(kind: FactKind, owner: &Name) -> (FactKind, Option<Name>) {
@@ -55,12 +59,13 @@ impl Facts {
     }
 
     fn get(&self, kind: FactKind, owner: &Name, key: &str) -> Option<&FactRow> {
-        self.0.get(&Self::place(kind, owner))?.get(key)
+        self.rows.get(&Self::place(kind, owner))?.get(key)
     }
 
     /// Writes or, without a value, removes.
     fn put(&mut self, fact: &FactRow) {
-        let rows = self.0.entry(Self::place(fact.kind, &fact.owner)).or_default();
+        let is_memory = fact.kind == FactKind::Memory;
+        let rows = self.rows.entry(Self::place(fact.kind, &fact.owner)).or_default();
         match (rows.get_mut(&fact.key), &fact.value) {
             // Its key stays: one allocation less for each write of a run.
             (Some(row), Some(_)) => {
@@ -68,19 +73,36 @@ impl Facts {
                 (row.owner, row.value) = (owner.clone(), value.clone());
                 (row.version, row.event) = (*version, *event);
             }
-            (None, Some(_)) => _ = rows.insert(fact.key.clone(), fact.clone()),
-            (_, None) => _ = rows.remove(&fact.key),
+            (None, Some(_)) => {
+                rows.insert(fact.key.clone(), fact.clone());
+                if is_memory {
+                    self.memory_keys.insert(fact.key.clone());
+                }
+            }
+            (_, None) => {
+                rows.remove(&fact.key);
+                if is_memory {
+                    self.memory_keys.remove(&fact.key);
+                }
+            }
         }
     }
 
     /// In no order.
     fn of_kind(&self, kind: FactKind) -> impl Iterator<Item = &FactRow> {
-        self.0.iter().filter(move |((of, _), _)| *of == kind).flat_map(|(_, rows)| rows.values())
+        self.rows.iter().filter(move |((of, _), _)| *of == kind).flat_map(|(_, rows)| rows.values())
     }
 
-    /// By key.
-    fn of(&self, kind: FactKind, owner: Option<Name>) -> Option<&BTreeMap<String, FactRow>> {
-        self.0.get(&(kind, owner))
+    /// In no order; of an owner, memory's being nobody.
+    fn of(&self, kind: FactKind, owner: Option<Name>) -> impl Iterator<Item = &FactRow> {
+        self.rows.get(&(kind, owner)).into_iter().flat_map(FxHashMap::values)
+    }
+
+    /// Memory from this key on, in order.
+    fn memory_from(&self, key: &str) -> impl Iterator<Item = &FactRow> {
+        let rows = self.rows.get(&(FactKind::Memory, None));
+        let keys = self.memory_keys.range::<str, _>((Bound::Included(key), Bound::Unbounded));
+        keys.filter_map(move |key| rows?.get(key))
     }
 }
 
@@ -309,7 +331,7 @@ impl State {
     }
 
     fn apply(&mut self, batch: &WriteBatch) {
-        self.journal.extend(batch.events.iter().map(stored).map(Some));
+        self.journal.extend(batch.events.iter().cloned().map(Some));
         batch.facts.iter().for_each(|fact| self.facts.put(fact));
         for moved in &batch.teams {
             self.teams.insert(moved.to.team.clone(), moved.to.clone());
@@ -411,9 +433,9 @@ impl State {
 
 /// The event as it comes back from a store: its payload is JSON text.
 fn stored(committed: &Committed) -> Committed {
-    // Checked by `State::check` before.
-    let json = committed.event.payload.json().unwrap_or("null");
-    let event = Event { payload: Payload::from_json(json.into()), ..Event::clone(&committed.event) };
+    // Checked by `State::check` before it was taken.
+    let json = committed.event.payload.shared_json().cloned().unwrap_or_else(|_| "null".into());
+    let event = Event { payload: Payload::from_json(json), ..Event::clone(&committed.event) };
     Committed { event: Arc::new(event), ..committed.clone() }
 }
 
@@ -442,7 +464,7 @@ impl Read for MemoryDisk {
                 if events.len() == limit {
                     return Ok((events, at));
                 }
-                events.push(committed.clone());
+                events.push(stored(committed));
             }
             at = next;
         }
@@ -468,18 +490,18 @@ impl Read for MemoryDisk {
     async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
         let wanted = |committed: &&Committed| interest.wants(committed.event.topic.as_str(), &committed.event.source);
-        let mut events: Vec<_> = state.events().rev().filter(wanted).take(limit).cloned().collect();
+        let mut events: Vec<_> = state.events().rev().filter(wanted).take(limit).map(stored).collect();
         events.reverse();
         Ok(events)
     }
 
     async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError> {
-        Ok(self.state().get(seq).cloned())
+        Ok(self.state().get(seq).map(stored))
     }
 
     async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
-        Ok(state.events().filter(|committed| committed.cause_seq == Some(seq)).take(limit).cloned().collect())
+        Ok(state.events().filter(|committed| committed.cause_seq == Some(seq)).take(limit).map(stored).collect())
     }
 
     async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
@@ -496,7 +518,7 @@ impl Read for MemoryDisk {
         state.check_floor(at)?;
         let upto = at.min(state.last_seq()).get() as usize;
         let mut writes = state.journal[..upto].iter().rev().flatten();
-        Ok(writes.find(|committed| committed.event.topic == topic).cloned())
+        Ok(writes.find(|committed| committed.event.topic == topic).map(stored))
     }
 
     async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {
@@ -505,22 +527,20 @@ impl Read for MemoryDisk {
 
     async fn facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<Vec<FactRow>, StoreError> {
         let state = self.state();
-        if let Some(owner) = owner.filter(|_| kind != FactKind::Memory) {
-            let rows = state.facts.of(kind, Some(owner.clone()));
-            return Ok(rows.map(|rows| rows.values().cloned().collect()).unwrap_or_default());
-        }
-        let of_kind = state.facts.of_kind(kind);
-        let mut facts: Vec<_> =
-            of_kind.filter(|fact| owner.is_none_or(|owner| fact.owner == *owner)).cloned().collect();
+        let mut facts: Vec<FactRow> = match owner {
+            Some(owner) if kind == FactKind::Memory => {
+                state.facts.of(kind, None).filter(|fact| fact.owner == *owner).cloned().collect()
+            }
+            Some(owner) => state.facts.of(kind, Some(owner.clone())).cloned().collect(),
+            None => state.facts.of_kind(kind).cloned().collect(),
+        };
         facts.sort_unstable_by(|a, b| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
         Ok(facts)
     }
 
     async fn memory_page(&self, from: &str, limit: usize) -> Result<Vec<FactRow>, StoreError> {
         let state = self.state();
-        let Some(rows) = state.facts.of(FactKind::Memory, None) else { return Ok(Vec::new()) };
-        let page = rows.range::<str, _>((Bound::Included(from), Bound::Unbounded)).take(limit);
-        Ok(page.map(|(_, fact)| fact.clone()).collect())
+        Ok(state.facts.memory_from(from).take(limit).cloned().collect())
     }
 
     async fn teams(&self) -> Result<Vec<TeamRow>, StoreError> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{hash_text, mix};
 
-/// Teams for which the rate at which the whole process dies is meant: 20.
+/// Teams for which the rate is meant at which something happens to all of them at once: 20.
 const TEAMS_PER_RATE: usize = 20;
 
 /// What can go wrong.
@@ -207,7 +207,8 @@ struct State {
 }
 
 impl Faults {
-    /// `n_teams`: every team commits, so a process of many dies at fewer of its commits; else it never gets through a start.
+    /// `n_teams`: every team commits, so what hits all of them (a death, a stop, a stall of their one disk) is planned for
+    /// fewer commits of a process that has many. Else it never gets through a start, or has no time left between stalls.
     pub(crate) fn new(seed: u64, plan: &FaultPlan, n_teams: usize) -> Self {
         let (mut drawn, mut chances) = (Vec::new(), [0; FaultClass::N]);
         let mut exactly = None;
@@ -226,7 +227,8 @@ impl Faults {
             }
             // A quarter, once, or four times the usual rate.
             let factor = [1, 4, 16][((draw >> 8) % 3) as usize];
-            let whole = matches!(class, FaultClass::Crash | FaultClass::PowerLoss | FaultClass::Stop);
+            let whole =
+                matches!(class, FaultClass::Crash | FaultClass::PowerLoss | FaultClass::Stop | FaultClass::DiskStall);
             let spread = if whole { (n_teams / TEAMS_PER_RATE).max(1) as u64 } else { 1 };
             drawn.push(class);
             chances[class as usize] = (factor << 32) / (class.one_in() * 4 * spread);
