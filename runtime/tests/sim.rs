@@ -242,6 +242,52 @@ fn a_model_stands_for_the_outside() {
     }
 }
 
+// === a large memory ===
+
+/// Writes a key for each number that it is told; answers a zero with how many it has.
+struct Hoarder(&'static str);
+
+#[async_trait]
+impl Agent for Hoarder {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new(self.0).subscribes("in.n").owns(&format!("{}.", self.0))
+    }
+    async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let name = self.0;
+        match *event.get::<u64>()? {
+            0 => {
+                let keys = cx.list(&format!("{name}.key.")).await?.len();
+                cx.put(&format!("{name}.found"), keys)?;
+            }
+            n => _ = cx.put(&format!("{name}.key.{n}"), n)?,
+        }
+        Ok(())
+    }
+}
+
+/// A team reads its own memory page by page when it starts: all of it, more than a page, and nothing of its neighbours'.
+#[test]
+fn a_restarted_team_has_all_of_a_large_memory_of_its_own() {
+    const KEYS: u64 = 700;
+    const NAMES: [&str; 3] = ["hoard", "hoard-b", "hoarder"];
+    let swarm = NAMES.into_iter().fold(Swarm::new(1), |swarm, name| swarm.team(Team::of(move || Hoarder(name))));
+    let report = swarm.simulate(|sim| async move {
+        let caller = Name::new("caller").unwrap();
+        let topic = Topic::new("in.n").unwrap();
+        for n in 1..=KEYS {
+            sim.publish(&caller, &n.to_string(), Draft::new(topic.clone(), n)).await.unwrap();
+        }
+        sim.run_for(minutes(1)).await;
+        sim.restart().await;
+        sim.publish(&caller, "count", Draft::new(topic, 0_u64)).await.unwrap();
+        sim.run_for(minutes(1)).await;
+        let runtime = sim.runtime().await;
+        let memory = runtime.memory();
+        NAMES.map(|name| memory.get(&format!("{name}.found")).map(|entry| *entry.get::<u64>().unwrap()))
+    });
+    assert_eq!((report.failure(), report.output), (None, Some([Some(KEYS); 3])));
+}
+
 // === what the engine notices ===
 
 /// Does something that no agent may do.
