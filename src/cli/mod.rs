@@ -91,6 +91,9 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
         Command::Db(DbCommand::Backup { file, db }) => block_on(db::backup(&db_of(&db)?, &file, &mut out))?,
         Command::Db(DbCommand::Restore { file, db }) => block_on(db::restore(&db_of(&db)?, &file, &mut out))?,
         Command::Db(DbCommand::Prune(args)) => block_on(db::prune(&args, &mut out))?,
+        Command::Db(DbCommand::ForgetTeam { team, dry_run, db }) => {
+            block_on(db::forget(&team, dry_run, &db_of(&db)?, &mut out))?;
+        }
         Command::Db(DbCommand::Vacuum(db)) => block_on(db::vacuum(&db_of(&db)?, &mut out))?,
         Command::Config(ConfigCommand::Show(db)) => show_config(&db, &mut out)?,
     }

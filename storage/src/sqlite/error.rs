@@ -23,6 +23,8 @@ const CANTOPEN: i32 = 14;
 const NOTADB: i32 = 26;
 /// An extended code: a write failed, for want of space or otherwise.
 const IOERR_WRITE: i32 = 778;
+/// Another: the log's index could not grow.
+const IOERR_SHMSIZE: i32 = 4_874;
 
 /// The primary result code of an error, if it is SQLite's.
 pub(super) fn code(error: &sqlx::Error) -> Option<i32> {
@@ -49,6 +51,10 @@ pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
         Some(IOERR) if extended_code(error) == Some(IOERR_WRITE) && is_out_of_room(path) => {
             StoreError::Full(format!("{}: {text}; the quota or the limit of a file's size is reached", path.display()))
         }
+        // The log's index grows at the end of a commit, whose pages are in the log already.
+        Some(IOERR) if extended_code(error) == Some(IOERR_SHMSIZE) && is_out_of_room(path) => {
+            StoreError::Unknown(format!("{text}; no space is left for the log's index"))
+        }
         // Whether the last write reached the file is not known; the store is reopened and looked at.
         Some(IOERR) => StoreError::Unknown(text),
         Some(CORRUPT) => fatal("the file is damaged: run a check, and go back to a backup"),
@@ -62,6 +68,14 @@ pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
             sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => StoreError::Unknown(text),
             _ => StoreError::Invalid(text),
         },
+    }
+}
+
+/// The class of an error while a file is opened, when nothing that was promised depends on the outcome.
+pub(super) fn classify_opening(path: &Path, error: &sqlx::Error) -> StoreError {
+    match code(error) {
+        Some(IOERR) if is_out_of_room(path) => StoreError::Full(format!("{}: {error}", path.display())),
+        _ => classify(path, error),
     }
 }
 

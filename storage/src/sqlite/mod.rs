@@ -18,6 +18,7 @@ mod tests;
 mod tests_plans;
 #[cfg(test)]
 mod tests_upkeep;
+mod trim;
 mod write;
 
 use std::{
@@ -36,8 +37,10 @@ pub use check::{CheckReport, Info, check, info};
 pub use files::{Log, LogReader, Owner, log, owner};
 pub use read::SqliteReader;
 pub use schema::SCHEMA_VERSION;
+pub use trim::{forget_team, prune_file};
 
 use self::{
+    backup::refuse_half_restored,
     chain::Link,
     connection::{FileLock, ReadMode, close, open_writer, set_level, used_bytes},
     error::{classify, fatal},
@@ -129,9 +132,11 @@ impl SqliteStore {
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
         let SqliteOptions { path, create, readers, read_deadline, slow_after } = options;
         if !create && !path.exists() {
+            refuse_half_restored(&path)?;
             return Err(fatal(&path, "it does not exist; create it by starting a runtime on it"));
         }
         let lock = FileLock::take(&path)?;
+        refuse_half_restored(&path)?;
         let db = open_writer(&path, create).await?;
         let id = FileId::of(&path)?;
         let times = ReadTimes { deadline: read_deadline, slow_after };
