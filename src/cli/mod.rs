@@ -38,7 +38,12 @@ use std::{
     sync::Arc,
 };
 
-use atra::{Read, SqliteReader, agents::market::money::Money, config::Config, storage::StoreError};
+use atra::{
+    Read, SqliteReader,
+    agents::market::money::Money,
+    config::Config,
+    storage::{StoreError, refuse_half_restored},
+};
 
 use self::{
     args::{
@@ -123,6 +128,7 @@ fn db_of(args: &DbArgs) -> Result<PathBuf, CliError> {
 /// Opens a database for reading, whether a runtime has it or not. Changes nothing.
 async fn open(db: &Path) -> Result<Arc<dyn Read>, CliError> {
     refuse_folder(db)?;
+    refuse_half_restored(db)?;
     if !db.exists() {
         return Err(CliError::NoDatabase { path: db.to_owned() });
     }
@@ -141,6 +147,7 @@ fn refuse_folder(db: &Path) -> Result<(), CliError> {
 /// or nothing in it. What would refuse the writer is told here, so that no lock or log is left beside a foreign file.
 async fn look(db: &Path) -> Result<Option<Arc<dyn Read>>, CliError> {
     refuse_folder(db)?;
+    refuse_half_restored(db)?;
     if !db.exists() {
         return Ok(None);
     }

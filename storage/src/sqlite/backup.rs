@@ -17,7 +17,7 @@ use super::{
     SqliteOptions, SqliteStore,
     check::{CheckReport, check},
     connection::{FileLock, base_options, sync_folder, used_bytes},
-    error::{classify, fatal},
+    error::{classify, fatal, is_for_want_of_room},
     files::{beside, size_of},
     read::SqliteReader,
 };
@@ -132,8 +132,11 @@ fn restored(db: &Path) -> PathBuf {
     beside(db, ".restored")
 }
 
-/// Refuses a database whose restore did not come to its end.
-pub(super) fn refuse_half_restored(db: &Path) -> Result<(), StoreError> {
+/// Refuses a database whose restore did not come to its end: it may be missing, or without its log.
+///
+/// # Errors
+/// [`StoreError::Fatal`] that says so.
+pub fn refuse_half_restored(db: &Path) -> Result<(), StoreError> {
     let copy = restored(db);
     if !copy.exists() {
         return Ok(());
@@ -181,15 +184,19 @@ pub async fn vacuum(path: &Path, tell: impl Fn(Progress) + Send) -> Result<Vacuu
 async fn copy(from: &Path, to: &Path, tell: impl Fn(Progress) + Send) -> Result<Copied, StoreError> {
     // Says it when the file is missing, nobody's or too new.
     SqliteReader::open_concrete(from).await?.close().await;
+    let mut db = base_options(from).read_only(true).connect().await.map_err(|error| classify(from, &error))?;
+    let bytes_total = used_bytes(&mut db, from).await?;
+    let no_room = |cause: String| StoreError::Full(format!("the copy could not be written: {cause}"));
     // The copy is what is written, so it is where there may be no room; damage is where it is read from.
     let of = |error: sqlx::Error| match classify(to, &error) {
+        StoreError::Unknown(_) if is_for_want_of_room(&error, to, bytes_total) => {
+            no_room(format!("{}: {error}; the quota or the limit of a file's size is reached", to.display()))
+        }
         StoreError::Unknown(cause) => fatal(from, format!("it could not be copied to {}: {cause}", to.display())),
-        StoreError::Full(cause) => StoreError::Full(format!("the copy could not be written: {cause}")),
+        StoreError::Full(cause) => no_room(cause),
         StoreError::Fatal { cause, .. } => fatal(from, cause),
         other => other,
     };
-    let mut db = base_options(from).read_only(true).connect().await.map_err(of)?;
-    let bytes_total = used_bytes(&mut db, from).await?;
     let name = to.to_str().ok_or_else(|| fatal(to, "its name is no text"))?.to_owned();
     let copying = sqlx::query("VACUUM INTO ?1").bind(name).persistent(false).execute(&mut db);
     let grown = || Progress { what: "copying", bytes: size_of(to, ""), bytes_total };

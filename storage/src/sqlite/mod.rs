@@ -15,6 +15,8 @@ mod schema;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_files;
+#[cfg(test)]
 mod tests_plans;
 #[cfg(test)]
 mod tests_upkeep;
@@ -32,7 +34,7 @@ use atra_bus::Seq;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _, SqliteConnection};
 use tracing::warn;
 
-pub use backup::{Copied, Progress, Restored, Vacuumed, backup, restore, vacuum};
+pub use backup::{Copied, Progress, Restored, Vacuumed, backup, refuse_half_restored, restore, vacuum};
 pub use check::{CheckReport, Info, check, info};
 pub use files::{Log, LogReader, Owner, log, owner};
 pub use read::SqliteReader;
@@ -40,7 +42,6 @@ pub use schema::SCHEMA_VERSION;
 pub use trim::{forget_team, prune_file};
 
 use self::{
-    backup::refuse_half_restored,
     chain::Link,
     connection::{FileLock, ReadMode, close, open_writer, set_level, used_bytes},
     error::{classify, fatal},
