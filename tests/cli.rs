@@ -593,6 +593,10 @@ fn a_second_runtime_is_refused_reads_work_and_a_signal_drains() {
     first.signal("-TERM");
     let done = first.end().ok();
     assert!(done.out.contains("stopped cleanly") && done.out.contains("digest "), "{}", done.out);
+    // The report and the totals above it are of one moment.
+    let total = done.out.split_once(" candles, ").and_then(|(before, _)| before.rsplit(' ').next()).expect("a total");
+    let row = done.out.lines().find(|line| line.starts_with("  candles ")).expect("a row of the report");
+    assert_eq!(row.split_whitespace().nth(1), Some(total.replace(',', "").as_str()), "{}", done.out);
     let status = folder.atra(&["status", "--db", "a.db", "--json"]).ok().one();
     assert_eq!((&status["running"], &status["clean"]), (&false.into(), &true.into()));
     assert_eq!(folder.run(&[]).ok().one()["digest"], Value::String(whole));

@@ -327,7 +327,7 @@ fn one(args: &SimRun, seed: u64) -> Result<Verdict, CliError> {
     let verdict = quietly(|| run(&case, args.trace.is_some()))?;
     if let (Some(file), Some(trace)) = (&args.trace, &verdict.trace) {
         let lines: Vec<String> = trace.iter().filter_map(|record| serde_json::to_string(record).ok()).collect();
-        fs::write(file, lines.join("\n")).map_err(|source| CliError::File { path: file.clone(), source })?;
+        fs::write(file, lines.join("\n")).map_err(|source| CliError::Unwritten { path: file.clone(), source })?;
     }
     Ok(verdict)
 }
@@ -460,7 +460,7 @@ fn read(file: &Path) -> Result<Case, CliError> {
 
 fn write(file: &Path, case: &Case) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(case).map_err(|error| CliError::Output(error.into()))?;
-    fs::write(file, text + "\n").map_err(|source| CliError::File { path: file.to_owned(), source })
+    fs::write(file, text + "\n").map_err(|source| CliError::Unwritten { path: file.to_owned(), source })
 }
 
 fn replay(file: &Path, out: &mut Output) -> Result<(), CliError> {

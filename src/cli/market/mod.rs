@@ -32,6 +32,7 @@ use atra::{
         search,
         strategy::{Side, StrategySpec},
     },
+    runtime::config::plain,
 };
 use clap::Args;
 
@@ -169,7 +170,7 @@ impl StrategyArgs {
 }
 
 fn usage(error: &dyn std::error::Error) -> CliError {
-    CliError::Usage { what: error.to_string(), next: "'--help' shows the flags, docs/market.md the strategies" }
+    CliError::Usage { what: plain(&error.to_string()), next: "'--help' shows the flags, docs/market.md the strategies" }
 }
 
 /// How it is traded.
@@ -252,7 +253,7 @@ fn maybe(value: Option<f64>, text: impl Fn(f64) -> String) -> String {
 
 /// Writes a file that was asked for.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    std::fs::write(path, bytes).map_err(|source| CliError::File { path: path.to_owned(), source })
+    std::fs::write(path, bytes).map_err(|source| CliError::Unwritten { path: path.to_owned(), source })
 }
 
 /// Does `work` for every index below `n` on all cores and gives the results in order. `done` is told after each.

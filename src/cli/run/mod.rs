@@ -283,8 +283,11 @@ async fn until_end(runtime: &Runtime, until_idle: bool, signals: &mut Signals, a
     }
 }
 
-/// What the desk amounts to, from committed state; `None` if it cannot say.
+/// What the desk amounts to, from committed state; `None` if it cannot say. It takes no more inputs from then on, or the
+/// report would be of an earlier moment than the totals beside it.
 async fn portfolio(runtime: &Runtime) -> Option<Value> {
+    // One that has ended takes none anyhow.
+    let _ = runtime.pause(TEAM).await;
     let query = Query { name: "report".into(), arguments: Value::Null };
     match runtime.query(PORTFOLIO, query).await {
         Ok(report) => Some(report),
