@@ -368,6 +368,12 @@ fn a_simulated_market_is_called_one_and_a_missing_database_is_none() {
     let done = run(&["--json"]).ok();
     assert!(done.err.contains("simulated market, seed 5"), "{}", done.err);
 
+    // Real candles do not go on with its account.
+    std::fs::write(folder.path("a.csv"), csv(200)).expect("written");
+    folder.atra(&["import", "candles", "a.csv", "--ticker", "DOT", "--interval", "15m"]).ok();
+    run(&["--json"]).fails(2, &["the market was simulated, now of candles", "--fresh"]);
+    assert_eq!(run(&["--json", "--fresh"]).ok().one()["market"], "DOT.15m");
+
     let other = Folder::finished();
     let done = other.run(&[]).ok();
     assert_eq!(done.one()["market"], "DOT.15m");
@@ -442,6 +448,51 @@ fn a_reader_that_goes_away_is_a_quiet_end() {
 }
 
 // === errors ===
+
+#[test]
+fn a_span_without_candles_is_an_error_and_fresh_forgets_nothing_for_it() {
+    let folder = Folder::finished();
+    let before = folder.digest("a.db");
+    for more in [["--from", "2030-01-01"], ["--to", "2001-01-01"]] {
+        let parts = ["DOT.15m has no candles in that span", "its candles open from 2022-01-01 00:00:00 to"];
+        folder.run(&[["--fresh"].as_slice(), &more].concat()).fails(1, &parts);
+        folder.atra(&[["backtest", "--db", "a.db"].as_slice(), &more].concat()).fails(1, &parts);
+    }
+    assert_eq!(folder.digest("a.db"), before);
+}
+
+/// The desk once began a simulated market in the journal of somebody's own agents.
+#[test]
+fn the_file_of_another_program_is_refused() {
+    use atra::prelude::*;
+
+    struct Own;
+
+    #[atra::async_trait]
+    impl Agent for Own {
+        fn spec(&self) -> AgentSpec {
+            AgentSpec::new("own")
+        }
+
+        async fn handle(&mut self, _: &Event, _: &mut Context<'_>) -> Result<(), AgentError> {
+            Ok(())
+        }
+    }
+
+    let folder = Folder::new();
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio.block_on(async {
+        let store = SqliteStore::open(SqliteOptions::new(folder.path("own.db"))).await.expect("opened");
+        let runtime = RuntimeBuilder::new(store).team(Team::of(|| Own)).start().await.expect("started");
+        runtime.stop(PATIENCE).await.expect("stopped");
+    });
+    let was = bytes(&folder.path("own.db"));
+    for more in [[].as_slice(), &["--fresh"]] {
+        let run = [["run", "--db", "own.db", "--until-idle"].as_slice(), more].concat();
+        folder.atra(&run).fails(1, &["own.db is another program's: its teams are own"]);
+    }
+    assert!(was == bytes(&folder.path("own.db")), "a refused run wrote to the file");
+}
 
 #[test]
 fn a_typo_in_the_configuration_is_named_with_file_line_and_key() {

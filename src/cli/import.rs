@@ -1,4 +1,4 @@
-//! `atra import candles`: files into the block table of a database.
+//! `atra import`: files of candles into the block table of a database, and longer candles out of shorter ones.
 //!
 //! A file is imported whole or not at all: it is read and checked first, and what it adds is written in one transaction. Of
 //! many files a few are held at once; one that cannot be imported is told, and the others go on. Candles that are there
@@ -133,7 +133,7 @@ async fn import_all(args: &ImportArgs, config: &Config, target: &mut Target, out
             }
             failed += 1;
             if out.is_json() {
-                out.json(&json!({ "file": file, "error": error.text() }))?;
+                out.json(&json!({ "file": file, "error": error.text().trim_start_matches("error: ") }))?;
             }
             bar.suspend(|| eprintln!("{}", error.text()));
         }

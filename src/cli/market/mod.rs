@@ -113,14 +113,9 @@ impl SeriesArgs {
 
     async fn read(&self, db: &dyn Read, key: &SeriesKey) -> Result<Loaded, CliError> {
         let (mut candles, scale) = candles::load(db, key).await?;
-        let from = self.from.map_or(0, |from| candles.partition_point(|candle| candle.time < from.0));
-        let to = self.to.map_or(candles.len(), |to| candles.partition_point(|candle| candle.time < to.0));
-        candles.truncate(to);
-        candles.drain(..from.min(to));
-        if candles.is_empty() {
-            let next = "'atra db info' tells what there is".into();
-            return Err(CliError::NotFound { what: format!("{key} has no candles in that span"), next });
-        }
+        let wanted = candles::within(key, &candles, self.from.map(|from| from.0), self.to.map(|to| to.0))?;
+        candles.truncate(wanted.end);
+        candles.drain(..wanted.start);
         Ok(Loaded { key: key.clone(), candles, scale })
     }
 }

@@ -149,6 +149,7 @@ async fn check(config: &Config, args: &RunArgs) -> Result<Option<String>, CliErr
         return Err(CliError::Usage { what, next: "give a --to that is later than --from" });
     }
     let db = look(&config.db).await?.unwrap_or_else(|| MemoryStore::new().reader());
+    refuse_strangers(config, &*db).await?;
     // Whoever names a file and wants an end means candles that should be there.
     if args.until_idle && args.db.db.is_some() && !config.db.exists() {
         return Err(CliError::NotFound {
@@ -158,6 +159,9 @@ async fn check(config: &Config, args: &RunArgs) -> Result<Option<String>, CliErr
     }
     let mut config = config.clone();
     let market = market(&mut config, args, &db).await?;
+    if market.seed.is_none() {
+        has_candles(&config, &*db).await?;
+    }
     team(&config, market.source).await?;
     if args.fresh {
         return Ok(None);
@@ -165,6 +169,38 @@ async fn check(config: &Config, args: &RunArgs) -> Result<Option<String>, CliErr
     let begun = Begun::read(&*db).await?;
     begun.check(&config)?;
     Ok(begun.besides(&config))
+}
+
+/// Fails if the file is another program's: the desk would write into its journal, and `--fresh` would forget it.
+async fn refuse_strangers(config: &Config, db: &dyn Read) -> Result<(), CliError> {
+    let teams = db.teams().await?;
+    let strangers: Vec<&str> = teams.iter().map(|row| row.team.as_str()).filter(|team| *team != TEAM).collect();
+    if strangers.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::NotFound {
+        what: format!("{} is another program's: its teams are {}", config.db.display(), strangers.join(", ")),
+        next: "run that program, or name another --db FILE for the market desk".into(),
+    })
+}
+
+/// Fails if no series has a candle in the span that is wanted: `--fresh` would forget a journal for nothing.
+async fn has_candles(config: &Config, db: &dyn Read) -> Result<(), CliError> {
+    let (from, to) = (config.desk.from, config.desk.to);
+    let mut found = Ok(());
+    if from.is_none() && to.is_none() {
+        return found;
+    }
+    for name in &config.desk.series {
+        let series: SeriesKey = name.parse()?;
+        let (stored, _) = candles::load(db, &series).await?;
+        match candles::within(&series, &stored, from, to) {
+            Ok(_) => return Ok(()),
+            // The first one is the one to tell.
+            Err(error) => found = found.and(Err(error)),
+        }
+    }
+    found
 }
 
 /// Chooses between the candles of the file and a simulated market, and puts the chosen series into the configuration.
