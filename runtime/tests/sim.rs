@@ -93,6 +93,22 @@ fn both_stores_have_one_history_whatever_goes_wrong() {
     assert!(!folder.path().join("db").exists(), "the file is left behind");
 }
 
+/// The list says which task comes next, poll by poll: the history is that of the run it was taken from, whatever the
+/// policy would do. Something else than that history is no list for it, and what holds still holds.
+#[test]
+fn the_order_of_a_run_can_be_given_to_another() {
+    let plan = FaultPlan::survivable;
+    let drawn = crowd_run(6, plan(), |swarm| swarm.traced());
+    let order = drawn.order.unwrap();
+    assert!(order.len() as u64 >= drawn.polls, "{} of {} polls", order.len(), drawn.polls);
+    let listed = crowd_run(6, plan(), |swarm| swarm.policy(Policy::Fifo).order(order.clone()));
+    let fifo = crowd_run(6, plan(), |swarm| swarm.policy(Policy::Fifo));
+    assert_eq!((drawn.hash, listed.hash, listed.failure()), (listed.hash, drawn.hash, None));
+    assert_ne!(fifo.hash, drawn.hash);
+    let without = crowd_run(6, FaultPlan::None, |swarm| swarm.order(order));
+    assert_eq!(without.failure(), None);
+}
+
 #[test]
 fn a_policy_changes_the_order_and_not_what_holds() {
     let fifo = crowd_run(3, FaultPlan::None, |swarm| swarm.policy(Policy::Fifo));

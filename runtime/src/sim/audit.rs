@@ -555,7 +555,9 @@ impl State {
                 passed.as_ref().map(|found| &found.0)
             )
         });
-        before.teams.push((team, old));
+        if self.keeps_volatile {
+            before.teams.push((team, old));
+        }
         own.clear();
         self.teams[team].own = own;
     }
@@ -631,7 +633,9 @@ impl State {
             None => self.facts.remove(&key),
         };
         self.facts_fold ^= old.unwrap_or(0);
-        before.facts.push((key, old));
+        if self.keeps_volatile {
+            before.facts.push((key, old));
+        }
         if fact.kind == FactKind::DeadLetter
             && let (Ok(event), Some(value)) = (fact.key.parse::<EventId>(), &fact.value)
         {

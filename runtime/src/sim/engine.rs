@@ -165,6 +165,10 @@ struct State {
     polls_at_instant: u64,
     now_ms: u64,
     trace: Option<Vec<TraceRecord>>,
+    /// The tasks that were polled, by key, if it is traced.
+    polled: Option<Vec<u64>>,
+    /// The order that is to be followed, and how far it was.
+    order: Option<(Arc<[u64]>, usize)>,
 }
 
 struct Slot {
@@ -270,13 +274,16 @@ pub(crate) struct Figures {
 
 impl Engine {
     /// An engine; call it inside the simulation's tokio runtime.
-    fn new(seed: u64, policy: Policy, polls_max: u64, traced: bool) -> Self {
+    fn new(setting: Setting) -> Self {
+        let Setting { seed, policy, polls_max, traced, order } = setting;
         let ready = Ready {
             thread: std::thread::current().id(),
             foreign: AtomicBool::new(false),
             woken: Mutex::new((Vec::new(), None)),
         };
-        let state = State { tasks: vec![None], trace: traced.then(Vec::new), ..State::default() };
+        let (trace, polled) = (traced.then(Vec::new), traced.then(Vec::new));
+        let order = order.map(|order| (order, 0));
+        let state = State { tasks: vec![None], trace, polled, order, ..State::default() };
         Self(Arc::new(Shared {
             seed,
             policy,
@@ -293,7 +300,7 @@ impl Engine {
     pub(crate) fn run<T, F: Future<Output = T>>(
         setting: Setting,
         scenario: impl FnOnce(Self) -> F,
-    ) -> Result<(T, Figures, Option<Vec<TraceRecord>>), EngineError> {
+    ) -> Result<(T, Figures, Option<Traced>), EngineError> {
         let started = Arc::new(AtomicU64::new(0));
         let threads = started.clone();
         let tokio = tokio::runtime::Builder::new_current_thread()
@@ -304,7 +311,7 @@ impl Engine {
             .map_err(|error| EngineError::Foreign(format!("simulation could not be set up: {error}")))?;
         let blocking = started.load(Ordering::SeqCst);
         tokio.block_on(async {
-            let engine = Self::new(setting.seed, setting.policy, setting.polls_max, setting.traced);
+            let engine = Self::new(setting);
             let main = Box::pin(scenario(engine.clone()));
             let ready = engine.0.ready.clone();
             let waker = Arc::new(TaskWaker { id: MAIN, queued: AtomicBool::new(false), ready });
@@ -324,7 +331,8 @@ impl Engine {
             let mut state = engine.state();
             let virtual_ms = engine.0.origin.elapsed().as_millis() as u64;
             let figures = Figures { polls: state.polls, hash: state.hash, virtual_ms };
-            Ok((output, figures, state.trace.take()))
+            let (trace, polled) = (state.trace.take(), state.polled.take());
+            Ok((output, figures, trace.zip(polled).map(|(records, order)| Traced { records, order })))
         })
     }
 
@@ -477,11 +485,12 @@ impl Engine {
         let (id, mut future, waker, end) = {
             let mut state = self.state();
             self.drain(&mut state);
-            let Some((_, id)) = state.ready.pop_first() else { return Polled::Nothing };
+            let Some(id) = state.next_ready() else { return Polled::Nothing };
             if id == MAIN {
                 state.main_polls += 1;
                 let n = state.main_polls;
                 state.record(mix(MAIN, n), n, || "scenario".into());
+                state.note_polled(MAIN);
                 return Polled::Scenario;
             }
             let (alive_from, now_ms, is_traced) = (state.alive_from, state.now_ms, state.trace.is_some());
@@ -498,6 +507,7 @@ impl Engine {
             let (key, polls, is_looking) = (slot.key, slot.polls, slot.is_looker);
             let name = is_traced.then(|| slot.name.to_string());
             state.record(mix(key, polls), polls, || name.unwrap_or_default());
+            state.note_polled(key);
             state.polls += 1;
             let looker = if is_looking { None } else { state.looker.take() };
             state.worked += u64::from(!is_looking);
@@ -552,7 +562,11 @@ impl Engine {
         for id in woken.drain(..) {
             state.woken_in_all += 1;
             let n = state.woken_in_all;
+            let is_listed = state.order.is_some();
             let key = match (self.0.policy, state.slot(id)) {
+                // Found by the key that stands in the list.
+                (_, Some(slot)) if is_listed => slot.key,
+                (_, None) if is_listed && id == MAIN => MAIN,
                 (Policy::Fifo, _) => n,
                 (Policy::Random, Some(slot)) => mix(slot.key, slot.polls),
                 (Policy::Random, None) if id == MAIN => mix(mix(self.0.seed, MAIN), state.main_polls),
@@ -616,6 +630,25 @@ fn list(all: Vec<String>) -> String {
 }
 
 impl State {
+    /// Takes the task that comes next: the one that the list names, if it is ready, and else the first.
+    fn next_ready(&mut self) -> Option<u64> {
+        if let Some((list, at)) = &mut self.order
+            && let Some(&wanted) = list.get(*at)
+            && let Some(&found) = self.ready.range((wanted, 0)..).next().filter(|(key, _)| *key == wanted)
+        {
+            *at += 1;
+            self.ready.remove(&found);
+            return Some(found.1);
+        }
+        self.ready.pop_first().map(|(_, id)| id)
+    }
+
+    fn note_polled(&mut self, key: u64) {
+        if let Some(polled) = &mut self.polled {
+            polled.push(key);
+        }
+    }
+
     fn slot(&mut self, id: u64) -> Option<&mut Slot> {
         self.tasks.get_mut(id as usize)?.as_deref_mut()
     }
@@ -638,12 +671,20 @@ impl State {
 }
 
 /// How a run is set up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Setting {
     pub(crate) seed: u64,
     pub(crate) policy: Policy,
     pub(crate) polls_max: u64,
     pub(crate) traced: bool,
+    /// Which task comes next, poll by poll, by key; the policy says what comes where the list does not help.
+    pub(crate) order: Option<Arc<[u64]>>,
+}
+
+/// What a traced run leaves.
+pub(crate) struct Traced {
+    pub(crate) records: Vec<TraceRecord>,
+    pub(crate) order: Vec<u64>,
 }
 
 /// The root future: the scenario and all tasks.

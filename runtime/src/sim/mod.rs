@@ -51,7 +51,7 @@ use self::{
     audit::Audit,
     disk::DiskWorld,
     driven::{Disk, SqliteDisk},
-    engine::{Engine, Figures, LOOKER, Setting, SwarmEnv},
+    engine::{Engine, Figures, LOOKER, Setting, SwarmEnv, Traced},
     faults::Faults,
     probe::{Probe, Seat},
     world::{ORDERS_MAX, Plan, STOP_DEADLINE, World},
@@ -117,6 +117,7 @@ pub struct Swarm {
     plan: FaultPlan,
     checks: OwnChecks,
     traced: bool,
+    order: Option<Arc<[u64]>>,
     look_every: Duration,
     sabotage: Option<disk::Sabotage>,
     models: BTreeMap<String, Model>,
@@ -199,6 +200,8 @@ pub struct SimReport<T> {
     _disk: Disk,
     /// Every record, if asked for.
     pub trace: Option<Vec<TraceRecord>>,
+    /// The tasks in the order in which they were polled, if asked for: see [`Swarm::order`].
+    pub order: Option<Vec<u64>>,
 }
 
 impl<T> SimReport<T> {
@@ -250,6 +253,7 @@ impl Swarm {
             plan: FaultPlan::None,
             checks: OwnChecks::default(),
             traced: false,
+            order: None,
             look_every: LOOK_EVERY,
             sabotage: None,
             models: BTreeMap::new(),
@@ -313,10 +317,18 @@ impl Swarm {
         self
     }
 
-    /// Keeps every record of the trace.
+    /// Keeps every record of the trace, and the order in which tasks were polled.
     #[must_use]
     pub fn traced(mut self) -> Self {
         self.traced = true;
+        self
+    }
+
+    /// Polls tasks in the order that a traced run of the same seed had ([`SimReport::order`]), whatever the policy. Where
+    /// the task that is next is not ready, because something else was changed, the policy's first goes before it.
+    #[must_use]
+    pub fn order(mut self, order: impl Into<Arc<[u64]>>) -> Self {
+        self.order = Some(order.into());
         self
     }
 
@@ -386,7 +398,8 @@ impl Swarm {
     }
 
     fn setting(&self) -> Setting {
-        Setting { seed: self.seed, policy: self.policy, polls_max: POLLS_MAX, traced: self.traced }
+        let order = self.order.clone();
+        Setting { seed: self.seed, policy: self.policy, polls_max: POLLS_MAX, traced: self.traced, order }
     }
 
     /// Starts the swarm, runs `scenario`, stops cleanly and takes the digest: no faults, no checks. Blocks until
@@ -399,6 +412,7 @@ impl Swarm {
         F: FnOnce(Runtime) -> Fut,
         Fut: Future<Output = T>,
     {
+        let setting = Setting { traced: false, ..self.setting() };
         let run = |engine: Engine| async move {
             let env = Arc::new(SwarmEnv::new(engine, 1, SIM_START, Arc::new(AtomicI64::new(0))));
             let store = self.disk.open()?;
@@ -414,7 +428,6 @@ impl Swarm {
             let digest = digest(&*reader).await?;
             Ok::<_, SwarmError>((output, reader, digest))
         };
-        let setting = Setting { seed: self.seed, policy: self.policy, polls_max: POLLS_MAX, traced: false };
         let (ended, figures, _) = Engine::run(setting, run)?;
         let (output, reader, digest) = ended?;
         Ok(SwarmReport { output, reader, digest, virtual_time: Duration::from_millis(figures.virtual_ms) })
@@ -505,15 +518,16 @@ fn watched(mut team: Team, audit: &Audit, faults: &Faults) -> Team {
     team
 }
 
-type Ended<T> = Result<(T, Figures, Option<Vec<TraceRecord>>), EngineError>;
+type Ended<T> = Result<(T, Figures, Option<Traced>), EngineError>;
 
 fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: Disk, options: String) -> SimReport<T> {
     let (checks, violations, recent) = world.map(|world| world.audit.outcome()).unwrap_or_default();
     let seen = world.map(|world| std::mem::take(&mut *world.seen())).unwrap_or_default();
-    let (output, error, figures, trace) = match outcome {
-        Ok((output, figures, trace)) => (Some(output), None, figures, trace),
+    let (output, error, figures, traced) = match outcome {
+        Ok((output, figures, traced)) => (Some(output), None, figures, traced),
         Err(error) => (None, Some(error), Figures { polls: 0, hash: 0, virtual_ms: 0 }, None),
     };
+    let (trace, order) = traced.map(|traced| (traced.records, traced.order)).unzip();
     // Where nothing was ever written there is no file.
     let reader = disk.reader().unwrap_or_else(|_| Arc::new(MemoryDisk::new()));
     SimReport {
@@ -535,6 +549,7 @@ fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: Disk, options: Stri
         reader,
         _disk: disk,
         trace,
+        order,
     }
 }
 
