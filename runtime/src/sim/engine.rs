@@ -677,7 +677,7 @@ pub(crate) struct Setting {
     pub(crate) policy: Policy,
     pub(crate) polls_max: u64,
     pub(crate) traced: bool,
-    /// Which task comes next, poll by poll, by key; the policy says what comes where the list does not help.
+    /// Which task comes next, poll by poll, by key, whatever the policy; the least key where the list does not help.
     pub(crate) order: Option<Arc<[u64]>>,
 }
 

@@ -325,7 +325,8 @@ impl Swarm {
     }
 
     /// Polls tasks in the order that a traced run of the same seed had ([`SimReport::order`]), whatever the policy. Where
-    /// the task that is next is not ready, because something else was changed, the policy's first goes before it.
+    /// the task that is next is not ready, because something else was changed, others go before it, in an order of their
+    /// own.
     #[must_use]
     pub fn order(mut self, order: impl Into<Arc<[u64]>>) -> Self {
         self.order = Some(order.into());
