@@ -673,6 +673,23 @@ fn a_killed_run_is_told_and_goes_on_to_the_same_end() {
     assert_eq!(second.one()["digest"], Value::String(whole));
 }
 
+/// The report is asked for first, and waited for a commit that could not come: neither this signal nor the next was heard.
+#[cfg(unix)]
+#[test]
+fn a_run_without_space_stops_within_its_deadline() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("soon.toml"), "[runtime]\nstop_deadline_ms = 1000\n").expect("written");
+    let atra = env!("CARGO_BIN_EXE_atra");
+    let run = format!("ulimit -f 2000; exec {atra:?} run --db full.db --config soon.toml --speed 2000");
+    let mut command = Command::new("bash");
+    command.args(["-c", &run]).current_dir(folder.0.path()).stdin(Stdio::null());
+    let mut full = Running::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    full.until(|line| line.contains("no space"));
+    full.signal("-INT");
+    full.end().fails(1, &["1s", "nothing acknowledged is lost"]);
+    folder.atra(&["db", "check", "--db", "full.db"]).ok();
+}
+
 #[cfg(unix)]
 #[test]
 fn a_drained_run_ends_with_json_too() {
