@@ -288,7 +288,7 @@ fn product(a: i128, b: i128) -> Option<i128> {
 /// The number as a float, right to the last bit or the one before. A 128-bit conversion is a call: of what does not fit 64
 /// bits, the first 63 are converted, and scaled by a power of two.
 #[inline]
-fn float(amount: i128) -> f64 {
+pub(super) fn float(amount: i128) -> f64 {
     if let Ok(small) = i64::try_from(amount) {
         return small as f64;
     }
