@@ -368,6 +368,12 @@ fn a_simulated_market_is_called_one_and_a_missing_database_is_none() {
     let done = run(&["--json"]).ok();
     assert!(done.err.contains("simulated market, seed 5"), "{}", done.err);
 
+    // Real candles do not go on with its account.
+    std::fs::write(folder.path("a.csv"), csv(200)).expect("written");
+    folder.atra(&["import", "candles", "a.csv", "--ticker", "DOT", "--interval", "15m"]).ok();
+    run(&["--json"]).fails(2, &["the market was simulated, now of candles", "--fresh"]);
+    assert_eq!(run(&["--json", "--fresh"]).ok().one()["market"], "DOT.15m");
+
     let other = Folder::finished();
     let done = other.run(&[]).ok();
     assert_eq!(done.one()["market"], "DOT.15m");
@@ -396,6 +402,17 @@ fn every_read_of_a_finished_file_answers_in_json() {
     let why = ask(&["why", &seq]).one();
     assert_eq!(why["event"], fills[2]);
     assert_eq!(why["causes"][0]["topic"], "market.candle");
+    // A fill is of the next candle: the order, and the signal that it follows, are those of the one before.
+    let decided = &why["ordered"]["event"];
+    assert_eq!(decided["topic"], "market.candle");
+    assert!(decided["seq"].as_u64() < why["causes"][0]["seq"].as_u64(), "{why}");
+    let effects: Vec<&Value> = why["ordered"]["effects"].as_array().expect("a list").iter().collect();
+    let topics: Vec<&Value> = effects.iter().map(|effect| &effect["event"]["topic"]).collect();
+    assert!(topics.contains(&&"signal.target".into()) && topics.contains(&&"risk.approved".into()), "{topics:?}");
+    let order = effects.iter().find(|effect| effect["event"]["topic"] == "risk.approved").expect("an approval");
+    let id = order["effects"][0]["event"]["payload"]["id"].as_str().expect("an order's id");
+    assert!(fills[2]["payload"]["id"].as_str().is_some_and(|fill| fill.starts_with(id)), "{why}");
+    assert_eq!(ask(&["why", &decided["seq"].to_string()]).one()["ordered"], Value::Null);
 
     let keys = ask(&["memory", "ls"]).json();
     assert!(!keys.is_empty());
@@ -444,6 +461,51 @@ fn a_reader_that_goes_away_is_a_quiet_end() {
 // === errors ===
 
 #[test]
+fn a_span_without_candles_is_an_error_and_fresh_forgets_nothing_for_it() {
+    let folder = Folder::finished();
+    let before = folder.digest("a.db");
+    for more in [["--from", "2030-01-01"], ["--to", "2001-01-01"]] {
+        let parts = ["DOT.15m has no candles in that span", "its candles open from 2022-01-01 00:00:00 to"];
+        folder.run(&[["--fresh"].as_slice(), &more].concat()).fails(1, &parts);
+        folder.atra(&[["backtest", "--db", "a.db"].as_slice(), &more].concat()).fails(1, &parts);
+    }
+    assert_eq!(folder.digest("a.db"), before);
+}
+
+/// The desk once began a simulated market in the journal of somebody's own agents.
+#[test]
+fn the_file_of_another_program_is_refused() {
+    use atra::prelude::*;
+
+    struct Own;
+
+    #[atra::async_trait]
+    impl Agent for Own {
+        fn spec(&self) -> AgentSpec {
+            AgentSpec::new("own")
+        }
+
+        async fn handle(&mut self, _: &Event, _: &mut Context<'_>) -> Result<(), AgentError> {
+            Ok(())
+        }
+    }
+
+    let folder = Folder::new();
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio.block_on(async {
+        let store = SqliteStore::open(SqliteOptions::new(folder.path("own.db"))).await.expect("opened");
+        let runtime = RuntimeBuilder::new(store).team(Team::of(|| Own)).start().await.expect("started");
+        runtime.stop(PATIENCE).await.expect("stopped");
+    });
+    let was = bytes(&folder.path("own.db"));
+    for more in [[].as_slice(), &["--fresh"]] {
+        let run = [["run", "--db", "own.db", "--until-idle"].as_slice(), more].concat();
+        folder.atra(&run).fails(1, &["own.db is another program's: its teams are own"]);
+    }
+    assert!(was == bytes(&folder.path("own.db")), "a refused run wrote to the file");
+}
+
+#[test]
 fn a_typo_in_the_configuration_is_named_with_file_line_and_key() {
     let folder = Folder::with_candles();
     std::fs::write(folder.path("bad.toml"), "[limits]\n\ninput_max = 3\n").expect("written");
@@ -457,7 +519,10 @@ fn a_typo_in_the_configuration_is_named_with_file_line_and_key() {
     let mut command = folder.command(&["status", "--db", "a.db"]);
     Running::spawn(command.env("ATRA_STORAGE_LEVL", "power")).end().fails(2, &["ATRA_STORAGE_LEVEL"]);
     let mut command = folder.command(&["config", "show", "--json"]);
-    let config = Running::spawn(command.env("ATRA_STORAGE_LEVEL", "power")).end().ok().one();
+    let command = command.env("ATRA_STORAGE_LEVEL", "power");
+    // What tests are told by is no key.
+    let tests = ["ATRA_SIM_SEED", "ATRA_KILL_SEED", "ATRA_RIG_ROUNDS", "ATRA_TEST_DEATH_DB"].map(|name| (name, "7"));
+    let config = Running::spawn(command.envs(tests)).end().ok().one();
     assert_eq!(config["storage"]["level"], "power");
 }
 
@@ -493,6 +558,8 @@ fn a_missing_or_foreign_database_is_told_and_not_touched() {
     }
     assert!(!folder.path("none.db").exists());
     folder.atra(&["run", "--db", "no/such/folder.db", "--until-idle"]).fails(1, &["no/such/folder.db"]);
+    let import = ["import", "candles", "a.csv", "--ticker", "DOT", "--db", "no/such/folder.db"];
+    folder.atra(&import).fails(1, &["there is no folder no/such for the database", "make it first"]);
 
     std::fs::write(folder.path("text.db"), "this is no database at all, but long enough to look at".repeat(30))
         .expect("written");
@@ -593,6 +660,10 @@ fn a_second_runtime_is_refused_reads_work_and_a_signal_drains() {
     first.signal("-TERM");
     let done = first.end().ok();
     assert!(done.out.contains("stopped cleanly") && done.out.contains("digest "), "{}", done.out);
+    // The report and the totals above it are of one moment.
+    let total = done.out.split_once(" candles, ").and_then(|(before, _)| before.rsplit(' ').next()).expect("a total");
+    let row = done.out.lines().find(|line| line.starts_with("  candles ")).expect("a row of the report");
+    assert_eq!(row.split_whitespace().nth(1), Some(total.replace(',', "").as_str()), "{}", done.out);
     let status = folder.atra(&["status", "--db", "a.db", "--json"]).ok().one();
     assert_eq!((&status["running"], &status["clean"]), (&false.into(), &true.into()));
     assert_eq!(folder.run(&[]).ok().one()["digest"], Value::String(whole));
@@ -616,6 +687,23 @@ fn a_killed_run_is_told_and_goes_on_to_the_same_end() {
     let second = folder.run(&[]).ok();
     assert!(second.err.contains("did not stop cleanly"), "{}", second.err);
     assert_eq!(second.one()["digest"], Value::String(whole));
+}
+
+/// The report is asked for first, and waited for a commit that could not come: neither this signal nor the next was heard.
+#[cfg(unix)]
+#[test]
+fn a_run_without_space_stops_within_its_deadline() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("soon.toml"), "[runtime]\nstop_deadline_ms = 1000\n").expect("written");
+    let atra = env!("CARGO_BIN_EXE_atra");
+    let run = format!("ulimit -f 2000; exec {atra:?} run --db full.db --config soon.toml --speed 2000");
+    let mut command = Command::new("bash");
+    command.args(["-c", &run]).current_dir(folder.0.path()).stdin(Stdio::null());
+    let mut full = Running::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    full.until(|line| line.contains("no space"));
+    full.signal("-INT");
+    full.end().fails(1, &["1s", "nothing acknowledged is lost"]);
+    folder.atra(&["db", "check", "--db", "full.db"]).ok();
 }
 
 #[cfg(unix)]

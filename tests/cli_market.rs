@@ -384,6 +384,10 @@ fn a_kill_from_the_command_line_stops_the_next_run_until_a_resume() {
     let first = folder.json(&[&run[..], &["--fresh", "--to", "2008-01-01"]].concat());
     let said = folder.json(&["risk", "kill", "--reason", "test", "--db", "a.db"]);
     assert_eq!(said["said"], "risk.kill");
+    // At the time of the newest candle: by the wall's time a pruning by age would keep nothing else.
+    let word = folder.json(&["journal", "tail", "-n", "1", "--topic", "risk.kill", "--db", "a.db"]);
+    let candle = folder.json(&["journal", "tail", "-n", "1", "--topic", "market.>", "--db", "a.db"]);
+    assert_eq!(word["time"], candle["time"]);
     let killed = folder.json(&run);
     assert_eq!(killed["fills"], first["fills"], "nothing is traded after the kill");
     let state = folder.json(&["memory", "get", "risk.state", "--db", "a.db"]);

@@ -162,7 +162,7 @@ pub enum ConfigError {
 }
 
 /// Reads a configuration: defaults, then `file`, then the variables of `environment` that begin with `prefix`.
-/// Variables in `ignored` are somebody else's.
+/// Variables in `ignored` are somebody else's; one that ends in `_` stands for all that begin so.
 ///
 /// # Errors
 /// [`ConfigError`], with the place of what is wrong.
@@ -194,7 +194,8 @@ pub fn load<T: Default + Serialize + DeserializeOwned>(
     let mut variables: Vec<_> = environment.into_iter().filter(|(name, _)| name.starts_with(prefix)).collect();
     variables.sort();
     for (name, value) in variables {
-        if ignored.contains(&name.as_str()) {
+        let is_ignored = |ignored: &&str| name == *ignored || (ignored.ends_with('_') && name.starts_with(*ignored));
+        if ignored.iter().any(is_ignored) {
             continue;
         }
         let place = format!("environment variable {name}");
@@ -206,7 +207,7 @@ pub fn load<T: Default + Serialize + DeserializeOwned>(
         set(&mut table, path, to_toml(&value, kind));
         config = toml::Value::Table(table.clone())
             .try_into()
-            .map_err(|error: toml::de::Error| ConfigError::Invalid { place, cause: error.message().into() })?;
+            .map_err(|error: toml::de::Error| ConfigError::Invalid { place, cause: plain(error.message()) })?;
     }
     Ok(config)
 }
@@ -249,8 +250,30 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str, known: &[(String, Value)]
         }
         let key = line.split_once('=').map_or("", |(key, _)| key.trim());
         let cause = if key.is_empty() { message.into() } else { format!("key {key:?}: {message}") };
-        ConfigError::Invalid { place, cause: cause.replace('\n', "; ") }
+        ConfigError::Invalid { place, cause: plain(&cause.replace('\n', "; ")) }
     })
+}
+
+/// What serde says, with the names of Rust's types in the words of people.
+pub fn plain(message: &str) -> String {
+    const NUMBERS: [(&str, &str); 10] = [
+        ("u8", "a whole number up to 255"),
+        ("u16", "a whole number up to 65535"),
+        ("u32", "a whole number"),
+        ("u64", "a whole number"),
+        ("usize", "a whole number"),
+        ("i32", "a whole number"),
+        ("i64", "a whole number"),
+        ("isize", "a whole number"),
+        ("f32", "a number"),
+        ("f64", "a number"),
+    ];
+    let found = NUMBERS.iter().find_map(|(name, words)| {
+        let (before, behind) = message.split_once(&format!("expected {name}"))?;
+        // Not the beginning of a longer name.
+        (!behind.starts_with(|c: char| c.is_alphanumeric())).then(|| format!("{before}expected {words}{behind}"))
+    });
+    found.unwrap_or_else(|| message.to_owned())
 }
 
 /// The key in serde's `unknown field ‘key’, expected …`.
@@ -288,7 +311,11 @@ fn nearest_path(key: &str, known: &[(String, Value)]) -> String {
 }
 
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let score = |candidate: &&str| strsim::normalized_damerau_levenshtein(candidate, name);
+    // A name that lacks its end, such as a unit, comes before one that is as long.
+    let score = |candidate: &&str| {
+        let likeness = strsim::normalized_damerau_levenshtein(candidate, name);
+        if candidate.starts_with(name) { 1.0 + likeness } else { likeness }
+    };
     known.max_by(|a, b| score(a).total_cmp(&score(b))).unwrap_or_default().to_owned()
 }
 
@@ -339,7 +366,7 @@ mod tests {
 
     fn with(variables: &[(&str, &str)]) -> Result<Whole, ConfigError> {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        load(None, variables, "ATRA_", &["ATRA_LOG"])
+        load(None, variables, "ATRA_", &["ATRA_LOG", "ATRA_SIM_"])
     }
 
     #[test]
@@ -364,11 +391,19 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_without_its_unit_is_nearer_than_another_of_its_length() {
+        let known = ["ATRA_RUN_FEED", "ATRA_RUN_FEW_PPM", "ATRA_RUN_SPEED"];
+        assert_eq!(nearest("ATRA_RUN_FEW", known.into_iter()), "ATRA_RUN_FEW_PPM");
+        assert_eq!(nearest("ATRA_RUN_SPED", known.into_iter()), "ATRA_RUN_SPEED");
+    }
+
+    #[test]
     fn a_wrong_value_is_named_with_its_line_and_key() {
         for (text, place, part) in [
             ("[limits]\n\ninputs_max = \"many\"", "atra.toml, line 3", "inputs_max"),
             ("[storage]\nlevel = \"paper\"", "atra.toml, line 2", "process"),
             ("[storage\n", "atra.toml, line 1", ""),
+            ("[limits]\ninputs_max = \"many\"", "atra.toml, line 2", "expected a whole number"),
             ("names = 3", "atra.toml, line 1", "names"),
             ("[storage]\nkeep = \"30 days\"", "atra.toml, line 2", "such as 30d"),
         ] {
@@ -390,6 +425,15 @@ mod tests {
         let whole = whole.unwrap();
         assert_eq!((whole.limits.inputs_max, whole.storage.level, whole.until), (8, Level::Power, Some(7)));
         assert_eq!(whole.names, ["a", "b"]);
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone_and_those_that_only_look_alike_are_not() {
+        assert_eq!(with(&[("ATRA_SIM_SEED", "7"), ("ATRA_LOG", "info")]).unwrap(), Whole::default());
+        for name in ["ATRA_SIM", "ATRA_SIMSEED", "ATRA_LOGS"] {
+            let error = with(&[(name, "7")]).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 
     #[test]

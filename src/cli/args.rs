@@ -212,7 +212,7 @@ pub(crate) struct ImportArgs {
     /// Which column is what, where the file does not tell: time, open, high, low, close, volume by name or number from 1.
     #[arg(long, value_name = "open=COLUMN,...", value_delimiter = ',', value_parser = column)]
     pub(crate) map: Vec<(String, String)>,
-    /// The unit of the times, where their size would be misread.
+    /// The unit of the times, where their size would be misread; which comes first in dates, where no row tells.
     #[arg(long, value_enum)]
     pub(crate) time_unit: Option<UnitArg>,
     /// What prices are multiplied by: 1e-5 for prices in hundred-thousandths.
@@ -247,6 +247,8 @@ pub(crate) enum UnitArg {
     Us,
     Ns,
     Text,
+    DayFirst,
+    MonthFirst,
 }
 
 impl From<UnitArg> for Unit {
@@ -257,6 +259,8 @@ impl From<UnitArg> for Unit {
             UnitArg::Us => Self::Micros,
             UnitArg::Ns => Self::Nanos,
             UnitArg::Text => Self::Text,
+            UnitArg::DayFirst => Self::DayFirst,
+            UnitArg::MonthFirst => Self::MonthFirst,
         }
     }
 }
@@ -445,6 +449,17 @@ pub(crate) enum DbCommand {
     },
     /// Deletes old events that nobody needs. Not while a runtime has the database.
     Prune(PruneArgs),
+    /// Drops what a team that is no more has in the file, so that it pins the journal no longer. Not while a runtime has
+    /// the database.
+    ForgetTeam {
+        /// The team.
+        team: String,
+        /// Only says what would be dropped and freed; also while a runtime has the database.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        db: DbArgs,
+    },
     /// Gives free space in the file back to the disk. Not while a runtime has it.
     Vacuum(DbArgs),
 }

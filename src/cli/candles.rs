@@ -1,6 +1,6 @@
 //! Series of candles as they lie in a database: their names, and how new candles join old ones.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use atra::{
     Name, Read,
@@ -14,7 +14,7 @@ use atra::{
     storage::Block,
 };
 
-use super::error::CliError;
+use super::{error::CliError, time::Moment};
 
 /// Blocks read at once: a year of quarter hours in 35, so one read for most series.
 const PAGE_BLOCKS: usize = 512;
@@ -71,6 +71,26 @@ pub(crate) fn choose(
 pub(crate) async fn load(db: &dyn Read, series: &SeriesKey) -> Result<(Vec<Candle>, Scale), CliError> {
     let (candles, _) = read(db, series, &block_series(series)?).await?;
     Ok(candles.unwrap_or_default())
+}
+
+/// Which of sorted candles open at `from` or later and before `to`; an error that says what there is, if none does.
+pub(crate) fn within(
+    series: &SeriesKey,
+    candles: &[Candle],
+    from: Option<i64>,
+    to: Option<i64>,
+) -> Result<Range<usize>, CliError> {
+    let place = |time: i64| candles.partition_point(|candle| candle.time < time);
+    let (first, end) = (from.map_or(0, place), to.map_or(candles.len(), place));
+    if first < end {
+        return Ok(first..end);
+    }
+    let span = candles.first().zip(candles.last());
+    let next = span.map_or_else(
+        || "import some with 'atra import candles'".into(),
+        |(a, b)| format!("its candles open from {} to {}", Moment(a.time), Moment(b.time)),
+    );
+    Err(CliError::NotFound { what: format!("{series} has no candles in that span"), next })
 }
 
 /// What joining candles to a series would write, and what it found.

@@ -64,6 +64,9 @@ pub(crate) enum CliError {
     /// A file cannot be read.
     #[error("{} could not be read", path.display())]
     File { path: PathBuf, source: io::Error },
+    /// A file that was asked for cannot be written.
+    #[error("{} could not be written", path.display())]
+    Unwritten { path: PathBuf, source: io::Error },
     /// A folder cannot be made.
     #[error("folder {} could not be made", path.display())]
     Folder { path: PathBuf, source: io::Error },
@@ -131,6 +134,7 @@ impl CliError {
                     .into()
             }
             Self::File { .. } => "check the name and your rights to it".into(),
+            Self::Unwritten { .. } => "check that its folder is there, and your rights to it".into(),
             Self::NotWritable { .. } => "make the file and its folder writable, or use another --db FILE".into(),
             Self::Folder { .. } => "check your rights to the folder above it, or use another --db FILE".into(),
             Self::Import { source: ImportError::TooManyRefused { .. }, .. } => {
@@ -138,6 +142,24 @@ impl CliError {
             }
             Self::Import { source: ImportError::Interval { .. }, .. } => {
                 "give the interval of the rows with --interval".into()
+            }
+            Self::Import { source: ImportError::Gaps { .. } | ImportError::TooManyMissing { .. }, .. } => {
+                "leave the gaps with --gaps keep, or get a file without them".into()
+            }
+            Self::Import { source: ImportError::DateOrder { .. }, .. } => {
+                "say which comes first with --time-unit day-first or month-first; other rows are refused then".into()
+            }
+            // They say it.
+            Self::Import { source: ImportError::Archive { .. } | ImportError::Foreign { .. }, .. } => return None,
+            Self::Import { source: ImportError::MissingColumn { missing, .. }, .. } => {
+                let role = missing.split(',').next().unwrap_or_default();
+                format!("say which column is what: --map {role}=NAME, or its number from 1")
+            }
+            Self::Import { source: ImportError::NoColumn { .. }, .. } => {
+                "name a column of the file in --map, or its number from 1".into()
+            }
+            Self::Import { source: ImportError::Packed { .. } | ImportError::Damaged { .. }, .. } => {
+                "get the file anew: it is cut off or damaged".into()
             }
             Self::Import { .. } | Self::NoRow { .. } => {
                 "look at the file's first lines: time, open, high, low, close, volume are needed".into()

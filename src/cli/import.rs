@@ -1,4 +1,4 @@
-//! `atra import candles`: files into the block table of a database.
+//! `atra import`: files of candles into the block table of a database, and longer candles out of shorter ones.
 //!
 //! A file is imported whole or not at all: it is read and checked first, and what it adds is written in one transaction. Of
 //! many files a few are held at once; one that cannot be imported is told, and the others go on. Candles that are there
@@ -16,7 +16,7 @@ use atra::{
     agents::market::{
         block::MergeReport,
         candle::{Interval, Scale, SeriesKey},
-        import::{Import, ImportError, ImportOptions, ImportReport, import_from},
+        import::{ColumnOrder, Import, ImportError, ImportOptions, ImportReport, import_from},
         resample::{Resampled, resample as resample_candles},
     },
     config::Config,
@@ -133,7 +133,7 @@ async fn import_all(args: &ImportArgs, config: &Config, target: &mut Target, out
             }
             failed += 1;
             if out.is_json() {
-                out.json(&json!({ "file": file, "error": error.text() }))?;
+                out.json(&json!({ "file": file, "error": error.text().trim_start_matches("error: ") }))?;
             }
             bar.suspend(|| eprintln!("{}", error.text()));
         }
@@ -147,12 +147,18 @@ async fn import_all(args: &ImportArgs, config: &Config, target: &mut Target, out
 
 /// Whose candles a file has: as said, or the beginning of its name up to the first dash, dot or space.
 fn ticker(file: &Path, args: &ImportArgs) -> Result<String, CliError> {
+    if file.is_dir() {
+        let what = format!("{} is a folder", file.display());
+        return Err(CliError::Usage { what, next: "name the files in it, such as FOLDER/*.csv" });
+    }
     let named = || {
         let name = file.file_stem()?.to_str()?;
         Some(name.split(['-', '.', ' ']).next()?.to_owned())
     };
     let ticker = args.ticker.clone().or_else(named).filter(|ticker| !ticker.is_empty());
-    let valid = ticker.filter(|ticker| args.ticker.is_some() || !ticker.chars().all(|c| c.is_ascii_lowercase()));
+    // A name in lower case or in other letters says something else, such as `btc` or `binance`.
+    let is_ticker = |ticker: &String| ticker.is_ascii() && !ticker.chars().all(|c| c.is_ascii_lowercase());
+    let valid = ticker.filter(|ticker| args.ticker.is_some() || is_ticker(ticker));
     let Some(ticker) = valid else {
         let what = format!("{} does not tell whose candles it has", file.display());
         return Err(CliError::Usage { what, next: "name it with --ticker BTCUSDT" });
@@ -175,8 +181,10 @@ pub(crate) async fn resample(args: ResampleArgs, out: &mut Output) -> Result<(),
             return Err(CliError::NotFound { what: format!("there are no candles of {from}"), next });
         }
         for to in &args.to {
-            let longer = resample_candles(&candles, args.interval, *to)
-                .map_err(|error| CliError::Usage { what: error.to_string(), next: "give a longer --to, such as 1h" })?;
+            let longer = resample_candles(&candles, args.interval, *to).map_err(|error| CliError::Usage {
+                what: error.to_string(),
+                next: "give a --to that --interval goes into, such as --interval 15m --to 1h",
+            })?;
             made.push((SeriesKey::new(&args.ticker, *to)?, longer, scale));
         }
     }
@@ -243,10 +251,14 @@ async fn open(config: &Config) -> Result<SqliteStore, CliError> {
 
 /// Makes the default folder. A folder that somebody named is not made: its name may be a slip.
 pub(crate) fn prepare_folder(config: &Config) -> Result<(), CliError> {
-    if config.db != Config::default().db {
-        return Ok(());
-    }
     let Some(folder) = config.db.parent() else { return Ok(()) };
+    if config.db != Config::default().db {
+        if folder.as_os_str().is_empty() || folder.is_dir() {
+            return Ok(());
+        }
+        let what = format!("there is no folder {} for the database", folder.display());
+        return Err(CliError::NotFound { what, next: "make it first, or name another --db FILE".into() });
+    }
     std::fs::create_dir_all(folder).map_err(|source| CliError::Folder { path: folder.to_owned(), source })
 }
 
@@ -362,7 +374,7 @@ fn details(report: &ImportReport, found: &MergeReport) -> Vec<String> {
     say(report.conflicts as u64, "rows with a time of another but other numbers: the first one counts");
     say(report.rounded as u64, "numbers with digits of binary noise, rounded");
     say(report.zero_volume as u64, "candles without volume");
-    say(report.missing, &format!("candles missing in {} gaps", report.gaps));
+    say(report.missing, &format!("candles missing in {} gaps", grouped(report.gaps as u64)));
     say(report.filled as u64, "candles filled in");
     say(report.unsorted as u64, "rows out of order, sorted");
     say(report.refused as u64, "rows refused");
@@ -371,6 +383,11 @@ fn details(report: &ImportReport, found: &MergeReport) -> Vec<String> {
     }
     if report.no_volume {
         lines.push("no volume column".into());
+    }
+    if report.order == ColumnOrder::OpenCloseHighLow {
+        lines.push(
+            "no header; read as time, open, close, high, low: the only order in which every row is a candle".into(),
+        );
     }
     lines
 }

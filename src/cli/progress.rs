@@ -35,7 +35,8 @@ fn bar(message: &str, template: &'static str) -> ProgressBar {
     }
     // The templates are literals; without one the bar is plain.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(0).with_style(style);
+    // A length of 0 would be drawn as done.
+    let bar = ProgressBar::no_length().with_style(style);
     bar.set_message(message.to_owned());
     bar
 }

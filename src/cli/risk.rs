@@ -2,10 +2,14 @@
 //!
 //! The words are events in the journal, published as any caller does. They are written into the file of a runtime that is
 //! not running – a running one holds it, and the command says so – and are the first thing that the next run hears.
+//!
+//! They have the time of the newest candle, as all else in a journal of old candles: by the clock on the wall they would be
+//! years younger than everything before them, and `db prune --keep 30d` would keep nothing but them.
 
 use atra::{
-    Runtime, RuntimeBuilder, SqliteOptions, SqliteStore,
+    Filter, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Timestamp,
     agents::events::{Kill, Resume},
+    bus::{Draft, Interest},
 };
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -33,14 +37,18 @@ pub(crate) struct RiskArgs {
 pub(crate) async fn risk(command: RiskCommand, out: &mut Output) -> Result<(), CliError> {
     let (RiskCommand::Kill(args) | RiskCommand::Resume(args)) = &command;
     let config = config_of(&args.db)?;
-    if look(&config.db).await?.is_none() {
-        return Err(CliError::NoDatabase { path: config.db });
-    }
+    let Some(db) = look(&config.db).await? else { return Err(CliError::NoDatabase { path: config.db }) };
+    let market = Filter::new("market.>").map(|filter| Interest::in_topics(vec![filter])).ok();
+    let newest = match market {
+        Some(market) => db.journal_tail(&market, 1).await?.first().map(|committed| committed.event.time),
+        None => None,
+    };
+    drop(db);
     let mut options = SqliteOptions::new(&config.db);
     options.readers = 1;
     let store = SqliteStore::open(options).await?;
     let runtime = RuntimeBuilder::new(store).level(atra::Level::Power).start().await?;
-    let said = say(&runtime, &command).await;
+    let said = say(&runtime, command, newest).await;
     let stopped = runtime.stop(config.runtime.stop_deadline()).await;
     let (what, seq) = said?;
     stopped?;
@@ -50,10 +58,11 @@ pub(crate) async fn risk(command: RiskCommand, out: &mut Output) -> Result<(), C
     out.line(&format!("{what} is event {seq} of the journal; the next 'atra run' hears it first"))
 }
 
-async fn say(runtime: &Runtime, command: &RiskCommand) -> Result<(&'static str, u64), CliError> {
-    let (what, published) = match command {
-        RiskCommand::Kill(args) => ("risk.kill", runtime.publish(Kill { reason: args.reason.clone() }).await?),
-        RiskCommand::Resume(args) => ("risk.resume", runtime.publish(Resume { reason: args.reason.clone() }).await?),
+async fn say(runtime: &Runtime, command: RiskCommand, at: Option<Timestamp>) -> Result<(&'static str, u64), CliError> {
+    let (what, draft) = match command {
+        RiskCommand::Kill(args) => ("risk.kill", Draft::from(Kill { reason: args.reason })),
+        RiskCommand::Resume(args) => ("risk.resume", Draft::from(Resume { reason: args.reason })),
     };
-    Ok((what, published.seq.get()))
+    let draft = at.map_or(draft.clone(), |at| draft.at(at));
+    Ok((what, runtime.publish(draft).await?.seq.get()))
 }

@@ -1,10 +1,11 @@
 //! Times as people write and read them: always UTC.
 //!
 //! Accepted: `2022-01-01`, `2022-01-01 12:00[:30]`, RFC 3339 (`2022-01-01T12:00:00Z`, with an offset or not) and
-//! milliseconds since 1970. A date library would bring time zones, which nothing here needs; the calendar is Howard
-//! Hinnant's `civil_from_days`, twenty lines that are tested against every day of eight centuries.
+//! milliseconds since 1970.
 
 use std::{fmt, str::FromStr};
+
+use atra::agents::market::calendar::{civil, of_date};
 
 const DAY: i64 = 86_400_000;
 
@@ -37,10 +38,10 @@ fn parse(text: &str) -> Option<i64> {
     };
     let mut parts = day.split('-');
     let (year, month, day) = (digits(parts.next()?, 4)?, digits(parts.next()?, 2)?, digits(parts.next()?, 2)?);
-    if parts.next().is_some() || !(1..=12).contains(&month) || !(1..=days_of(year, month)).contains(&day) {
+    if parts.next().is_some() {
         return None;
     }
-    let days = days_from_civil(year, month, day) * DAY;
+    let days = of_date(year, month, day)?;
     clock.map_or(Some(days), |clock| Some(days + parse_clock(clock)?))
 }
 
@@ -75,41 +76,10 @@ fn digits(text: &str, n: usize) -> Option<i64> {
     (text.len() == n && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
-fn days_of(year: i64, month: i64) -> i64 {
-    match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days since 1970-01-01 of a date of the Gregorian calendar.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let of_era = year - era * 400;
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
-}
-
-/// Year, month and day of a number of days since 1970-01-01.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days - era * 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
 impl fmt::Display for Moment {
     /// `2022-01-01 12:00:00`, with milliseconds only if there are any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (year, month, day) = civil_from_days(self.0.div_euclid(DAY));
+        let (year, month, day) = civil(self.0);
         let millis = self.0.rem_euclid(DAY);
         let (hour, minute, second) = (millis / 3_600_000, millis / 60_000 % 60, millis / 1_000 % 60);
         write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")?;
@@ -147,21 +117,6 @@ mod tests {
         {
             let error = text.parse::<Moment>().unwrap_err().to_string();
             assert!(error.contains("write 2022-01-01"), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn eight_centuries_of_days_go_there_and_back() {
-        let mut expected = (1600, 1, 1);
-        for days in days_from_civil(1600, 1, 1)..days_from_civil(2400, 1, 1) {
-            assert_eq!(civil_from_days(days), expected);
-            let (year, month, day) = expected;
-            assert_eq!(days_from_civil(year, month, day), days);
-            expected = match (month, day) {
-                (12, 31) => (year + 1, 1, 1),
-                _ if day == days_of(year, month) => (year, month + 1, 1),
-                _ => (year, month, day + 1),
-            };
         }
     }
 

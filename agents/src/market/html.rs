@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
-use super::calendar::{civil, minute};
+use super::calendar::minute;
 use super::candle::{Candle, Scale};
 use super::fill::Trade;
 use super::metrics::Metrics;
 use super::money::{Money, Terms};
+use super::months::{NAMES, Year, years};
 use super::several::Made;
 use super::svg::{self, Line, Mark};
 use super::walkforward::{Pair, WalkForwardReport};
@@ -176,9 +177,12 @@ fn curves(text: &mut String, page: &Page<'_>) {
 fn pictures(text: &mut String, page: &Page<'_>) {
     *text += "<section><h2>The newest trades on their candles</h2>";
     for (place, shown) in page.series.iter().enumerate().take(PICTURES_MAX) {
-        let candles = &shown.candles[shown.candles.len().saturating_sub(CANDLES_SHOWN)..];
+        let last = page.trades.iter().rev().find(|(of, _)| *of == place);
+        let candles = around(shown.candles, last.map(|(_, trade)| trade.exit_time));
         let price = |ticks: i64| shown.scale.price(ticks as f64);
         let from = candles.first().map_or(i64::MAX, |candle| candle.time);
+        let span = candles.first().zip(candles.last());
+        let span = span.map_or_else(String::new, |(a, b)| format!(", {} to {}", minute(a.time), minute(b.time)));
         let recent = page.trades.iter().filter(|(of, trade)| *of == place && trade.exit_time >= from);
         let marks: Vec<Mark> = recent
             .flat_map(|(_, trade)| {
@@ -188,13 +192,20 @@ fn pictures(text: &mut String, page: &Page<'_>) {
             .collect();
         let _ = write!(
             text,
-            "{}<p class='note'>{}: the last {} candles; blue entries, orange exits.</p>",
+            "{}<p class='note'>{}: {} candles{span}; blue entries, orange exits.</p>",
             svg::candles("candles with trades", candles, price, &marks, 260.0),
             escaped(shown.name),
             candles.len()
         );
     }
     *text += "</section>";
+}
+
+/// The candles up to a little after `time`, the last ones without it: an account that is used up trades no more.
+fn around(candles: &[Candle], time: Option<i64>) -> &[Candle] {
+    let end = time.map_or(candles.len(), |time| candles.partition_point(|candle| candle.time <= time));
+    let end = (end + CANDLES_SHOWN / 8).min(candles.len());
+    &candles[end.saturating_sub(CANDLES_SHOWN)..end]
 }
 
 /// What each of several series made.
@@ -263,44 +274,24 @@ fn walk(text: &mut String, page: &Page<'_>) {
 }
 
 fn months(text: &mut String, page: &Page<'_>) {
-    let mut ends: Vec<((i64, i64), f64)> = Vec::new();
-    for (time, equity) in page.times.iter().zip(page.equity) {
-        let (year, month, _) = civil(*time);
-        match ends.last_mut() {
-            Some((last, value)) if *last == (year, month) => *value = *equity,
-            _ => ends.push(((year, month), *equity)),
-        }
+    let years = years(page.times, page.equity);
+    if years.is_empty() {
+        return;
     }
-    let Some(first) = page.equity.first() else { return };
     *text += "<section><h2>Months</h2><table><tr><th>%</th>";
-    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
-        .iter()
-        .for_each(|name| *text += &format!("<th>{name}</th>"));
+    NAMES.iter().for_each(|name| *text += &format!("<th>{name}</th>"));
     *text += "<th>year</th></tr>";
-    let mut before = *first;
-    for year in ends.chunk_by(|a, b| a.0.0 == b.0.0) {
-        let began = before;
-        let _ = write!(text, "<tr><td>{}</td>", year[0].0.0);
-        for month in 1..=12 {
-            match year.iter().find(|((_, of), _)| *of == month) {
-                Some((_, end)) => {
-                    let _ = write!(text, "<td>{}</td>", cell(*end, before));
-                    before = *end;
-                }
-                None => *text += "<td></td>",
-            }
-        }
-        let _ = write!(text, "<td><b>{}</b></td></tr>", cell(before, began));
+    for Year { year, months, whole } in years {
+        let _ = write!(text, "<tr><td>{year}</td>");
+        months.iter().for_each(|month| *text += &format!("<td>{}</td>", cell(*month)));
+        let _ = write!(text, "<td><b>{}</b></td></tr>", cell(whole));
     }
     *text += "</table></section>";
 }
 
-fn cell(end: f64, before: f64) -> String {
-    if before <= 0.0 {
-        return "–".into();
-    }
-    let change = (end / before - 1.0) * 100.0;
-    format!("<span class='{}'>{change:.1}</span>", if change < 0.0 { "bad" } else { "good" })
+fn cell(change: Option<f64>) -> String {
+    let class = |change: f64| if change < 0.0 { "bad" } else { "good" };
+    change.map_or_else(String::new, |change| format!("<span class='{}'>{:.1}</span>", class(change), change * 100.0))
 }
 
 fn trades(text: &mut String, page: &Page<'_>) {
@@ -371,11 +362,23 @@ mod tests {
         })
     }
 
+    /// An account that was used up long before the end left a picture of candles without a trade.
+    #[test]
+    fn the_picture_is_where_the_newest_trade_is() {
+        let candles: Vec<Candle> = Simulator::new(5, "15m".parse().unwrap(), 0).take(2_000).collect();
+        let shown = around(&candles, Some(candles[999].time));
+        assert_eq!((shown.len(), shown[0].time, shown[159].time), (160, candles[860].time, candles[1_019].time));
+        for time in [None, Some(candles[1_999].time), Some(i64::MAX)] {
+            assert_eq!(around(&candles, time), &candles[1_840..]);
+        }
+        assert_eq!(around(&candles[..5], Some(0)).len(), 5);
+    }
+
     #[test]
     fn a_page_of_several_series_tells_of_each() {
         let page = page(3_000, 3);
         assert!(page.contains("A walk-forward is of one series") && !page.contains("NaN"));
-        assert_eq!(page.matches("the last 160 candles").count(), 3);
+        assert_eq!(page.matches(": 160 candles, 20").count(), 3);
         assert_eq!(page.matches("<td>A&lt;B.15m</td><td>3000</td>").count(), 3);
     }
 

@@ -37,6 +37,7 @@ pub mod import;
 pub mod indicators;
 pub mod metrics;
 pub mod money;
+pub mod months;
 pub mod portfolio;
 pub mod resample;
 pub mod risk;

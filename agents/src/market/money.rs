@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de, de::Visitor};
 use thiserror::Error;
 
 use super::candle::{Scale, power_of_ten};
@@ -20,9 +20,10 @@ pub const LOT_DECIMALS_MAX: u8 = 6;
 /// Parts in a whole of a fee rate.
 const PPM: i128 = 1_000_000;
 
-/// An exact amount of the quote currency. Serialises as a decimal text such as `"10000.25"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+/// An exact amount of the quote currency. Serialises as a decimal text such as `"10000.25"`; a whole number can be read too,
+/// as people write it into a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(into = "String")]
 pub struct Money(i128);
 
 /// An amount that is none, or too great.
@@ -125,10 +126,33 @@ impl FromStr for Money {
     }
 }
 
-impl TryFrom<String> for Money {
-    type Error = MoneyError;
-    fn try_from(text: String) -> Result<Self, MoneyError> {
-        text.parse()
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Amount;
+
+        impl Visitor<'_> for Amount {
+            type Value = Money;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an amount, as a text such as \"10000.25\" or a whole number")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Money, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_i64<E: de::Error>(self, units: i64) -> Result<Money, E> {
+                i128::from(units).checked_mul(UNIT).map(Money).ok_or_else(|| E::custom(MoneyError::Overflow))
+            }
+
+            fn visit_u64<E: de::Error>(self, units: u64) -> Result<Money, E> {
+                i64::try_from(units)
+                    .map_err(|_| E::custom(MoneyError::Overflow))
+                    .and_then(|units| self.visit_i64(units))
+            }
+        }
+
+        deserializer.deserialize_any(Amount)
     }
 }
 
@@ -345,6 +369,19 @@ mod tests {
                 prop_assert_eq!(times(amount, one), expected, "{} / {}", amount, one);
             }
         }
+    }
+
+    #[test]
+    fn an_amount_is_read_from_a_text_or_a_whole_number() {
+        let read = |json: &str| serde_json::from_str::<Money>(json);
+        for json in ["\"10000\"", "10000", "\"10000.0\""] {
+            assert_eq!(read(json).unwrap(), Money::whole(10_000), "{json}");
+        }
+        assert_eq!(read("-3").unwrap(), Money::whole(-3));
+        for bad in ["1.5", "true", "null", "\"abc\"", "18446744073709551615", "9223372036854775807"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert!(read("true").unwrap_err().to_string().contains("an amount, as a text such as \"10000.25\""));
     }
 
     #[test]

@@ -49,7 +49,8 @@ impl Axis {
         } else {
             (value - self.least) / (self.greatest - self.least)
         };
-        4.0 + (self.height - BOTTOM - 8.0) * (1.0 - share)
+        // Room for half a line of text above the greatest.
+        8.0 + (self.height - BOTTOM - 12.0) * (1.0 - share)
     }
 
     fn value(&self, share: f64) -> f64 {
@@ -64,30 +65,31 @@ impl Axis {
         for tick in 0..=TICKS {
             let value = self.value(tick as f64 / TICKS as f64);
             let y = self.y(value);
+            let step = if self.is_log { value } else { (self.greatest - self.least) / TICKS as f64 };
             let _ = write!(
                 svg,
                 "<line class='grid' x1='{LEFT}' x2='{WIDTH}' y1='{y:.1}' y2='{y:.1}'/>\
                  <text x='{:.0}' y='{:.1}' text-anchor='end'>{}{unit}</text>",
                 LEFT - 6.0,
                 y + 4.0,
-                short(value)
+                short(value, step)
             );
         }
     }
 }
 
-/// A number as short as it can be read.
-fn short(value: f64) -> String {
-    let size = value.abs();
-    if size >= 10_000.0 {
-        format!("{:.0}k", value / 1_000.0)
-    } else if size >= 100.0 {
-        format!("{value:.0}")
-    } else if size >= 1.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()
+/// A number as short as it can be told from one that is `step` away.
+fn short(value: f64, step: f64) -> String {
+    if value.abs() >= 10_000.0 && step >= 1_000.0 {
+        return format!("{:.0}k", value / 1_000.0);
     }
+    // Two digits of the step; of nothing there are none.
+    let digits = if step > 0.0 { 1.0 - step.log10().floor() } else { 0.0 };
+    let least = if value.abs() < 100.0 && step >= 1.0 { 1.0 } else { 0.0 };
+    let text = format!("{value:.*}", digits.clamp(least, 12.0) as usize);
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    // So many as there is room for.
+    if text.len() > 9 && value.abs() < 0.001 { format!("{value:.2e}") } else { text.to_owned() }
 }
 
 fn begin(height: f64, label: &str) -> String {
@@ -135,6 +137,10 @@ pub(super) fn lines(label: &str, times: &[i64], lines: &[Line<'_>], unit: &str, 
             x + 24.0,
             line.name
         );
+    }
+    if axis.is_log {
+        let x = LEFT + 10.0 + 190.0 * lines.len() as f64;
+        let _ = write!(svg, "<text x='{x}' y='16'>logarithmic</text>");
     }
     svg + "</svg>"
 }
@@ -199,12 +205,14 @@ pub(super) fn steps(label: &str, times: &[i64], chosen: &[Option<usize>], rows: 
     let names = rows.iter().map(String::as_str).chain(["flat"]);
     // As many names as fit.
     let every = ((rows.len() + 1) as f64 * 11.0 / (height - BOTTOM)).ceil().max(1.0) as usize;
-    for (place, name) in names.enumerate().step_by(every) {
+    // The lowest is among them: a row without a name says nothing.
+    let is_named = |place: usize| place == rows.len() || (place.is_multiple_of(every) && place + every <= rows.len());
+    for (place, name) in names.enumerate().filter(|(place, _)| is_named(*place)) {
         let _ = write!(
             svg,
             "<text x='{}' y='{:.1}' text-anchor='end'>{name}</text>",
             LEFT - 6.0,
-            row * place as f64 + row * 0.5 + 4.0
+            (row * place as f64 + row * 0.5 + 4.0).max(9.0)
         );
     }
     let width = (WIDTH - LEFT) / chosen.len().max(1) as f64;
@@ -222,4 +230,38 @@ pub(super) fn steps(label: &str, times: &[i64], chosen: &[Option<usize>], rows: 
         start += run.len();
     }
     svg + "</svg>"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_row_of_staying_flat_has_its_name() {
+        for n_rows in [1, 2, 5, 33, 100] {
+            let rows: Vec<String> = (0..n_rows).map(|n| format!("{n}/")).collect();
+            let svg = steps("x", &[0, 1], &[None, Some(0)], &rows, 280.0);
+            assert!(svg.contains(">flat</text>") && svg.contains(">0/</text>"), "{n_rows}");
+        }
+    }
+
+    /// Prices of 75,100 to 78,200 were all `75k … 78k`, two of them the same; those of a coin below a cent were all 0.
+    #[test]
+    fn the_numbers_of_an_axis_differ_and_are_short() {
+        let of = |least: f64, greatest: f64| {
+            let axis = Axis::new([least, greatest].into_iter(), 300.0);
+            let step = (greatest - least) / TICKS as f64;
+            (0..=TICKS).map(|tick| short(axis.value(tick as f64 / TICKS as f64), step)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(75_100.0, 78_300.0), ["75100", "75900", "76700", "77500", "78300"]);
+        assert_eq!(of(20_000.0, 60_000.0), ["20k", "30k", "40k", "50k", "60k"]);
+        assert_eq!(of(-80.0, 0.0), ["-80", "-60", "-40", "-20", "0"]);
+        assert_eq!(of(0.000_02, 0.000_06), ["0.00002", "0.00003", "0.00004", "0.00005", "0.00006"]);
+        for (least, greatest) in [(1.0, 1.001), (99.0, 101.0), (9_999.0, 10_001.0), (0.0, 1e-9), (-1.0, 1e6)] {
+            let mut said = of(least, greatest);
+            assert!(said.iter().all(|text| text.len() <= 9), "{said:?}");
+            said.dedup();
+            assert_eq!(said.len(), TICKS + 1, "{said:?}");
+        }
+    }
 }

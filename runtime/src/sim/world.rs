@@ -409,7 +409,13 @@ impl Sim {
     ///
     /// # Cancel safety
     /// Dropped while it waits, the event may be committed or not.
-    pub async fn publish(&self, caller: &Name, key: &str, draft: Draft) -> Result<(Seq, EventId), RuntimeError> {
+    pub async fn publish(
+        &self,
+        caller: &Name,
+        key: &str,
+        event: impl Into<Draft>,
+    ) -> Result<(Seq, EventId), RuntimeError> {
+        let draft = event.into();
         for tries_left in (0..PUBLISH_TRIES_MAX).rev() {
             let runtime = self.runtime().await;
             let call = runtime.publish(draft.clone()).from(caller.clone()).key(key);

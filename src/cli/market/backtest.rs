@@ -8,6 +8,7 @@ use atra::agents::market::{
     calendar::minute,
     html::{Page, Shown, html},
     metrics::Metrics,
+    months::{NAMES, Year, years},
     strategy::StrategySpec,
     table::{Column, Table},
     walkforward::{WalkForwardConfig, WalkForwardReport, walk_forward},
@@ -142,14 +143,18 @@ impl Told<'_> {
     fn text(&self, is_verified: bool, out: &mut Output) -> Result<(), CliError> {
         let Loaded { key, candles, .. } = self.loaded;
         out.line(&out.paint(Style::Bold, &format!("{} on {key}", parameters(self.spec))))?;
+        // To its close, as `atra run` says it.
+        let end = |last: i64| minute(last.saturating_add(key.interval().millis()));
         let span = candles.first().zip(candles.last());
-        let span = span.map_or_else(String::new, |(a, b)| format!("{} to {}", minute(a.time), minute(b.time)));
+        let span = span.map_or_else(String::new, |(a, b)| format!("{} to {}", minute(a.time), end(b.time)));
         let mut pairs = vec![
             ("candles", format!("{}  {span}", grouped(candles.len() as u64))),
             ("equity", format!("{:.2}  from {}", self.done.final_equity.to_f64(), self.options.cash)),
         ];
         pairs.extend(figures(&self.done.metrics, self.done.buy_and_hold));
         out.pairs(&pairs)?;
+        let times: Vec<i64> = candles.iter().map(|candle| candle.time).collect();
+        months(&times, &self.done.equity, out)?;
         out.line("")?;
         match self.walk {
             Some(walk) => walk_text(walk, self.config, self.loaded, out)?,
@@ -171,11 +176,25 @@ pub(super) fn settings(spec: StrategySpec, options: &BacktestOptions) -> Vec<(St
     vec![
         ("strategy".into(), parameters(spec)),
         ("cash".into(), cash.to_string()),
+        ("unit".into(), terms.quantity(1).to_string()),
         ("fee".into(), share(terms.fee_ppm())),
         ("slippage".into(), share(terms.slippage_ppm())),
         ("stop loss".into(), share(exits.stop_loss_ppm)),
         ("take profit".into(), share(exits.take_profit_ppm)),
     ]
+}
+
+/// What each month made, for a terminal.
+pub(super) fn months(times: &[i64], equity: &[f64], out: &mut Output) -> Result<(), CliError> {
+    let cell = |share: Option<f64>| share.map_or_else(String::new, |share| format!("{:.1}", share * 100.0));
+    let years = years(times, equity);
+    let rows = years.iter().map(|Year { year, months, whole }| {
+        [year.to_string()].into_iter().chain(months.iter().chain([whole]).map(|share| cell(*share))).collect()
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    let head: Vec<&str> = ["%"].into_iter().chain(NAMES).chain(["year"]).collect();
+    out.line("")?;
+    out.table(&head, &rows)
 }
 
 /// The figures of a run for a terminal, beside buying and holding.

@@ -122,7 +122,7 @@ pub(super) fn write_table(table: &Table, path: &Path) -> Result<(), CliError> {
 }
 
 /// Every event of a type in the journal, in order.
-async fn events<T: EventType + Clone>(db: &dyn Read) -> Result<Vec<T>, CliError> {
+pub(crate) async fn events<T: EventType + Clone>(db: &dyn Read) -> Result<Vec<T>, CliError> {
     let interest = Interest::in_topics(vec![Filter::exactly(&T::TOPIC)]);
     let last = db.last_seq().await?;
     let (mut after, mut found) = (Seq::ZERO, Vec::new());

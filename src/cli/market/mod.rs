@@ -32,6 +32,7 @@ use atra::{
         search,
         strategy::{Side, StrategySpec},
     },
+    runtime::config::plain,
 };
 use clap::Args;
 
@@ -112,14 +113,9 @@ impl SeriesArgs {
 
     async fn read(&self, db: &dyn Read, key: &SeriesKey) -> Result<Loaded, CliError> {
         let (mut candles, scale) = candles::load(db, key).await?;
-        let from = self.from.map_or(0, |from| candles.partition_point(|candle| candle.time < from.0));
-        let to = self.to.map_or(candles.len(), |to| candles.partition_point(|candle| candle.time < to.0));
-        candles.truncate(to);
-        candles.drain(..from.min(to));
-        if candles.is_empty() {
-            let next = "'atra db info' tells what there is".into();
-            return Err(CliError::NotFound { what: format!("{key} has no candles in that span"), next });
-        }
+        let wanted = candles::within(key, &candles, self.from.map(|from| from.0), self.to.map(|to| to.0))?;
+        candles.truncate(wanted.end);
+        candles.drain(..wanted.start);
         Ok(Loaded { key: key.clone(), candles, scale })
     }
 }
@@ -169,7 +165,7 @@ impl StrategyArgs {
 }
 
 fn usage(error: &dyn std::error::Error) -> CliError {
-    CliError::Usage { what: error.to_string(), next: "'--help' shows the flags, docs/market.md the strategies" }
+    CliError::Usage { what: plain(&error.to_string()), next: "'--help' shows the flags, docs/market.md the strategies" }
 }
 
 /// How it is traded.
@@ -252,7 +248,7 @@ fn maybe(value: Option<f64>, text: impl Fn(f64) -> String) -> String {
 
 /// Writes a file that was asked for.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    std::fs::write(path, bytes).map_err(|source| CliError::File { path: path.to_owned(), source })
+    std::fs::write(path, bytes).map_err(|source| CliError::Unwritten { path: path.to_owned(), source })
 }
 
 /// Does `work` for every index below `n` on all cores and gives the results in order. `done` is told after each.

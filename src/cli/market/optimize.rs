@@ -93,6 +93,9 @@ pub(crate) async fn optimize(args: OptimizeArgs, out: &mut Output) -> Result<(),
         None => search::grid(base, &args.grid),
     };
     let Candidates { specs, left_out } = candidates.map_err(|error| usage(&error))?;
+    if specs.is_empty() {
+        return Err(CliError::Usage { what: "there is no candidate".into(), next: "draw at least one with --random" });
+    }
     let split = (loaded.candles.len() as f64 * args.train) as usize;
     let bar = runs_bar("trying", specs.len());
     let work = |index: usize| search::try_one(&loaded.candles, split, specs[index], &options);

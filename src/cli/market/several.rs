@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     Loaded,
-    backtest::{BacktestArgs, figures, settings},
+    backtest::{BacktestArgs, figures, months, settings},
     export, parameters, percent, usage,
     verify::{Expected, verify},
     write,
@@ -133,14 +133,18 @@ impl Told<'_> {
         let heading = format!("{} on {} series, one account", parameters(self.spec), self.parts.len());
         out.line(&out.paint(Style::Bold, &heading))?;
         let n_candles: usize = self.parts.iter().map(|part| part.candles.len()).sum();
-        let span = self.done.equity.first().zip(self.done.equity.last());
-        let span = span.map_or_else(String::new, |((a, _), (b, _))| format!("{} to {}", minute(*a), minute(*b)));
+        // From the first open to the last close: the equity's marks are at closes.
+        let first = self.parts.iter().filter_map(|part| Some(part.candles.first()?.time)).min();
+        let span = first.zip(self.done.equity.last());
+        let span = span.map_or_else(String::new, |(a, (b, _))| format!("{} to {}", minute(a), minute(*b)));
         let mut pairs = vec![
             ("candles", format!("{}  {span}", grouped(n_candles as u64))),
             ("equity", format!("{:.2}  from {}", self.done.final_equity.to_f64(), self.options.cash)),
         ];
         pairs.extend(figures(&self.done.metrics, self.done.buy_and_hold));
         out.pairs(&pairs)?;
+        let (times, equity): (Vec<i64>, Vec<f64>) = self.done.equity.iter().copied().unzip();
+        months(&times, &equity, out)?;
         out.line("")?;
         let row = |(part, made): (&Part<'_>, &Made)| {
             vec![

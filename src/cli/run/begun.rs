@@ -97,6 +97,11 @@ fn differing(old: &Value, new: &Value) -> Vec<String> {
             all.iter().all(|name| name.as_str().and_then(|name| name.split('.').next()) == Some(SIMULATED_TICKER))
         })
     };
+    // One account cannot hold invented and real candles, and its result would be called by the name of the real ones.
+    let market = |config: &Value| if is_simulated(config) { "simulated" } else { "of candles" };
+    if market(old) != market(new) {
+        found.push(format!("the market was {}, now {}", market(old), market(new)));
+    }
     // Another seed is another market under the same name.
     let seed = (is_simulated(old) && is_simulated(new)).then_some("/run/seed");
     for pointer in BINDING.into_iter().chain(seed) {
@@ -162,6 +167,8 @@ mod tests {
         let of = |seed: u64, series: &str| json!({ "run": { "seed": seed }, "desk": { "series": [series] } });
         assert_eq!(differing(&of(5, "SIM.15m"), &of(6, "SIM.15m")), ["run.seed was 5, now 6"]);
         assert!(differing(&of(5, "DOT.15m"), &of(6, "DOT.15m")).is_empty());
+        assert_eq!(differing(&of(5, "SIM.15m"), &of(5, "DOT.15m")), ["the market was simulated, now of candles"]);
+        assert_eq!(differing(&of(5, "DOT.15m"), &of(5, "SIM.15m")), ["the market was of candles, now simulated"]);
     }
 
     #[test]

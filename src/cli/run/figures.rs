@@ -12,7 +12,8 @@ pub(super) fn tell(figures: &[Metric], json: bool) {
     if json || !std::io::stderr().is_terminal() {
         eprintln!("{}", as_json(figures));
     } else {
-        eprint!("{}", as_table(figures));
+        // On a line of its own: the one that renews itself has no end.
+        eprint!("\n{}", as_table(figures));
     }
 }
 

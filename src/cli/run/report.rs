@@ -2,13 +2,19 @@
 
 use std::path::Path;
 
-use atra::{Filter, Read, Seq, SqliteReader, agents::DeskReport, bus::Interest, storage::digest};
+use atra::{
+    Filter, Read, Seq, SqliteReader,
+    agents::{DeskReport, events::Promoted},
+    bus::Interest,
+    storage::digest,
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Ended;
 use crate::cli::{
     error::CliError,
+    market::export::events,
     output::{Output, SHORT_CHARS, Style, grouped, short},
 };
 
@@ -39,9 +45,12 @@ impl Finished<'_> {
         let counts = reader.topic_counts().await?;
         let of = |topic: &str| counts.iter().find(|(name, _)| name == topic).map_or(0, |(_, n)| *n);
         let (candles, fills) = (of("market.candle"), of("order.fill"));
+        // Parameters that are still the best when they expire are promoted once more, under their old version.
+        let confirmed = if json { 0 } else { confirmed(&*reader).await };
         let parameters = [
             ("proposed", of("optimizer.proposed")),
-            ("promoted", of("optimizer.promoted")),
+            ("promoted", of("optimizer.promoted").saturating_sub(confirmed)),
+            ("confirmed", confirmed),
             ("rejected", of("optimizer.rejected")),
             ("rolled back", of("optimizer.rolled_back")),
         ];
@@ -108,6 +117,12 @@ impl Finished<'_> {
         out.line(&digest)?;
         out.finish()
     }
+}
+
+/// Promotions that only lengthened what was in force; none if the journal was pruned and cannot tell.
+async fn confirmed(db: &dyn Read) -> u64 {
+    let promoted = events::<Promoted>(db).await.unwrap_or_default();
+    promoted.iter().filter(|promoted| promoted.confirmed).count() as u64
 }
 
 /// Events of this run, without the runtime's own: those that a start and a stop make are no news.

@@ -13,6 +13,7 @@
 
 mod columnar;
 mod container;
+mod dates;
 mod json;
 mod layout;
 mod number;
@@ -28,7 +29,10 @@ use self::container::Content;
 use self::layout::COLUMNS_MAX;
 pub use self::number::Unit;
 use self::rows::Rows;
-use super::candle::{Candle, CandleFault, Interval, Scale};
+use super::{
+    calendar,
+    candle::{Candle, CandleFault, Interval, Scale},
+};
 
 /// Rows between two calls of the progress hook: a few hundred microseconds of work.
 const PROGRESS_ROWS: usize = 4096;
@@ -135,6 +139,9 @@ pub enum RefusedReason {
     /// The numbers are not a candle.
     #[error("{0}")]
     Fault(CandleFault),
+    /// Day and month stand the other way round than in other rows, or than was said.
+    #[error("day and month stand the other way round than in other rows")]
+    DateOrder,
     /// No trades, and [`FlatPolicy::Refuse`].
     #[error("flat candle without volume")]
     Flat,
@@ -169,7 +176,7 @@ pub struct ImportReport {
     pub candles: usize,
     /// Open times of the first and the last candle.
     pub span: Option<(i64, i64)>,
-    /// Units of the times, in order of appearance: `s`, `ms`, `us`, `ns`, `text`.
+    /// Units of the times, in order of appearance, as [`Unit::name`] says them.
     pub units: Vec<String>,
     /// How the columns were told apart.
     pub order: ColumnOrder,
@@ -238,7 +245,7 @@ pub enum ImportError {
         lines: usize,
     },
     /// A header lacks a column.
-    #[error("line {line}: the header has no {missing} column")]
+    #[error("{}there is no {missing} column", at_line(*line))]
     MissingColumn {
         /// Line of the header, from 1; 0 in a file without lines.
         line: usize,
@@ -258,15 +265,21 @@ pub enum ImportError {
         first: RefusedRow,
     },
     /// The rows have another interval than the one asked for.
-    #[error("the rows are {found} ms apart, the interval asked for is {wanted}")]
+    #[error("the rows are {} apart, the interval asked for is {wanted}", length(*found))]
     Interval {
         /// Commonest distance, in milliseconds.
         found: i64,
         /// The interval asked for.
         wanted: Interval,
     },
+    /// Some dates can only be day first and others only month first.
+    #[error("line {line}: day and month stand the other way round than in the rows before")]
+    DateOrder {
+        /// The first line that contradicts those before it, from 1.
+        line: usize,
+    },
     /// Candles are missing, and [`GapPolicy::Refuse`].
-    #[error("{gaps} gaps, {missing} candles missing; the first behind {}", first.after)]
+    #[error("{gaps} gaps, {missing} candles missing; the first behind {}", calendar::minute(first.after))]
     Gaps {
         /// How many gaps.
         gaps: usize,
@@ -341,6 +354,16 @@ pub enum ImportError {
         /// The columns that there are.
         known: String,
     },
+}
+
+/// Where in a file; nowhere in one without lines.
+fn at_line(line: usize) -> String {
+    if line > 0 { format!("line {line}: ") } else { String::new() }
+}
+
+/// A distance in time as an interval is written, if it is one.
+fn length(millis: i64) -> String {
+    Interval::from_millis(millis).map_or_else(|| format!("{millis} ms"), |interval| interval.to_string())
 }
 
 /// Imports the bytes of a file of candles. What it is is told from the bytes: CSV, JSON, Parquet, Feather (Arrow IPC), each

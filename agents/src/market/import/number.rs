@@ -1,8 +1,9 @@
-//! Decimal numbers and points in time out of bytes, exactly.
+//! Decimal numbers, and points in time that are numbers, out of bytes, exactly.
 
 use serde::{Deserialize, Serialize};
 
 use super::super::candle::{DECIMALS_MAX, power_of_ten};
+use super::dates;
 
 /// More significant digits than this are binary noise (`130583.99999999999`): an `f64` promises 15.
 const DIGITS_EXACT: u32 = 15;
@@ -89,11 +90,12 @@ fn decimal_slow(text: &[u8]) -> Option<Decimal> {
         return None;
     }
     let (mut mantissa, mut places, mut point, mut any, mut dropped) = (0_i64, -exponent, false, false, false);
-    let mut significant = 0;
+    let (mut significant, mut n_digits, mut grouped) = (0, 0, false);
     for &byte in number {
         match byte {
             b'0'..=b'9' => {
                 any = true;
+                n_digits += u32::from(!point);
                 places += i32::from(point);
                 // Two digits beyond the 15th are enough to round by; the rest only moves the point.
                 if significant < DIGITS_EXACT + 2 {
@@ -105,11 +107,13 @@ fn decimal_slow(text: &[u8]) -> Option<Decimal> {
                 }
             }
             b'.' if !point => point = true,
-            b',' | b'_' | b' ' if any && !point => {}
+            // A comma that parts anything but thousands is a decimal comma: taken for nothing it would make 10,50 a
+            // thousand and fifty.
+            b',' | b'_' | b' ' if !point && is_group(n_digits, grouped) => (n_digits, grouped) = (0, true),
             _ => return None,
         }
     }
-    if !any {
+    if !any || (grouped && n_digits != 3) {
         return None;
     }
     let mut rounded = dropped;
@@ -137,6 +141,11 @@ fn decimal_slow(text: &[u8]) -> Option<Decimal> {
     }
     let mantissa = if negative { -mantissa } else { mantissa };
     Some(Decimal { mantissa, decimals: u8::try_from(places).ok()?, rounded })
+}
+
+/// Whether so many digits may stand before a separator of thousands.
+fn is_group(n_digits: u32, is_behind_another: bool) -> bool {
+    if is_behind_another { n_digits == 3 } else { (1..=3).contains(&n_digits) }
 }
 
 /// Drops a digit and keeps a trace of it, so that the last rounding sees "more than half" rightly.
@@ -177,10 +186,16 @@ pub enum Unit {
     Nanos,
     /// A date, with or without a clock.
     Text,
+    /// A date whose day stands first, and the year last.
+    #[serde(rename = "day_first")]
+    DayFirst,
+    /// A date whose month stands first, and the year last.
+    #[serde(rename = "month_first")]
+    MonthFirst,
 }
 
 impl Unit {
-    /// `s`, `ms`, `us`, `ns` or `text`.
+    /// `s`, `ms`, `us`, `ns`, `text`, `text, day first` or `text, month first`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Seconds => "s",
@@ -188,6 +203,8 @@ impl Unit {
             Self::Micros => "us",
             Self::Nanos => "ns",
             Self::Text => "text",
+            Self::DayFirst => "text, day first",
+            Self::MonthFirst => "text, month first",
         }
     }
 }
@@ -195,21 +212,19 @@ impl Unit {
 /// A time whose unit is known.
 pub(super) fn time_in(text: &[u8], unit: Unit) -> Option<(i64, Unit)> {
     let text = text.trim_ascii();
-    if unit == Unit::Text {
-        return text_time(std::str::from_utf8(text).ok()?).map(|millis| (millis, unit));
-    }
-    let Decimal { mantissa, decimals, .. } = decimal(text)?;
     let nanos = match unit {
         Unit::Seconds => 1_000_000_000,
         Unit::Millis => 1_000_000,
         Unit::Micros => 1_000,
-        Unit::Nanos | Unit::Text => 1,
+        Unit::Nanos => 1,
+        Unit::Text | Unit::DayFirst | Unit::MonthFirst => return dates::time(std::str::from_utf8(text).ok()?),
     };
+    let Decimal { mantissa, decimals, .. } = decimal(text)?;
     let millis = (i128::from(mantissa) * nanos).div_euclid(i128::from(power_of_ten(decimals)) * 1_000_000);
     i64::try_from(millis).ok().map(|millis| (millis, unit))
 }
 
-/// A time in milliseconds and the unit that its magnitude tells; text is read as UTC.
+/// A time in milliseconds and the unit that its magnitude tells; text is read by [`dates`].
 #[inline]
 pub(super) fn time(text: &[u8]) -> Option<(i64, Unit)> {
     if text.len() == 13 {
@@ -226,10 +241,10 @@ pub(super) fn time(text: &[u8]) -> Option<(i64, Unit)> {
 
 fn time_slow(text: &[u8]) -> Option<(i64, Unit)> {
     if text.len() == 8 && text.iter().all(u8::is_ascii_digit) {
-        return Some((date(number(&text[..4])?, number(&text[4..6])?, number(&text[6..])?)?, Unit::Text));
+        return dates::of_eight_digits(text).map(|millis| (millis, Unit::Text));
     }
     let Some(Decimal { mantissa, decimals, .. }) = decimal(text).filter(|_| !text.contains(&b' ')) else {
-        return text_time(std::str::from_utf8(text).ok()?).map(|millis| (millis, Unit::Text));
+        return dates::time(std::str::from_utf8(text).ok()?);
     };
     let whole = mantissa / power_of_ten(decimals);
     // Seconds reach 10^11 in the year 5138, milliseconds began beyond it in 1973.
@@ -241,75 +256,6 @@ fn time_slow(text: &[u8]) -> Option<(i64, Unit)> {
         100_000_000_000_000..100_000_000_000_000_000 => (whole.div_euclid(1_000), Unit::Micros),
         _ => (whole.div_euclid(1_000_000), Unit::Nanos),
     })
-}
-
-fn number(digits: &[u8]) -> Option<i64> {
-    (!digits.is_empty() && digits.len() <= 9 && digits.iter().all(u8::is_ascii_digit))
-        .then(|| digits.iter().fold(0, |n, b| n * 10 + i64::from(b - b'0')))
-}
-
-/// `2020-10-02 16:45:00`, `2020-10-02T16:45:00.250Z`, `2019-10-17 09-AM`, `17.10.2019 09:00`, `2019/10/17`.
-fn text_time(text: &str) -> Option<i64> {
-    let (day, clock) = text.split_once([' ', 'T']).unwrap_or((text, ""));
-    let mut parts = day.split(['-', '/', '.']);
-    let (a, b, c) = (parts.next()?, parts.next()?, parts.next()?);
-    if parts.next().is_some() {
-        return None;
-    }
-    // Year first, or day first. Month first cannot be told from day first and is refused when the month exceeds 12.
-    let (year, month, day) = if a.len() == 4 { (a, b, c) } else { (c, b, a) };
-    if year.len() != 4 {
-        return None;
-    }
-    let days = date(number(year.as_bytes())?, number(month.as_bytes())?, number(day.as_bytes())?)?;
-    Some(days + clock_millis(clock.trim())?)
-}
-
-fn clock_millis(clock: &str) -> Option<i64> {
-    if clock.is_empty() {
-        return Some(0);
-    }
-    let clock = ["Z", "+00:00", "+0000", " UTC"].iter().find_map(|zone| clock.strip_suffix(zone)).unwrap_or(clock);
-    let upper = clock.to_ascii_uppercase();
-    let (clock, half) = match (upper.strip_suffix("AM"), upper.strip_suffix("PM")) {
-        (Some(rest), _) => (rest, Some(0)),
-        (_, Some(rest)) => (rest, Some(12)),
-        _ => (upper.as_str(), None),
-    };
-    let clock = clock.trim_end_matches(['-', ' ']);
-    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
-    let mut parts = clock.split(':').map(|part| number(part.as_bytes()));
-    let mut hour = parts.next()??;
-    let minute = parts.next().unwrap_or(Some(0))?;
-    let second = parts.next().unwrap_or(Some(0))?;
-    if parts.next().is_some() || (half.is_some() && !(1..=12).contains(&hour)) {
-        return None;
-    }
-    if let Some(half) = half {
-        hour = hour % 12 + half;
-    }
-    let millis = number(format!("{fraction:0<3}").get(..3)?.as_bytes())?;
-    (hour < 24 && minute < 60 && second < 60).then_some(((hour * 60 + minute) * 60 + second) * 1000 + millis)
-}
-
-/// Milliseconds of a day's beginning: Howard Hinnant's days_from_civil.
-fn date(year: i64, month: i64, day: i64) -> Option<i64> {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let length = match month {
-        2 => 28 + i64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if !(1..=length).contains(&day) || !(1800..3000).contains(&year) {
-        return None;
-    }
-    let y = if month <= 2 { year - 1 } else { year };
-    let era = y.div_euclid(400);
-    let of_era = y - era * 400;
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    Some(days * 86_400_000)
 }
 
 #[cfg(test)]
@@ -332,6 +278,7 @@ mod tests {
             ("1e-8", 1, 8),
             ("-1.5", -15, 1),
             ("1,234.5", 12345, 1),
+            ("1,234,567", 1_234_567, 0),
             ("130583.99999999999", 130_584, 0),
             ("111205.00000000001", 111_205, 0),
             ("0.0000012345", 12345, 10),
@@ -340,7 +287,10 @@ mod tests {
         ] {
             assert_eq!(exact(text), Some((mantissa, decimals)), "{text}");
         }
-        for bad in ["", "nan", "inf", "-", ".", "1.2.3", "1e", "0x1", "1e99", "--1"] {
+        for bad in [
+            "", "nan", "inf", "-", ".", "1.2.3", "1e", "0x1", "1e99", "--1", "10,50", "1234,567", "1,23,456", "1,",
+            "1,.5",
+        ] {
             assert_eq!(exact(bad), None, "{bad}");
         }
     }
@@ -356,7 +306,8 @@ mod tests {
             ("1601657100000000000", Unit::Nanos),
             ("2020-10-02 16:45:00", Unit::Text),
             ("2020-10-02T16:45:00.000Z", Unit::Text),
-            ("02.10.2020 04:45 PM", Unit::Text),
+            ("2020-10-02T11:45:00-05:00", Unit::Text),
+            ("02.10.2020 04:45 PM", Unit::DayFirst),
         ] {
             assert_eq!(time(text.as_bytes()), Some((at, unit)), "{text}");
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::candle::{Candle, CandleFault, DECIMALS_MAX, Interval, LOTS_MAX, Scale, TICKS_MAX, power_of_ten};
+use super::dates;
 use super::layout::{self, COLUMNS_MAX, Layout};
 use super::number::{self, Decimal, Unit};
 use super::{FlatPolicy, Gap, GapPolicy, Import, ImportError, ImportOptions, ImportReport, RefusedReason, RefusedRow};
@@ -17,6 +18,8 @@ pub(super) struct Rows<'o> {
     /// Lowered for good once a volume did not fit with more decimals.
     volume_decimals_max: u8,
     units: Vec<Unit>,
+    /// [`Unit::DayFirst`] or [`Unit::MonthFirst`] once somebody or a row has told; dates are read as day first until then.
+    dates: Option<Unit>,
     /// Whether times and prices are what they look like: nobody said another unit or scale.
     is_plain: bool,
     pub(super) report: ImportReport,
@@ -53,6 +56,7 @@ impl<'o> Rows<'o> {
             volume_decimals: 0,
             volume_decimals_max: DECIMALS_MAX,
             units: Vec::new(),
+            dates: options.time_unit.filter(|unit| matches!(unit, Unit::DayFirst | Unit::MonthFirst)),
             is_plain: options.time_unit.is_none() && options.price_shift == 0,
             report,
         }
@@ -172,6 +176,7 @@ impl<'o> Rows<'o> {
             Some(unit) => number::time_in(fields[time], unit),
         }
         .ok_or(RefusedReason::Time)?;
+        let (time, unit) = self.dated(time, unit)?;
         let mut prices = [number(open)?, number(high)?, number(low)?, number(close)?];
         if self.options.price_shift > 0 {
             prices.iter_mut().for_each(|price| price.shift(self.options.price_shift));
@@ -179,6 +184,33 @@ impl<'o> Rows<'o> {
         let volume = volume.map_or(Ok(Decimal { mantissa: 0, decimals: 0, rounded: false }), number)?;
 
         self.take(time, unit, prices, volume)
+    }
+
+    /// Reads a date as the file's others are. The first row that can be read in one way only tells how; those before it
+    /// were taken as day first, and are turned round if that was wrong.
+    fn dated(&mut self, time: i64, unit: Unit) -> Result<(i64, Unit), RefusedReason> {
+        match (unit, self.dates) {
+            (Unit::DayFirst, None) => {
+                self.dates = dates::turned(time).is_none().then_some(unit);
+            }
+            (Unit::DayFirst, Some(Unit::MonthFirst)) => {
+                let time = dates::turned(time).ok_or(RefusedReason::DateOrder)?;
+                return Ok((time, Unit::MonthFirst));
+            }
+            (Unit::MonthFirst, None) => {
+                if self.units.iter().any(|unit| *unit != Unit::DayFirst) {
+                    return Err(RefusedReason::DateOrder);
+                }
+                for candle in &mut self.candles {
+                    candle.time = dates::turned(candle.time).ok_or(RefusedReason::DateOrder)?;
+                }
+                self.units.clear();
+                self.dates = Some(unit);
+            }
+            (Unit::MonthFirst, Some(Unit::DayFirst)) => return Err(RefusedReason::DateOrder),
+            _ => {}
+        }
+        Ok((time, unit))
     }
 
     /// Takes a row's values. On an error no candle is taken.
@@ -253,6 +285,10 @@ impl<'o> Rows<'o> {
     }
 
     fn refuse(&mut self, line: usize, reason: RefusedReason) -> Result<(), ImportError> {
+        // Somebody who said which comes first has decided; else nobody knows what the dates before it were.
+        if reason == RefusedReason::DateOrder && self.options.time_unit.is_none_or(|unit| unit == Unit::Text) {
+            return Err(ImportError::DateOrder { line });
+        }
         let row = RefusedRow { line, reason };
         self.report.refused += 1;
         if self.report.first_refused.len() < self.options.listed_max.max(1) {

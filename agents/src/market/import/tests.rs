@@ -44,6 +44,32 @@ fn refused_rows_have_their_line_and_reason() {
     assert_eq!(import.candles[1].open, 10);
 }
 
+/// Dates with the month first were read as day first where that made a date, and refused where not: half the file came in
+/// under wrong days, with exit code 0.
+#[test]
+fn dates_are_read_in_the_order_that_the_file_tells() {
+    let day = |n: i64| format!("{:02}/{:02}/2021", 1 + n / 28, 1 + n % 28);
+    let daily =
+        |of: &dyn Fn(i64) -> String| (0..200).map(|n| format!("{},1,2,1,2,{}\n", of(n), n + 1)).collect::<String>();
+    let month_first = import(&format!("{HEADER}{}", daily(&day))).unwrap();
+    let turned = |n: i64| format!("{}/{}", day(n).split('/').rev().skip(1).collect::<Vec<_>>().join("/"), "2021");
+    let day_first = import(&format!("{HEADER}{}", daily(&turned))).unwrap();
+    let iso = |n: i64| format!("2021-{:02}-{:02}", 1 + n / 28, 1 + n % 28);
+    let plain = import(&format!("{HEADER}{}", daily(&iso))).unwrap();
+    assert_eq!((month_first.candles, month_first.report.refused), (plain.candles.clone(), 0));
+    assert_eq!((day_first.candles, day_first.report.refused), (plain.candles, 0));
+    assert_eq!(month_first.report.units, ["text, month first"]);
+    assert_eq!(day_first.report.units, ["text, day first"]);
+
+    // Both in one file: nobody knows what the others were, unless somebody says so.
+    let both = format!("{HEADER}03/04/2021,1,2,1,2,5\n13/04/2021,1,2,1,2,5\n04/13/2021,1,2,1,2,5\n");
+    assert!(matches!(import(&both).unwrap_err(), ImportError::DateOrder { line: 4 }));
+    let said = ImportOptions { time_unit: Some(Unit::MonthFirst), ..ImportOptions::default() };
+    let said = import_candles(both.as_bytes(), &said, |_| {}).unwrap();
+    assert_eq!((said.candles.len(), said.report.refused), (2, 1));
+    assert_eq!(said.candles[0].time, 1_614_816_000_000);
+}
+
 #[test]
 fn the_row_beyond_the_limit_stops_the_import() {
     let text = format!("{HEADER}{}", "x,1,1,1,1,1\n".repeat(3));
