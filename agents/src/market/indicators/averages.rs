@@ -98,7 +98,7 @@ pub(super) fn tail_of(keep: f64, value: f64) -> [f64; 2] {
 struct Average {
     period: u32,
     /// Values before the first one that counts (MACD's fast average starts late).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     skip: u32,
     /// Values of the seed so far; `period` once the average exists.
     seeded: u32,
@@ -109,12 +109,16 @@ struct Average {
     tail: [f64; 2],
     /// Whether the average exists and has a tail, which it has not in states of builds that took one bar at a time.
     #[serde(default)]
-    is_warm: bool,
+    warm: bool,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl Average {
     fn new(period: u32, skip: u32) -> Self {
-        Self { period: period.max(1), skip, seeded: 0, value: 0.0, tail: [0.0; 2], is_warm: false }
+        Self { period: period.max(1), skip, seeded: 0, value: 0.0, tail: [0.0; 2], warm: false }
     }
 
     /// The next average, of one that is warm.
@@ -126,13 +130,13 @@ impl Average {
 
     #[inline(always)]
     fn update(&mut self, share: f64, value: f64) -> Option<f64> {
-        if self.is_warm { Some(self.step(share, value)) } else { self.warm_up(share, value) }
+        if self.warm { Some(self.step(share, value)) } else { self.warm_up(share, value) }
     }
 
     #[cold]
     fn warm_up(&mut self, share: f64, value: f64) -> Option<f64> {
         if self.seeded == self.period {
-            (self.tail, self.is_warm) = (tail_of(1.0 - share, self.value), true);
+            (self.tail, self.warm) = (tail_of(1.0 - share, self.value), true);
             return Some(self.step(share, value));
         }
         if self.skip > 0 {
@@ -145,7 +149,7 @@ impl Average {
             return None;
         }
         self.value /= f64::from(self.period);
-        (self.tail, self.is_warm) = (tail_of(1.0 - share, self.value), true);
+        (self.tail, self.warm) = (tail_of(1.0 - share, self.value), true);
         Some(self.value)
     }
 }
@@ -193,7 +197,7 @@ impl Wilder {
     }
 
     pub(super) fn is_warm(&self) -> bool {
-        self.0.is_warm
+        self.0.warm
     }
 
     #[inline(always)]
@@ -250,7 +254,7 @@ impl Indicator for Macd {
     type Output = MacdValue;
     #[inline(always)]
     fn update(&mut self, value: f64) -> Option<MacdValue> {
-        if self.signal.0.is_warm {
+        if self.signal.0.warm {
             return Some(self.step(value));
         }
         if self.slow.0.seeded == 0 {

@@ -133,7 +133,7 @@ pub struct Features {
     pub bands: Option<Bands>,
 }
 
-/// Streaming state of [`Features`] for one series: about 700 bytes of JSON.
+/// Streaming state of [`Features`] for one series: up to 1,500 bytes of JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeatureSet {
     scale: Scale,
