@@ -259,6 +259,12 @@ impl Storage {
         self.0.gauges.snapshot()
     }
 
+    /// From now on nobody waits for space on the disk: what finds none is given up after one more try, and answered so.
+    /// For whoever is going to stop and has to wait for commits first.
+    pub fn end_waiting_for_space(&self) {
+        self.0.gauges.ask_to_stop();
+    }
+
     /// Commits everything that was queued before, moves the log into the database, closes it. Calls after
     /// that give [`Rejected::Stopped`]. Stopping twice is fine. While the disk is full, what is
     /// queued is given up after one more try, and answered so.
