@@ -2,6 +2,10 @@
 
 mod cli;
 
+/// An allocator of its own: the system's takes a sixth longer over the same work. See decision 47.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
