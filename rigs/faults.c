@@ -3,10 +3,12 @@
  * library for the files of one database. Nothing of it is in the product.
  *
  * Watched are FAULTS_DB, and the same with -wal, -journal, -shm and -room; and FAULTS_LEDGER, whose lines are only logged.
+ * Other files whose names begin with FAULTS_DB never fail, but count for FAULTS_KILL.
  *
  *   FAULTS_CLASS  read | write | sync | truncate: what fails
  *   FAULTS_AT     the n-th call of that class (from 1) fails, and FAULTS_FOR - 1 more; FAULTS_FOR 0: all after it
  *   FAULTS_ERRNO  with what (5 is EIO, 28 ENOSPC)
+ *   FAULTS_KILL   SIGKILL instead of the n-th call that changes a file: write, sync, truncate, unlink, rename, link
  *   FAULTS_FULL   while a file of this name exists, every write and truncate fails
  *   FAULTS_FULL_ERRNO  with what; ENOSPC if left out
  *   FAULTS_DELAY  microseconds that every write and sync takes longer
@@ -22,6 +24,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -33,14 +36,14 @@
 #include <unistd.h>
 
 enum { READ, WRITE, SYNC, TRUNCATE, CLASSES, FAILED_SYNC = CLASSES, GONE };
-enum { NONE, DB, WAL, JOURNAL, SHM, LEDGER, ROOM };
+enum { NONE, DB, WAL, JOURNAL, SHM, LEDGER, ROOM, OTHER };
 #define FDS 4096
 
 static const char *names[CLASSES] = {"read", "write", "sync", "truncate"};
 static unsigned char watched[FDS];
 static long counts[CLASSES];
 static int fail_class = -1, fail_errno = EIO, full_errno = ENOSPC, log_fd = -1;
-static long fail_at, fail_for = 1, delay;
+static long fail_at, fail_for = 1, delay, kill_at, changes;
 static const char *db, *ledger, *full, *counts_path;
 static pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
@@ -54,6 +57,8 @@ static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
 static int (*real_ftruncate)(int, off_t);
 static int (*real_unlink)(const char *);
+static int (*real_rename)(const char *, const char *);
+static int (*real_linkat)(int, const char *, int, const char *, int);
 
 static long number(const char *name, long otherwise) {
     const char *text = getenv(name);
@@ -71,6 +76,8 @@ __attribute__((constructor)) static void begin(void) {
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate");
     real_unlink = dlsym(RTLD_NEXT, "unlink");
+    real_rename = dlsym(RTLD_NEXT, "rename");
+    real_linkat = dlsym(RTLD_NEXT, "linkat");
     const char *class = getenv("FAULTS_CLASS");
     for (int i = 0; class && i < CLASSES; i++)
         if (!strcmp(class, names[i])) fail_class = i;
@@ -79,6 +86,7 @@ __attribute__((constructor)) static void begin(void) {
     fail_errno = (int)number("FAULTS_ERRNO", EIO);
     full_errno = (int)number("FAULTS_FULL_ERRNO", ENOSPC);
     delay = number("FAULTS_DELAY", 0);
+    kill_at = number("FAULTS_KILL", 0);
     ledger = getenv("FAULTS_LEDGER");
     full = getenv("FAULTS_FULL");
     counts_path = getenv("FAULTS_COUNTS");
@@ -90,8 +98,8 @@ __attribute__((constructor)) static void begin(void) {
 __attribute__((destructor)) static void end(void) {
     if (!counts_path) return;
     char text[256];
-    int n = snprintf(text, sizeof text, "read %ld\nwrite %ld\nsync %ld\ntruncate %ld\n", counts[READ], counts[WRITE],
-                     counts[SYNC], counts[TRUNCATE]);
+    int n = snprintf(text, sizeof text, "read %ld\nwrite %ld\nsync %ld\ntruncate %ld\nchange %ld\n", counts[READ],
+                     counts[WRITE], counts[SYNC], counts[TRUNCATE], changes);
     int fd = real_open(counts_path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
     if (fd >= 0 && real_write(fd, text, n) == n) real_close(fd);
 }
@@ -105,14 +113,21 @@ static int kind_of(const char *path) {
     if (!strcmp(rest, "-wal")) return WAL;
     if (!strcmp(rest, "-journal")) return JOURNAL;
     if (!strcmp(rest, "-room")) return ROOM;
-    return strcmp(rest, "-shm") ? NONE : SHM;
+    return strcmp(rest, "-shm") ? OTHER : SHM;
 }
 
 static int kind(int fd) { return fd >= 0 && fd < FDS ? watched[fd] : NONE; }
 
+/* A call that changes a file is about to be made. */
+static void changing(void) {
+    if (++changes == kill_at) kill(getpid(), SIGKILL);
+}
+
 /* Whether this call is to fail; errno is set then. */
 static int fails(int class, int kind) {
     if (kind == LEDGER) return 0;
+    if (class != READ) changing();
+    if (kind == OTHER) return 0;
     long n = ++counts[class];
     if (class == fail_class && n >= fail_at && (fail_for == 0 || n < fail_at + fail_for)) {
         errno = fail_errno;
@@ -126,14 +141,14 @@ static int fails(int class, int kind) {
 }
 
 static void slow(int kind) {
-    if (!delay || kind == LEDGER || kind == SHM) return;
+    if (!delay || kind == LEDGER || kind == SHM || kind == OTHER) return;
     struct timespec wait = {delay / 1000000, (delay % 1000000) * 1000};
     nanosleep(&wait, NULL);
 }
 
 /* A record: class, file, length, offset; then the bytes of a write. */
 static void note(int class, int kind, uint64_t offset, const void *bytes, uint32_t length) {
-    if (log_fd < 0 || kind == SHM || kind == ROOM) return;
+    if (log_fd < 0 || kind == SHM || kind == ROOM || kind == OTHER) return;
     unsigned char head[16] = {(unsigned char)class, (unsigned char)kind};
     memcpy(head + 4, &length, 4);
     memcpy(head + 8, &offset, 8);
@@ -227,7 +242,7 @@ static int synced(int fd, int (*real)(int)) {
         errno = why;
     } else {
         slow(k);
-        done = log_fd < 0 ? real(fd) : 0;
+        done = log_fd < 0 || k == OTHER ? real(fd) : 0;
         if (done == 0) note(SYNC, k, 0, NULL, 0);
     }
     pthread_mutex_unlock(&lock);
@@ -251,6 +266,7 @@ int unlink(const char *path) {
     int k = kind_of(path);
     if (!k) return real_unlink(path);
     pthread_mutex_lock(&lock);
+    changing();
     int done = real_unlink(path);
     if (done == 0) note(GONE, k, 0, NULL, 0);
     pthread_mutex_unlock(&lock);
@@ -258,3 +274,19 @@ int unlink(const char *path) {
 }
 
 int ftruncate(int fd, off_t length) { return ftruncate64(fd, length); }
+
+int rename(const char *from, const char *to) {
+    pthread_mutex_lock(&lock);
+    if (kind_of(from) || kind_of(to)) changing();
+    int done = real_rename(from, to);
+    pthread_mutex_unlock(&lock);
+    return done;
+}
+
+int linkat(int from_folder, const char *from, int to_folder, const char *to, int flags) {
+    pthread_mutex_lock(&lock);
+    if (kind_of(from) || kind_of(to)) changing();
+    int done = real_linkat(from_folder, from, to_folder, to, flags);
+    pthread_mutex_unlock(&lock);
+    return done;
+}

@@ -28,6 +28,8 @@ pub enum Line {
     State(String),
     /// The journal's end as a reader sees it, told while the actor is not running well.
     Read(u64),
+    /// What was measured.
+    Figure(String, u64),
     /// The store could not be opened or closed.
     Error(String),
     /// The store was stopped and closed.
@@ -46,6 +48,7 @@ impl fmt::Display for Line {
             Self::Blocks(start) => write!(f, "B {start}"),
             Self::State(state) => write!(f, "D {state}"),
             Self::Read(seq) => write!(f, "L {seq}"),
+            Self::Figure(name, value) => write!(f, "F {name} {value}"),
             Self::Error(text) => write!(f, "E {}", flat(text)),
             Self::Stopped => write!(f, "Z"),
         }
@@ -72,6 +75,7 @@ impl FromStr for Line {
             Some("B") => Self::Blocks(first.parse().map_err(|_| bad())?),
             Some("D") => Self::State(first.into()),
             Some("L") => Self::Read(number()?),
+            Some("F") => Self::Figure(first.into(), rest.parse().map_err(|_| bad())?),
             Some("E") => Self::Error(format!("{first} {rest}")),
             Some("Z") => Self::Stopped,
             _ => return Err(bad()),

@@ -3,5 +3,7 @@
 //!
 //! Nothing here is part of the product. What fails is in `faults.c`, which is preloaded into the child.
 
+pub mod flood;
+pub mod job;
 pub mod ledger;
 pub mod work;

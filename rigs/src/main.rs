@@ -1,11 +1,14 @@
-//! The child process of the rigs: does the work that its one argument describes as JSON.
+//! The child process of the rigs: does the job that its one argument describes as JSON.
 
 use std::process::ExitCode;
 
+use atra_rigs::job::Job;
+
 fn main() -> ExitCode {
-    let Some(Ok(work)) = std::env::args().nth(1).map(|text| serde_json::from_str(&text)) else {
-        eprintln!("usage: atra-rig <work as JSON>; it is started by the tests of this crate");
+    let job = std::env::args().nth(1).map(|text| serde_json::from_str::<Job>(&text));
+    let Some(Ok(job)) = job else {
+        eprintln!("usage: atra-rig <job as JSON>; it is started by the tests of this crate");
         return ExitCode::from(2);
     };
-    if atra_rigs::work::run(&work) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if job.run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,6 +1,11 @@
 //! The work of the child: producers, teams and an import at once, through one storage actor on SQLite.
 
-use std::{cell::Cell, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use atra_bus::Batch;
 use atra_storage::{
@@ -10,7 +15,7 @@ use atra_storage::{
 };
 use futures::future::{join, join_all};
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::ledger::{Ledger, Line};
 
@@ -50,6 +55,8 @@ pub struct Work {
     pub bytes_max: u64,
     /// After how long without work the log is moved into the database.
     pub checkpoint_ms: u64,
+    /// From which size on the log is begun anew under load.
+    pub wal_bytes_max: u64,
     /// Work ends early when a file of this name exists.
     pub until: Option<PathBuf>,
 }
@@ -71,6 +78,7 @@ impl Work {
             power_every: 0,
             bytes_max: 2_000,
             checkpoint_ms: 5,
+            wal_bytes_max: 64 << 20,
             until: None,
         }
     }
@@ -90,7 +98,8 @@ pub fn block_byte(start: i64) -> u8 {
     (start % 251) as u8
 }
 
-struct Nobody;
+/// Nobody listens.
+pub(crate) struct Nobody;
 
 impl Release for Nobody {
     fn release(&self, _: &Arc<Batch>) {}
@@ -102,6 +111,8 @@ struct Child<'a> {
     storage: Storage,
     /// Producers, teams and imports that are not done.
     n_busy: Cell<u64>,
+    /// Microseconds from publish to answer, one for each publish.
+    waits: RefCell<Vec<u64>>,
 }
 
 /// Does the work. Whether the store was opened, and stopped in the end.
@@ -115,6 +126,7 @@ pub fn run(work: &Work) -> bool {
         let ledger = Ledger::open(&work.ledger).expect("the ledger can be opened");
         let mut options = StorageOptions::default();
         options.checkpoint_after_idle = Duration::from_millis(work.checkpoint_ms);
+        options.wal_bytes_max = work.wal_bytes_max;
         options.backoff_max = Duration::from_millis(20);
         options.retries_max = 6;
         let opened = match SqliteStore::open(SqliteOptions::new(&work.db)).await {
@@ -128,7 +140,13 @@ pub fn run(work: &Work) -> bool {
                 return false;
             }
         };
-        let child = Child { work, ledger, storage, n_busy: Cell::new(work.producers + work.teams + 2) };
+        let child = Child {
+            work,
+            ledger,
+            storage,
+            n_busy: Cell::new(work.producers + work.teams + 2),
+            waits: RefCell::default(),
+        };
         join(actor.run(), child.all()).await.1
     })
 }
@@ -138,6 +156,7 @@ impl Child<'_> {
         let producers = join_all((0..self.work.producers).map(|producer| self.producer(producer)));
         let teams = join_all((0..self.work.teams).map(|team| self.team(team)));
         futures::join!(producers, teams, self.imports(), self.backups(), self.watch());
+        self.tell_figures();
         match self.storage.stop().await {
             Ok(()) => {
                 self.ledger.write(&Line::Stopped);
@@ -147,6 +166,21 @@ impl Child<'_> {
                 self.ledger.write(&Line::Error(error.to_string()));
                 false
             }
+        }
+    }
+
+    fn tell_figures(&self) {
+        let mut waits = self.waits.take();
+        waits.sort_unstable();
+        let quantile = |per_mille: usize| waits.get(waits.len() * per_mille / 1_000).or(waits.last()).copied();
+        let metrics = self.storage.metrics();
+        for (name, value) in [
+            ("p50_micros", quantile(500)),
+            ("p99_micros", quantile(990)),
+            ("max_micros", quantile(1_000)),
+            ("held", Some(metrics.checkpoints_held)),
+        ] {
+            self.ledger.write(&Line::Figure(name.into(), value.unwrap_or(0)));
         }
     }
 
@@ -178,7 +212,9 @@ impl Child<'_> {
             let events = vec![self.event("rig.append", order)];
             let publish = Publish { events, key, expect: None, facts: Vec::new(), level: self.level(n) };
             self.ledger.write(&Line::Sent(order));
+            let began = Instant::now();
             let answer = self.storage.publish(publish).await;
+            self.waits.borrow_mut().push(began.elapsed().as_micros() as u64);
             self.answered(order, answer);
         }
         self.done();

@@ -449,6 +449,17 @@ pub(crate) enum DbCommand {
     },
     /// Deletes old events that nobody needs. Not while a runtime has the database.
     Prune(PruneArgs),
+    /// Drops what a team that is no more has in the file, so that it pins the journal no longer. Not while a runtime has
+    /// the database.
+    ForgetTeam {
+        /// The team.
+        team: String,
+        /// Only says what would be dropped and freed; also while a runtime has the database.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        db: DbArgs,
+    },
     /// Gives free space in the file back to the disk. Not while a runtime has it.
     Vacuum(DbArgs),
 }

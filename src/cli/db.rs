@@ -22,7 +22,7 @@ use super::{
 pub(crate) use self::{
     copy::{backup, restore, vacuum},
     info::info,
-    prune::prune,
+    prune::{forget, prune},
 };
 
 /// Hashes what was decided, by all or by one publisher.

@@ -38,7 +38,12 @@ use std::{
     sync::Arc,
 };
 
-use atra::{Read, SqliteReader, agents::market::money::Money, config::Config, storage::StoreError};
+use atra::{
+    Read, SqliteReader,
+    agents::market::money::Money,
+    config::Config,
+    storage::{StoreError, refuse_half_restored},
+};
 
 use self::{
     args::{
@@ -91,6 +96,9 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
         Command::Db(DbCommand::Backup { file, db }) => block_on(db::backup(&db_of(&db)?, &file, &mut out))?,
         Command::Db(DbCommand::Restore { file, db }) => block_on(db::restore(&db_of(&db)?, &file, &mut out))?,
         Command::Db(DbCommand::Prune(args)) => block_on(db::prune(&args, &mut out))?,
+        Command::Db(DbCommand::ForgetTeam { team, dry_run, db }) => {
+            block_on(db::forget(&team, dry_run, &db_of(&db)?, &mut out))?;
+        }
         Command::Db(DbCommand::Vacuum(db)) => block_on(db::vacuum(&db_of(&db)?, &mut out))?,
         Command::Config(ConfigCommand::Show(db)) => show_config(&db, &mut out)?,
     }
@@ -120,6 +128,7 @@ fn db_of(args: &DbArgs) -> Result<PathBuf, CliError> {
 /// Opens a database for reading, whether a runtime has it or not. Changes nothing.
 async fn open(db: &Path) -> Result<Arc<dyn Read>, CliError> {
     refuse_folder(db)?;
+    refuse_half_restored(db)?;
     if !db.exists() {
         return Err(CliError::NoDatabase { path: db.to_owned() });
     }
@@ -138,6 +147,7 @@ fn refuse_folder(db: &Path) -> Result<(), CliError> {
 /// or nothing in it. What would refuse the writer is told here, so that no lock or log is left beside a foreign file.
 async fn look(db: &Path) -> Result<Option<Arc<dyn Read>>, CliError> {
     refuse_folder(db)?;
+    refuse_half_restored(db)?;
     if !db.exists() {
         return Ok(None);
     }

@@ -380,20 +380,27 @@ impl StorageActor {
         Ending::Isolate(conflict)
     }
 
-    /// Loads with retries while the store is busy.
+    /// Loads with retries while the store is busy, and for as long as there is no space.
     async fn load(&mut self) -> Result<Loaded, StoreError> {
         let mut pause = self.options.backoff_first;
-        for attempt in 0.. {
-            match self.store.load().await {
-                Err(error) if error.is_retryable() && attempt < self.options.retries_max => {
-                    warn!(attempt, %error, "store could not be loaded");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(self.options.backoff_max);
-                }
+        let mut attempt = 0;
+        loop {
+            let error = match self.store.load().await {
+                Err(error) if error.is_retryable() && attempt < self.options.retries_max => error,
                 other => return other,
+            };
+            warn!(attempt, %error, "store could not be loaded");
+            if let StoreError::Full(_) = error {
+                self.gauges.set_state(StorageState::Degraded);
+                if !self.wait_for_space(pause).await {
+                    return Err(error);
+                }
+            } else {
+                attempt += 1;
+                sleep(pause).await;
             }
+            pause = (pause * 2).min(self.options.backoff_max);
         }
-        unreachable!("the loop ends by returning")
     }
 
     // === after the commit ===

@@ -32,10 +32,10 @@ pub use memory::{MemoryDisk, MemoryStore};
 pub use metrics::{Distribution, StorageMetrics, StorageState};
 pub use options::StorageOptions;
 pub use rejected::Rejected;
-pub use retention::{Keep, NoSpan, PrunePlan, Span, plan_prune};
+pub use retention::{ForgetPlan, Keep, NoSpan, PrunePlan, Span, plan_forget, plan_prune};
 pub use sqlite::{
     CheckReport, Copied, Info, Log, LogReader, Owner, Progress, Restored, SqliteOptions, SqliteReader, SqliteStore,
-    Vacuumed, backup, check, info, log, owner, restore, vacuum,
+    Vacuumed, backup, check, forget_team, info, log, owner, prune_file, refuse_half_restored, restore, vacuum,
 };
 pub use step::{
     Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, OPEN_EFFECT, Publish, Step, new_event_bytes,

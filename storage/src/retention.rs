@@ -4,12 +4,12 @@
 //! event that a team has not taken yet: the team that is farthest behind pins everything after its cursor. What facts
 //! still need below that (newest memory, dead letters, open effects) stays: see [`Store::prune`](crate::Store::prune).
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
-use atra_bus::{EventId, Seq};
+use atra_bus::{EventId, Filter, Interest, Name, Seq, Topic};
 use serde::{Deserialize, Serialize};
 
-use crate::{Read, StoreError, TeamRow};
+use crate::{FactKind, Read, StoreError, TeamRow};
 
 /// Events on it are never deleted: they tell what was in force, and there is one for each start of a team.
 pub(crate) const KEPT_TOPIC: &str = "sys.team.started";
@@ -127,6 +127,88 @@ pub async fn plan_prune(read: &dyn Read, keep: Keep) -> Result<PrunePlan, StoreE
     let pinned_by = slowest.filter(|team| team.cursor < wanted);
     let upto = pinned_by.as_ref().map_or(wanted, |team| team.cursor.max(floor));
     Ok(PrunePlan { floor, upto, wanted, pinned_by, last })
+}
+
+/// What forgetting a team would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ForgetPlan {
+    /// Its row.
+    pub team: TeamRow,
+    /// Its members, as its last start in the journal names them, without those that another team has now.
+    pub agents: Vec<Name>,
+    /// Facts that go: state, offsets, timers, attempt marks and marks of the runtime.
+    pub facts: u64,
+    /// The last seq that was pruned.
+    pub floor: Seq,
+    /// How far the journal can be pruned now: the smallest cursor there is.
+    pub pinned: Seq,
+    /// How far it could be pruned without the team.
+    pub freed: Seq,
+    /// The last seq of the journal.
+    pub last: Seq,
+}
+
+impl ForgetPlan {
+    /// Whose facts go.
+    pub fn owners(&self) -> impl Iterator<Item = &Name> {
+        // An agent may be called like its team.
+        std::iter::once(&self.team.team).chain(self.agents.iter().filter(|agent| **agent != self.team.team))
+    }
+}
+
+/// What a team goes on with after a stop.
+const FORGOTTEN: [FactKind; 5] =
+    [FactKind::State, FactKind::Offset, FactKind::Timer, FactKind::Attempt, FactKind::Meta];
+/// Starts of teams that are looked back on for members. 65,536: beyond that a team counts as one without any.
+const STARTS_MAX: usize = 1 << 16;
+
+/// Finds out what forgetting a team would do. What stays: what it published and wrote to memory, its dead letters, and
+/// the recorded results of its calls to the outside, which are not to be made again.
+///
+/// # Cancel safety
+/// Reads only.
+///
+/// # Errors
+/// [`StoreError::UnknownTeam`], and those of reading.
+pub async fn plan_forget(read: &dyn Read, team: &Name) -> Result<ForgetPlan, StoreError> {
+    let rows = read.teams().await?;
+    let (floor, last) = (read.floor().await?, read.last_seq().await?);
+    let row = rows.iter().find(|row| row.team == *team).cloned();
+    let row = row.ok_or_else(|| StoreError::UnknownTeam(team.clone()))?;
+    let others = rows.iter().filter(|row| row.team != *team);
+    let freed = others.clone().map(|row| row.cursor).min().unwrap_or(last);
+    let mut members = members(read, &rows).await?;
+    let mut agents = members.remove(team).unwrap_or_default();
+    agents.retain(|agent| !members.values().flatten().any(|other| other == agent));
+    let mut plan = ForgetPlan { pinned: row.cursor.min(freed), team: row, agents, facts: 0, floor, freed, last };
+    let owners: Vec<Name> = plan.owners().cloned().collect();
+    for owner in &owners {
+        for kind in FORGOTTEN {
+            plan.facts += read.facts(kind, Some(owner)).await?.len() as u64;
+        }
+    }
+    Ok(plan)
+}
+
+/// The members of each team, from its newest start in the journal.
+async fn members(read: &dyn Read, rows: &[TeamRow]) -> Result<BTreeMap<Name, Vec<Name>>, StoreError> {
+    let starts = Interest::in_topics(vec![Filter::from(Topic::literal(KEPT_TOPIC))]);
+    let mut limit = 64;
+    loop {
+        let events = read.journal_tail(&starts, limit).await?;
+        let mut members = BTreeMap::new();
+        for started in events.iter().rev().filter_map(|committed| committed.event.payload.to_value().ok()) {
+            let name = |value: &serde_json::Value| Name::new(value.as_str()?).ok();
+            let agents = started["agents"].as_array().into_iter().flatten().filter_map(name);
+            if let Some(team) = name(&started["team"]) {
+                members.entry(team).or_insert_with(|| agents.collect());
+            }
+        }
+        if events.len() < limit || limit >= STARTS_MAX || rows.iter().all(|row| members.contains_key(&row.team)) {
+            return Ok(members);
+        }
+        limit *= 4;
+    }
 }
 
 #[cfg(test)]

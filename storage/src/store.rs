@@ -56,6 +56,9 @@ pub enum StoreError {
         /// The last seq that was pruned.
         floor: Seq,
     },
+    /// No team of that name has written to the store.
+    #[error("there is no team {0} in the store")]
+    UnknownTeam(Name),
     /// The file was written by a newer atra.
     #[error("database {path} has schema version {found}, this build knows {known}; use a newer atra")]
     Newer {

@@ -254,6 +254,88 @@ fn a_vacuum_gives_back_what_was_pruned() {
     assert!(person.contains("before"), "{person}");
 }
 
+/// A team that is not in the configuration any more, at the journal's beginning.
+fn with_an_old_team(folder: &Folder) {
+    use atra::{
+        Name, Seq, SqliteOptions, SqliteStore,
+        storage::{Store as _, TeamMove, TeamRow, WriteBatch},
+    };
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    tokio.block_on(async {
+        let mut store = SqliteStore::open(SqliteOptions::new(folder.path("a.db"))).await.expect("opened");
+        store.load().await.expect("loaded");
+        let to = TeamRow { team: Name::new("old").expect("a name"), epoch: 1, number: 1, cursor: Seq(2) };
+        let batch = WriteBatch { teams: vec![TeamMove { from: None, to }], ..WriteBatch::default() };
+        store.commit(&batch).await.expect("committed");
+        store.close().await.expect("closed");
+    });
+}
+
+#[test]
+fn a_team_that_is_no_more_is_forgotten_and_pins_the_journal_no_longer() {
+    let folder = Folder::finished();
+    with_an_old_team(&folder);
+    let prune = || folder.atra(&["db", "prune", "--keep-events", "100", "--db", "a.db"]).ok().out;
+    let pinned = prune();
+    assert!(pinned.contains("team old has taken events up to 2 only"), "{pinned}");
+    let forget = |args: &[&str]| folder.atra(&[&["db", "forget-team", "--db", "a.db"], args].concat());
+    forget(&["desk"]).fails(2, &["'atra run' starts", "--fresh"]);
+    forget(&["nobody"]).fails(1, &["there is no team nobody", "atra status"]);
+    forget(&["no team"]).fails(2, &[]);
+    forget(&[]).fails(2, &["TEAM"]);
+    folder.atra(&["db", "forget-team", "old", "--db", "none.db"]).fails(1, &["there is no database none.db"]);
+    let dry = forget(&["old", "--dry-run"]).ok().out;
+    assert!(dry.contains("would forget team old") && dry.contains("with it up to 2"), "{dry}");
+    assert!(prune().contains("team old"), "a dry run changes nothing");
+
+    let done = forget(&["old", "--json"]).ok().one();
+
+    assert_eq!(
+        (&done["team"]["team"], &done["dry_run"], done["pinned"].as_u64()),
+        (&"old".into(), &false.into(), Some(2))
+    );
+    assert_eq!(done["freed"].as_u64(), Some(events(&folder.info("a.db"))));
+    assert!(prune().contains("pruned seqs"), "nobody pins it");
+    folder.atra(&["db", "check", "--db", "a.db"]).ok();
+    forget(&["old"]).fails(1, &["there is no team old"]);
+}
+
+/// A file as large as it may be stands for a full disk; the signal that comes with it is ignored.
+#[cfg(unix)]
+#[test]
+fn a_backup_or_restore_without_space_says_so_and_leaves_nothing() {
+    let folder = Folder::finished();
+    folder.atra(&["db", "backup", "b.db", "--db", "a.db"]).ok();
+    let (names, before) = (folder.names(), bytes(&folder.path("a.db")));
+    let small = |args: &[&str]| {
+        let mut command = std::process::Command::new("sh");
+        command.current_dir(folder.0.path()).args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "sh"]);
+        command.arg(env!("CARGO_BIN_EXE_atra")).args(args).stdin(std::process::Stdio::null());
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        Running::spawn(&mut command).end()
+    };
+    small(&["db", "backup", "c.db", "--db", "a.db"]).fails(1, &["no space left", "c.db.partial"]);
+    small(&["db", "restore", "b.db", "--db", "a.db"]).fails(1, &["no space left", "a.db.restoring"]);
+    assert_eq!((folder.names(), bytes(&folder.path("a.db"))), (names, before));
+    folder.atra(&["db", "backup", "c.db", "--db", "a.db"]).ok();
+    folder.atra(&["db", "restore", "b.db", "--db", "a.db"]).ok();
+}
+
+/// What a kill between the last two names of a restore leaves.
+#[test]
+fn a_restore_that_was_cut_is_told_to_whoever_comes_next_and_can_be_repeated() {
+    let folder = Folder::finished();
+    let digest = folder.digest("a.db");
+    folder.atra(&["db", "backup", "b.db", "--db", "a.db"]).ok();
+    std::fs::rename(folder.path("a.db"), folder.path("a.db.before-restore")).expect("moved");
+    std::fs::copy(folder.path("b.db"), folder.path("a.db.restored")).expect("copied");
+    folder.run(&[]).fails(1, &["being restored", "restore it again"]);
+    assert!(!folder.path("a.db").exists(), "no new database in the place of the old one");
+    folder.atra(&["db", "restore", "b.db", "--db", "a.db"]).ok();
+    assert_eq!(folder.digest("a.db"), digest);
+    folder.run(&[]).ok();
+}
+
 #[test]
 fn a_newer_or_foreign_file_is_left_alone_by_every_command() {
     let folder = Folder::finished();
@@ -261,13 +343,14 @@ fn a_newer_or_foreign_file_is_left_alone_by_every_command() {
     newer[60..64].copy_from_slice(&99_u32.to_be_bytes());
     std::fs::write(folder.path("newer.db"), &newer).expect("written");
     let foreign = bytes(&folder.path("a.csv"));
-    let commands: [&[&str]; 6] = [
+    let commands: [&[&str]; 7] = [
         &["info"],
         &["check"],
         &["backup", "copy.db"],
         &["prune", "--keep", "1d"],
         &["prune", "--keep-events", "1", "--dry-run"],
         &["vacuum"],
+        &["forget-team", "old"],
     ];
     for command in commands {
         for (db, part) in [("newer.db", "version 99"), ("a.csv", "not an atra database"), ("none.db", "no database")] {

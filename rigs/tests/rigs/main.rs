@@ -11,6 +11,8 @@
 //! | `full` | no space for a while; a file that may not grow; a slow disk |
 //! | `power` | what a disk holds when power goes: everything synced, anything of the rest |
 //! | `kill` | SIGKILL at random moments under full load |
+//! | `commands` | SIGKILL at every change that a migration or a command makes to a file; no space for one |
+//! | `memory` | a million offers while the disk takes nothing, payloads at the limit and above |
 //! | `corruption` | flipped bits, cut files, zeroed pages, a log that is another's or gone |
 //! | `strangers` | another process that holds the lock, or reads without an end |
 //!
@@ -19,11 +21,13 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that fails should fail")]
 
+mod commands;
 mod corruption;
 mod errors;
 mod full;
 mod judge;
 mod kill;
+mod memory;
 mod power;
 mod strangers;
 mod support;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use atra_rigs::{
+    job::Job,
     ledger::{Line, parse},
     work::Work,
 };
@@ -39,10 +40,15 @@ pub(crate) fn folder() -> TempDir {
 
 /// A child that does `work`, with the failing disk told so.
 pub(crate) fn child(work: &Work, faults_told: &[(&str, String)]) -> Command {
+    child_for(&Job::Work(work.clone()), &work.db, &work.ledger, faults_told)
+}
+
+/// A child that does a job; the disk that may fail is that of the file `watched`.
+pub(crate) fn child_for(job: &Job, watched: &Path, ledger: &Path, faults_told: &[(&str, String)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atra-rig"));
-    command.arg(serde_json::to_string(work).unwrap());
+    command.arg(serde_json::to_string(job).unwrap());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    command.env("LD_PRELOAD", faults()).env("FAULTS_DB", &work.db).env("FAULTS_LEDGER", &work.ledger);
+    command.env("LD_PRELOAD", faults()).env("FAULTS_DB", watched).env("FAULTS_LEDGER", ledger);
     command.envs(faults_told.iter().map(|(name, value)| (format!("FAULTS_{name}"), value)));
     command
 }
@@ -65,8 +71,21 @@ pub(crate) fn end(mut child: Child, what: &str) -> bool {
 }
 
 pub(crate) fn lines(work: &Work) -> Vec<Line> {
-    let text = std::fs::read(&work.ledger).unwrap_or_default();
+    lines_of(&work.ledger)
+}
+
+pub(crate) fn lines_of(ledger: &Path) -> Vec<Line> {
+    let text = std::fs::read(ledger).unwrap_or_default();
     parse(&String::from_utf8(text).unwrap()).unwrap()
+}
+
+/// What the child measured.
+pub(crate) fn figure(lines: &[Line], name: &str) -> u64 {
+    let found = lines.iter().find_map(|line| match line {
+        Line::Figure(figure, value) if figure == name => Some(*value),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("{name} was not measured: {:?}", lines.last()))
 }
 
 #[expect(

@@ -1,8 +1,11 @@
-//! `atra db prune`: deletes the beginning of a journal that nobody uses.
+//! `atra db prune` and `forget-team`: delete the beginning of a journal that nobody uses, and what keeps it.
+
+use std::path::Path;
 
 use atra::{
-    Seq, SqliteOptions, SqliteStore,
-    storage::{Keep, PrunePlan, Store, plan_prune},
+    Name, Seq,
+    agents::desk::TEAM,
+    storage::{Keep, PrunePlan, StoreError, forget_team, plan_forget, plan_prune, prune_file},
 };
 use serde_json::json;
 
@@ -15,9 +18,6 @@ use crate::cli::{
     progress::events_bar,
 };
 
-/// Events that one transaction deletes. 10,000: nobody else waits, and the bar moves.
-const PIECE_EVENTS: u64 = 10_000;
-
 /// Deletes what is older than what is to be kept, and not needed by anybody; or says what that would be.
 pub(crate) async fn prune(args: &PruneArgs, out: &mut Output) -> Result<(), CliError> {
     let path = db_of(&args.db)?;
@@ -28,36 +28,49 @@ pub(crate) async fn prune(args: &PruneArgs, out: &mut Output) -> Result<(), CliE
         return tell(&plan, plan.upto.max(plan.floor), true, out);
     }
     drop(db);
-    let mut options = SqliteOptions::new(&path);
-    (options.create, options.readers) = (false, 1);
-    let mut store = SqliteStore::open(options).await?;
-    let done = delete(&mut store, keep).await;
-    // In any case: it moves the log into the file. The first error is the one to tell.
-    let closed = store.close().await;
+    let bar = events_bar("prune");
+    let done = prune_file(&path, keep, |plan, floor| {
+        bar.set_length(plan.upto.get() - plan.floor.get());
+        bar.set_position(floor.get() - plan.floor.get());
+    })
+    .await;
+    bar.finish_and_clear();
     let (plan, floor) = done?;
-    closed?;
     tell(&plan, floor, false, out)
 }
 
-async fn delete(store: &mut SqliteStore, keep: Keep) -> Result<(PrunePlan, Seq), CliError> {
-    store.load().await?;
-    let plan = plan_prune(&*store.reader(), keep).await?;
-    let bar = events_bar("prune");
-    bar.set_length(plan.upto.get().saturating_sub(plan.floor.get()));
-    let mut floor = plan.floor;
-    while floor < plan.upto {
-        let next = store.prune(plan.upto, PIECE_EVENTS).await?;
-        if next <= floor {
-            // What is left belongs to a batch that is kept.
-            break;
-        }
-        floor = next;
-        // So that the log does not grow by all that is deleted.
-        store.checkpoint().await?;
-        bar.set_position(floor.get() - plan.floor.get());
+/// Drops a team that pins the journal, or says what that would free.
+pub(crate) async fn forget(team: &str, dry_run: bool, path: &Path, out: &mut Output) -> Result<(), CliError> {
+    let name = Name::new(team).map_err(CliError::Name)?;
+    let db = open(path).await?;
+    if team == TEAM {
+        let next = "to begin it anew use 'atra run --fresh'; the candles stay";
+        return Err(CliError::Usage { what: format!("team {TEAM} is the one that 'atra run' starts"), next });
     }
-    bar.finish_and_clear();
-    Ok((plan, floor))
+    let plan = if dry_run { plan_forget(&*db, &name).await } else { forget_team(path, &name).await };
+    let plan = match plan {
+        Err(StoreError::UnknownTeam(_)) => {
+            let what = format!("there is no team {team} in {}", path.display());
+            return Err(CliError::NotFound { what, next: "see which there are with 'atra status'".into() });
+        }
+        plan => plan?,
+    };
+    if out.is_json() {
+        let mut value = json!(plan);
+        value["dry_run"] = json!(dry_run);
+        return out.json(&value);
+    }
+    let agents: Vec<&str> = plan.agents.iter().map(Name::as_str).collect();
+    let (verb, agents) = (if dry_run { "would forget" } else { "forgot" }, agents.join(", "));
+    let text = format!("{verb} team {team} ({agents}) and {} facts of it", grouped(plan.facts));
+    out.line(&out.paint(Style::Bold, &text))?;
+    out.line("its events, memory, dead letters and recorded results stay")?;
+    let (pinned, freed) = (grouped(plan.pinned.get()), grouped(plan.freed.get()));
+    out.line(&if plan.freed > plan.pinned {
+        format!("without it the journal can be pruned up to {freed}, with it up to {pinned}")
+    } else {
+        format!("another team pins the journal at {freed}, so this frees nothing")
+    })
 }
 
 fn tell(plan: &PrunePlan, floor: Seq, dry_run: bool, out: &mut Output) -> Result<(), CliError> {

@@ -17,7 +17,7 @@ use super::{
     SqliteOptions, SqliteStore,
     check::{CheckReport, check},
     connection::{FileLock, base_options, sync_folder, used_bytes},
-    error::{classify, fatal},
+    error::{classify, fatal, is_for_want_of_room},
     files::{beside, size_of},
     read::SqliteReader,
 };
@@ -101,7 +101,13 @@ pub async fn restore(db: &Path, from: &Path, tell: impl Fn(Progress) + Send) -> 
     if db.canonicalize().is_ok_and(|db| from.canonicalize().is_ok_and(|from| from == db)) {
         return Err(fatal(from, "it is the database itself: name the backup"));
     }
-    let lock = FileLock::take(db)?;
+    let mut lock = FileLock::take(db)?;
+    if !db.exists() && size_of(db, "-wal") > 0 {
+        let log = beside(db, "-wal");
+        let cause =
+            format!("it is not there, but its log {} is: put them back together, or move it away", log.display());
+        return Err(fatal(db, cause));
+    }
     let fresh = beside(db, ".restoring");
     let _partial = Partial::take(&fresh, db)?;
     let copied = copy(from, &fresh, tell).await;
@@ -109,12 +115,43 @@ pub async fn restore(db: &Path, from: &Path, tell: impl Fn(Progress) + Send) -> 
         let _ = std::fs::remove_file(&fresh);
     }
     let copied = copied?;
+    // From here until the end the database may be missing or without its log: nobody begins on it meanwhile.
+    let whole = restored(db);
+    rename(&fresh, &whole, db)?;
     let aside = put_aside(db).await?;
-    let renamed = std::fs::rename(&fresh, db);
-    renamed.map_err(|error| fatal(db, format!("the copy could not take its place: {error}")))?;
+    rename(&whole, db, db)?;
     sync_folder(db)?;
+    // It was written anew, flushed and checked, which is what level `power` waits for after an error of the disk.
+    lock.set_unflushed(false);
     drop(lock);
     Ok(Restored { copied, aside })
+}
+
+/// The copy on its way to its place.
+fn restored(db: &Path) -> PathBuf {
+    beside(db, ".restored")
+}
+
+/// Refuses a database whose restore did not come to its end: it may be missing, or without its log.
+///
+/// # Errors
+/// [`StoreError::Fatal`] that says so.
+pub fn refuse_half_restored(db: &Path) -> Result<(), StoreError> {
+    let copy = restored(db);
+    if !copy.exists() {
+        return Ok(());
+    }
+    let cause = format!(
+        "it was being restored when the process ended, and may be neither the old nor the new one: restore it again; {} \
+         is the copy that was to take its place",
+        copy.display()
+    );
+    Err(fatal(db, cause))
+}
+
+fn rename(from: &Path, to: &Path, db: &Path) -> Result<(), StoreError> {
+    std::fs::rename(from, to)
+        .map_err(|error| fatal(db, format!("{} could not become {}: {error}", from.display(), to.display())))
 }
 
 /// Makes a file as small as its content. Takes as much free space as the content while it runs.
@@ -147,13 +184,19 @@ pub async fn vacuum(path: &Path, tell: impl Fn(Progress) + Send) -> Result<Vacuu
 async fn copy(from: &Path, to: &Path, tell: impl Fn(Progress) + Send) -> Result<Copied, StoreError> {
     // Says it when the file is missing, nobody's or too new.
     SqliteReader::open_concrete(from).await?.close().await;
-    let of = |error: sqlx::Error| match classify(from, &error) {
+    let mut db = base_options(from).read_only(true).connect().await.map_err(|error| classify(from, &error))?;
+    let bytes_total = used_bytes(&mut db, from).await?;
+    let no_room = |cause: String| StoreError::Full(format!("the copy could not be written: {cause}"));
+    // The copy is what is written, so it is where there may be no room; damage is where it is read from.
+    let of = |error: sqlx::Error| match classify(to, &error) {
+        StoreError::Unknown(_) if is_for_want_of_room(&error, to, bytes_total) => {
+            no_room(format!("{}: {error}; the quota or the limit of a file's size is reached", to.display()))
+        }
         StoreError::Unknown(cause) => fatal(from, format!("it could not be copied to {}: {cause}", to.display())),
-        StoreError::Full(cause) => StoreError::Full(format!("the copy {} could not be written: {cause}", to.display())),
+        StoreError::Full(cause) => no_room(cause),
+        StoreError::Fatal { cause, .. } => fatal(from, cause),
         other => other,
     };
-    let mut db = base_options(from).read_only(true).connect().await.map_err(of)?;
-    let bytes_total = used_bytes(&mut db, from).await?;
     let name = to.to_str().ok_or_else(|| fatal(to, "its name is no text"))?.to_owned();
     let copying = sqlx::query("VACUUM INTO ?1").bind(name).persistent(false).execute(&mut db);
     let grown = || Progress { what: "copying", bytes: size_of(to, ""), bytes_total };
@@ -203,16 +246,26 @@ impl Partial {
 }
 
 fn refuse_existing(to: &Path) -> Result<(), StoreError> {
-    match to.symlink_metadata() {
-        Ok(_) => Err(fatal(to, "it exists already, and a backup writes over nothing: name another file")),
-        Err(_) => Ok(()),
+    if to.symlink_metadata().is_ok() {
+        return Err(fatal(to, "it exists already, and a backup writes over nothing: name another file"));
     }
+    for suffix in ["-wal", "-journal"] {
+        let log = beside(to, suffix);
+        if log.symlink_metadata().is_ok() {
+            let cause = format!(
+                "{} is there and would be taken for its log: move it away, or name another file",
+                log.display()
+            );
+            return Err(fatal(to, cause));
+        }
+    }
+    Ok(())
 }
 
 /// Moves a database out of the way, with its log; gives its new name.
 async fn put_aside(db: &Path) -> Result<Option<PathBuf>, StoreError> {
     if !db.exists() {
-        // A log without its database would be taken for one of the copy.
+        // A log would be taken for one of the copy; this one is empty.
         for suffix in ["-wal", "-shm"] {
             let _ = std::fs::remove_file(beside(db, suffix));
         }
@@ -227,8 +280,7 @@ async fn put_aside(db: &Path) -> Result<Option<PathBuf>, StoreError> {
     for suffix in ["-wal", ""] {
         let from = beside(db, suffix);
         if from.exists() {
-            let moved = std::fs::rename(&from, beside(&aside, suffix));
-            moved.map_err(|error| fatal(&from, format!("it could not be put aside: {error}")))?;
+            rename(&from, &beside(&aside, suffix), db)?;
         }
     }
     // Made anew whenever it is needed.

@@ -15,7 +15,7 @@ use sqlx::{
 use tracing::warn;
 
 use super::{
-    error::{classify, fatal},
+    error::{classify, classify_opening, fatal},
     schema::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION},
 };
 use crate::{Level, StoreError};
@@ -136,7 +136,7 @@ pub(super) async fn open_writer(path: &Path, create: bool) -> Result<SqliteConne
     if !is_there && !create {
         return Err(fatal(path, "it does not exist; create it by starting a runtime on it"));
     }
-    let of = |error: sqlx::Error| classify(path, &error);
+    let of = |error: sqlx::Error| classify_opening(path, &error);
     let mut db = base_options(path).create_if_missing(create).connect().await.map_err(of)?;
     check_sqlite_version(&mut db, path).await?;
     let version = identify(&mut db, path).await?;
@@ -167,7 +167,7 @@ async fn set_pragma(
     value: &str,
     expected: &str,
 ) -> Result<(), StoreError> {
-    let of = |error: sqlx::Error| classify(path, &error);
+    let of = |error: sqlx::Error| classify_opening(path, &error);
     db.execute(AssertSqlSafe(format!("PRAGMA {name} = {value}"))).await.map_err(of)?;
     let found = pragma(db, path, name).await?;
     if found != expected {
@@ -215,7 +215,7 @@ async fn check_sqlite_version(db: &mut SqliteConnection, path: &Path) -> Result<
 
 /// The schema version of the file, 0 for an empty one; an error when it is somebody else's.
 pub(super) async fn identify(db: &mut SqliteConnection, path: &Path) -> Result<u32, StoreError> {
-    let of = |error: sqlx::Error| classify(path, &error);
+    let of = |error: sqlx::Error| classify_opening(path, &error);
     let row = db.fetch_one("SELECT count(*) FROM sqlite_schema").await.map_err(of)?;
     let n_tables: i64 = row.try_get(0).map_err(of)?;
     let id = pragma(db, path, "application_id").await?;
@@ -232,7 +232,7 @@ pub(super) async fn identify(db: &mut SqliteConnection, path: &Path) -> Result<u
 }
 
 async fn migrate(db: &mut SqliteConnection, path: &Path, from: u32) -> Result<(), StoreError> {
-    let of = |error: sqlx::Error| classify(path, &error);
+    let of = |error: sqlx::Error| classify_opening(path, &error);
     for version in from..SCHEMA_VERSION {
         let change = MIGRATIONS[version as usize];
         let sql = format!(

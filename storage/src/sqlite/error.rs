@@ -23,6 +23,8 @@ const CANTOPEN: i32 = 14;
 const NOTADB: i32 = 26;
 /// An extended code: a write failed, for want of space or otherwise.
 const IOERR_WRITE: i32 = 778;
+/// Another: the log's index could not grow.
+const IOERR_SHMSIZE: i32 = 4_874;
 
 /// The primary result code of an error, if it is SQLite's.
 pub(super) fn code(error: &sqlx::Error) -> Option<i32> {
@@ -46,8 +48,12 @@ pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
     match code(error) {
         Some(BUSY | LOCKED | NOMEM) => StoreError::Busy(text),
         Some(FULL) => StoreError::Full(format!("{}: {text}", path.display())),
-        Some(IOERR) if extended_code(error) == Some(IOERR_WRITE) && is_out_of_room(path) => {
+        Some(IOERR) if extended_code(error) == Some(IOERR_WRITE) && is_out_of_room(path, sizes(path)) => {
             StoreError::Full(format!("{}: {text}; the quota or the limit of a file's size is reached", path.display()))
+        }
+        // The log's index grows at the end of a commit, whose pages are in the log already.
+        Some(IOERR) if extended_code(error) == Some(IOERR_SHMSIZE) && is_out_of_room(path, sizes(path)) => {
+            StoreError::Unknown(format!("{text}; no space is left for the log's index"))
         }
         // Whether the last write reached the file is not known; the store is reopened and looked at.
         Some(IOERR) => StoreError::Unknown(text),
@@ -65,12 +71,31 @@ pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
     }
 }
 
-/// Whether a file beside the database cannot grow to where its log ends, because a quota or a limit of size forbids it:
+/// The class of an error while a file is opened, when nothing that was promised depends on the outcome.
+pub(super) fn classify_opening(path: &Path, error: &sqlx::Error) -> StoreError {
+    match code(error) {
+        Some(IOERR) if is_out_of_room(path, sizes(path)) => StoreError::Full(format!("{}: {error}", path.display())),
+        _ => classify(path, error),
+    }
+}
+
+/// Whether an error says that a write failed, and a file of so many bytes beside the one that is written could not be
+/// made either.
+pub(super) fn is_for_want_of_room(error: &sqlx::Error, written: &Path, bytes: u64) -> bool {
+    extended_code(error) == Some(IOERR_WRITE) && is_out_of_room(written, bytes)
+}
+
+/// Where a database or its log ends.
+fn sizes(db: &Path) -> u64 {
+    size_of(db, "").max(size_of(db, "-wal"))
+}
+
+/// Whether a file beside another cannot grow beyond so many bytes, because a quota or a limit of size forbids it:
 /// SQLite tells only a full disk apart from other failures of a write.
-fn is_out_of_room(db: &Path) -> bool {
-    let file = beside(db, "-room");
+fn is_out_of_room(path: &Path, bytes: u64) -> bool {
+    let file = beside(path, "-room");
     let written = OpenOptions::new().write(true).create(true).truncate(true).open(&file).and_then(|mut room| {
-        room.seek(SeekFrom::Start(size_of(db, "").max(size_of(db, "-wal"))))?;
+        room.seek(SeekFrom::Start(bytes))?;
         room.write_all(&[0; 4096])
     });
     // If it cannot be removed it is an empty file, and truncated the next time.

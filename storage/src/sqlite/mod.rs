@@ -15,9 +15,12 @@ mod schema;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_files;
+#[cfg(test)]
 mod tests_plans;
 #[cfg(test)]
 mod tests_upkeep;
+mod trim;
 mod write;
 
 use std::{
@@ -31,11 +34,12 @@ use atra_bus::Seq;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _, SqliteConnection};
 use tracing::warn;
 
-pub use backup::{Copied, Progress, Restored, Vacuumed, backup, restore, vacuum};
+pub use backup::{Copied, Progress, Restored, Vacuumed, backup, refuse_half_restored, restore, vacuum};
 pub use check::{CheckReport, Info, check, info};
 pub use files::{Log, LogReader, Owner, log, owner};
 pub use read::SqliteReader;
 pub use schema::SCHEMA_VERSION;
+pub use trim::{forget_team, prune_file};
 
 use self::{
     chain::Link,
@@ -129,9 +133,11 @@ impl SqliteStore {
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
         let SqliteOptions { path, create, readers, read_deadline, slow_after } = options;
         if !create && !path.exists() {
+            refuse_half_restored(&path)?;
             return Err(fatal(&path, "it does not exist; create it by starting a runtime on it"));
         }
         let lock = FileLock::take(&path)?;
+        refuse_half_restored(&path)?;
         let db = open_writer(&path, create).await?;
         let id = FileId::of(&path)?;
         let times = ReadTimes { deadline: read_deadline, slow_after };

@@ -85,6 +85,12 @@ pub(super) const SET_META: &str = "INSERT INTO meta(key, value) VALUES (?1, ?2) 
 pub(super) const FORGET_RUNS: &str = "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; \
      DELETE FROM meta WHERE key IN ('chain_origin', 'journal_floor'); COMMIT;";
 
+/// A team's row.
+pub(super) const FORGET_TEAM: &str = "DELETE FROM teams WHERE team = (SELECT id FROM names WHERE text = ?1)";
+/// What a team or one of its members goes on with: state, offsets, timers, attempt marks, marks of the runtime.
+pub(super) const FORGET_FACTS: &str = "DELETE FROM facts WHERE kind IN (2, 3, 4, 6, 9) \
+     AND owner = (SELECT id FROM names WHERE text = ?1)";
+
 // === read ===
 
 /// The columns of an event, in three values: every value of a row costs an allocation and a copy on its way

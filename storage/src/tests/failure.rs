@@ -226,15 +226,20 @@ async fn a_dropped_actor_leaves_nobody_waiting() {
     assert!(storage.stop().await.is_err());
 }
 
-/// Fails the first commit with a conflict, as if its row had been changed behind the actor's back.
+/// Fails the first commit, as if its row had been changed behind the actor's back, and then some loads.
 struct Moved {
     store: MemoryStore,
     fault: Mutex<Option<StoreError>>,
+    full_loads: u32,
 }
 
 #[async_trait]
 impl Store for Moved {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
+        if self.fault.lock().expect("no panic while locked").is_none() && self.full_loads > 0 {
+            self.full_loads -= 1;
+            return Err(full());
+        }
         self.store.load().await
     }
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
@@ -258,10 +263,24 @@ impl Store for Moved {
 #[tokio::test(start_paused = true)]
 async fn after_a_conflict_commands_are_judged_by_what_is_stored() {
     let conflict = StoreError::Conflict { team: name("t"), epoch: 1, number: 0 };
-    let store = Moved { store: MemoryStore::new(), fault: Mutex::new(Some(conflict)) };
+    let store = Moved { store: MemoryStore::new(), fault: Mutex::new(Some(conflict)), full_loads: 0 };
     let (storage, _actor) = start(Box::new(store), StorageOptions::default(), Arc::new(Recorder::default())).await;
     let a = storage.try_publish(publish(vec![new("x", "1", 1)])).expect("room");
     let b = storage.try_publish(publish(vec![new("x", "2", 2)])).expect("room");
     assert_eq!(a.await.expect("committed").first, Seq(1));
     assert_eq!(b.await.expect("committed").first, Seq(2));
+}
+
+/// The log's index cannot grow on a full disk either: the outcome is unknown, and the store cannot be opened again.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_cannot_be_opened_for_want_of_space_is_waited_for() {
+    let full_loads = 3 * StorageOptions::default().retries_max;
+    let store = Moved { store: MemoryStore::new(), fault: Mutex::new(Some(unknown())), full_loads };
+    let (storage, _actor) = start(Box::new(store), StorageOptions::default(), Arc::new(Recorder::default())).await;
+    let mut waiting = storage.try_publish(publish(vec![new("x", "1", 1)])).expect("room");
+    let answered = tokio::time::timeout(Duration::from_secs(60), &mut waiting).await;
+    assert!(answered.is_err(), "answered on a full disk: {answered:?}");
+    assert_eq!(storage.metrics().state, StorageState::Degraded);
+    assert_eq!(waiting.await.expect("committed when there is space").first, Seq(1));
+    assert_eq!(storage.metrics().state, StorageState::Running);
 }
