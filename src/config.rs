@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 /// What every variable of the configuration begins with.
 pub const ENV_PREFIX: &str = "ATRA_";
-/// Variables with the prefix that are not keys: the log filter, and the name of the configuration file.
-const ENV_IGNORED: [&str; 2] = ["ATRA_LOG", ENV_CONFIG];
+/// Variables with the prefix that are not keys: the log filter, the name of the configuration file, and whatever tests
+/// are told by (a process under test has their environment). No section may be called like one of these.
+const ENV_IGNORED: [&str; 6] = ["ATRA_LOG", ENV_CONFIG, "ATRA_KILL_", "ATRA_RIG_", "ATRA_SIM_", "ATRA_TEST_"];
 /// The variable that names the configuration file.
 const ENV_CONFIG: &str = "ATRA_CONFIG";
 

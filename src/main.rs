@@ -2,14 +2,14 @@
 
 mod cli;
 
+/// An allocator of its own: the system's takes a sixth longer over the same work. See decision 47.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
-
-/// Many small allocations, freed on other threads than they were made on: what it is made for (decision 29).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = cli::args::Cli::parse();

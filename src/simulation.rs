@@ -10,7 +10,7 @@ use std::{
 };
 
 use atra_agents::{CandleSource, DeskConfig, desk};
-use atra_bus::{Committed, Draft, Event, Filter, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
+use atra_bus::{Committed, Draft, Event, EventId, Filter, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
 use atra_runtime::{
     Limits, Placement, Team,
     sim::{
@@ -142,7 +142,9 @@ impl Drawn {
             drawn.limits.foreign_events_max = pick(&[1, 16, 512]);
             drawn.limits.read_ahead_inputs_max = pick(&[256, 4_096]);
             drawn.storage.queue_commands_max = pick(&[2, 64, 4_096]);
-            drawn.storage.batch_commands_max = pick(&[1, 32, 1_024]);
+            // At least one for each twenty teams. After an unclean stop every input takes two commands, and at one command
+            // a batch two hundred teams bring more of them than a disk that stalls can take within the hour.
+            drawn.storage.batch_commands_max = pick(&[1, 32, 1_024]).max(case.agents / 20);
             drawn.level = [Level::Process, Level::Power][pick(&[0, 0, 0, 1])];
             drawn.placement = [Placement::Together, Placement::Apart][pick(&[0, 0, 1])];
         }
@@ -169,6 +171,17 @@ fn scramble(seed: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
+}
+
+impl Case {
+    /// The hash of everything that it says but its story: two cases with one hash are one case.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let plain = Self { story: String::new(), ..self.clone() };
+        // A case always has a JSON form: it came out of one, or goes into one.
+        let text = serde_json::to_string(&plain).unwrap_or_default();
+        Name::new("case").map(|name| EventId::of(&name, &text).to_string()).unwrap_or_default()
+    }
 }
 
 /// Runs a case. Blocks; call it outside of any tokio runtime.

@@ -402,6 +402,17 @@ fn every_read_of_a_finished_file_answers_in_json() {
     let why = ask(&["why", &seq]).one();
     assert_eq!(why["event"], fills[2]);
     assert_eq!(why["causes"][0]["topic"], "market.candle");
+    // A fill is of the next candle: the order, and the signal that it follows, are those of the one before.
+    let decided = &why["ordered"]["event"];
+    assert_eq!(decided["topic"], "market.candle");
+    assert!(decided["seq"].as_u64() < why["causes"][0]["seq"].as_u64(), "{why}");
+    let effects: Vec<&Value> = why["ordered"]["effects"].as_array().expect("a list").iter().collect();
+    let topics: Vec<&Value> = effects.iter().map(|effect| &effect["event"]["topic"]).collect();
+    assert!(topics.contains(&&"signal.target".into()) && topics.contains(&&"risk.approved".into()), "{topics:?}");
+    let order = effects.iter().find(|effect| effect["event"]["topic"] == "risk.approved").expect("an approval");
+    let id = order["effects"][0]["event"]["payload"]["id"].as_str().expect("an order's id");
+    assert!(fills[2]["payload"]["id"].as_str().is_some_and(|fill| fill.starts_with(id)), "{why}");
+    assert_eq!(ask(&["why", &decided["seq"].to_string()]).one()["ordered"], Value::Null);
 
     let keys = ask(&["memory", "ls"]).json();
     assert!(!keys.is_empty());
@@ -508,7 +519,10 @@ fn a_typo_in_the_configuration_is_named_with_file_line_and_key() {
     let mut command = folder.command(&["status", "--db", "a.db"]);
     Running::spawn(command.env("ATRA_STORAGE_LEVL", "power")).end().fails(2, &["ATRA_STORAGE_LEVEL"]);
     let mut command = folder.command(&["config", "show", "--json"]);
-    let config = Running::spawn(command.env("ATRA_STORAGE_LEVEL", "power")).end().ok().one();
+    let command = command.env("ATRA_STORAGE_LEVEL", "power");
+    // What tests are told by is no key.
+    let tests = ["ATRA_SIM_SEED", "ATRA_KILL_SEED", "ATRA_RIG_ROUNDS", "ATRA_TEST_DEATH_DB"].map(|name| (name, "7"));
+    let config = Running::spawn(command.envs(tests)).end().ok().one();
     assert_eq!(config["storage"]["level"], "power");
 }
 
@@ -544,6 +558,8 @@ fn a_missing_or_foreign_database_is_told_and_not_touched() {
     }
     assert!(!folder.path("none.db").exists());
     folder.atra(&["run", "--db", "no/such/folder.db", "--until-idle"]).fails(1, &["no/such/folder.db"]);
+    let import = ["import", "candles", "a.csv", "--ticker", "DOT", "--db", "no/such/folder.db"];
+    folder.atra(&import).fails(1, &["there is no folder no/such for the database", "make it first"]);
 
     std::fs::write(folder.path("text.db"), "this is no database at all, but long enough to look at".repeat(30))
         .expect("written");
@@ -671,6 +687,23 @@ fn a_killed_run_is_told_and_goes_on_to_the_same_end() {
     let second = folder.run(&[]).ok();
     assert!(second.err.contains("did not stop cleanly"), "{}", second.err);
     assert_eq!(second.one()["digest"], Value::String(whole));
+}
+
+/// The report is asked for first, and waited for a commit that could not come: neither this signal nor the next was heard.
+#[cfg(unix)]
+#[test]
+fn a_run_without_space_stops_within_its_deadline() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("soon.toml"), "[runtime]\nstop_deadline_ms = 1000\n").expect("written");
+    let atra = env!("CARGO_BIN_EXE_atra");
+    let run = format!("ulimit -f 2000; exec {atra:?} run --db full.db --config soon.toml --speed 2000");
+    let mut command = Command::new("bash");
+    command.args(["-c", &run]).current_dir(folder.0.path()).stdin(Stdio::null());
+    let mut full = Running::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    full.until(|line| line.contains("no space"));
+    full.signal("-INT");
+    full.end().fails(1, &["1s", "nothing acknowledged is lost"]);
+    folder.atra(&["db", "check", "--db", "full.db"]).ok();
 }
 
 #[cfg(unix)]

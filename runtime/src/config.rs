@@ -162,7 +162,7 @@ pub enum ConfigError {
 }
 
 /// Reads a configuration: defaults, then `file`, then the variables of `environment` that begin with `prefix`.
-/// Variables in `ignored` are somebody else's.
+/// Variables in `ignored` are somebody else's; one that ends in `_` stands for all that begin so.
 ///
 /// # Errors
 /// [`ConfigError`], with the place of what is wrong.
@@ -194,7 +194,8 @@ pub fn load<T: Default + Serialize + DeserializeOwned>(
     let mut variables: Vec<_> = environment.into_iter().filter(|(name, _)| name.starts_with(prefix)).collect();
     variables.sort();
     for (name, value) in variables {
-        if ignored.contains(&name.as_str()) {
+        let is_ignored = |ignored: &&str| name == *ignored || (ignored.ends_with('_') && name.starts_with(*ignored));
+        if ignored.iter().any(is_ignored) {
             continue;
         }
         let place = format!("environment variable {name}");
@@ -365,7 +366,7 @@ mod tests {
 
     fn with(variables: &[(&str, &str)]) -> Result<Whole, ConfigError> {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        load(None, variables, "ATRA_", &["ATRA_LOG"])
+        load(None, variables, "ATRA_", &["ATRA_LOG", "ATRA_SIM_"])
     }
 
     #[test]
@@ -424,6 +425,15 @@ mod tests {
         let whole = whole.unwrap();
         assert_eq!((whole.limits.inputs_max, whole.storage.level, whole.until), (8, Level::Power, Some(7)));
         assert_eq!(whole.names, ["a", "b"]);
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone_and_those_that_only_look_alike_are_not() {
+        assert_eq!(with(&[("ATRA_SIM_SEED", "7"), ("ATRA_LOG", "info")]).unwrap(), Whole::default());
+        for name in ["ATRA_SIM", "ATRA_SIMSEED", "ATRA_LOGS"] {
+            let error = with(&[(name, "7")]).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 
     #[test]

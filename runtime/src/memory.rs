@@ -72,9 +72,23 @@ struct Shared {
     released: AtomicU64,
     /// `released` at the start: what was removed before is not known here, only in the journal.
     loaded: AtomicU64,
-    /// How far each team is; versions that the slowest still needs are kept.
-    positions: Mutex<BTreeMap<Name, Arc<AtomicU64>>>,
+    positions: Mutex<Positions>,
 }
+
+/// How far each team is; versions that the slowest still needs are kept.
+#[derive(Default)]
+struct Positions {
+    by_team: BTreeMap<Name, Arc<AtomicU64>>,
+    /// The least of them when it was last looked for.
+    least: u64,
+    /// Batches since then, times [`TEAMS_PER_BATCH`].
+    age: usize,
+}
+
+/// Teams that a batch may cost a look: with a thousand of them the slowest is looked for at every 63rd batch. What it
+/// says meanwhile is too low at worst, which keeps a version longer, or (a team was built anew) too high, and then the
+/// journal knows.
+const TEAMS_PER_BATCH: usize = 16;
 
 /// A handle on shared memory. Cheap to clone.
 #[derive(Clone)]
@@ -188,16 +202,23 @@ impl SharedMemory {
 
     /// Registers a team's position; versions it still needs are kept (up to a bound).
     pub(crate) fn position_of(&self, team: &Name) -> Arc<AtomicU64> {
-        self.positions().entry(team.clone()).or_default().clone()
+        self.positions().by_team.entry(team.clone()).or_default().clone()
     }
 
-    fn positions(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<AtomicU64>>> {
+    fn positions(&self) -> MutexGuard<'_, Positions> {
         self.0.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn floor(&self) -> Seq {
-        // Relaxed: a position that is read late only keeps a version longer.
-        Seq(self.positions().values().map(|at| at.load(Ordering::Relaxed)).min().unwrap_or(u64::MAX))
+        let mut positions = self.positions();
+        positions.age += TEAMS_PER_BATCH;
+        if positions.age >= positions.by_team.len() {
+            positions.age = 0;
+            // Relaxed: a position that is read late only keeps a version longer.
+            let least = positions.by_team.values().map(|at| at.load(Ordering::Relaxed)).min();
+            positions.least = least.unwrap_or(u64::MAX);
+        }
+        Seq(positions.least)
     }
 
     fn push(&self, key: &str, version: Version, floor: Seq, pruned: bool) {

@@ -284,7 +284,7 @@ impl Sandbox {
             put(&mut self.stored.members[place].state, key, value);
         }
         for ((place, id), value) in self.timers.take_changed() {
-            put(&mut self.stored.members[place].timers, id, value);
+            put(&mut self.stored.members[place].timers, id.to_string(), value);
         }
         let mut members = std::mem::take(&mut self.stored.members);
         let mut old: Vec<Name> = self.team.specs().map(|spec| spec.name.clone()).collect();
@@ -410,7 +410,7 @@ impl Sandbox {
             for (member, change) in decided.timers.drain(..) {
                 match change {
                     // What has no JSON form was refused at the call.
-                    TimerChange::Set { id, due, draft } => drop(self.timers.set(member, id, due, draft)),
+                    TimerChange::Set { id, due, draft } => drop(self.timers.set(member, &id, due, draft)),
                     TimerChange::Cancel { id } => self.timers.cancel(member, &id),
                 }
             }

@@ -38,6 +38,8 @@ use crate::{
 
 /// Commands that wait for a team. 64: callers ask and wait, they do not stream.
 pub(crate) const CONTROL_COMMANDS_MAX: usize = 64;
+/// Keys of a team's own memory that are read at a time. 256: most teams own fewer.
+const PAGE_KEYS: usize = 256;
 /// The key of the fact that says why a team does not run; its owner is the team.
 pub const STATE_KEY: &str = "state";
 
@@ -382,6 +384,7 @@ impl Supervisor {
             inits: self.inits(&stored.had_init),
             streak: 0,
             heard_first: if self.restarts.load(Ordering::Relaxed) == 0 { kernel.bus.released() } else { Seq::ZERO },
+            alarm: None,
         };
         let suspects = self.suspects.clone();
         let careful = Careful { inputs_left: self.careful_left.clone(), marks: stored.marks };
@@ -531,15 +534,8 @@ impl Stored {
                 timers: by_key(of(FactKind::Timer).await?),
             });
         }
-        let owned: Vec<&String> = plan.specs().flat_map(|spec| &spec.owns).collect();
-        if !owned.is_empty() {
-            for row in reader.facts(FactKind::Memory, None).await? {
-                if owned.iter().any(|prefix| row.key.starts_with(prefix.as_str()))
-                    && let (Some(json), Some(revision)) = (row.value, row.event)
-                {
-                    stored.memory.insert(row.key, Some(Entry { value: Payload::from_json(json), revision }));
-                }
-            }
+        for prefix in plan.specs().flat_map(|spec| &spec.owns) {
+            stored.read_memory(reader, prefix).await?;
         }
         let meta = by_key(reader.facts(FactKind::Meta, Some(&plan.name)).await?);
         stored.clock = Timestamp(meta.get(CLOCK_KEY).and_then(|json| json.parse().ok()).unwrap_or_default());
@@ -550,6 +546,27 @@ impl Stored {
             }
         }
         Ok(stored)
+    }
+}
+
+impl Stored {
+    /// The memory under one owned prefix, page by page: a thousand teams that start do not each read the memory of all.
+    async fn read_memory(&mut self, reader: &dyn Read, prefix: &str) -> Result<(), StoreError> {
+        let mut from = prefix.to_owned();
+        loop {
+            let page = reader.memory_page(&from, PAGE_KEYS).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            let is_over = page.len() < PAGE_KEYS || !last.key.starts_with(prefix);
+            from = format!("{}\0", last.key);
+            for row in page.into_iter().take_while(|row| row.key.starts_with(prefix)) {
+                if let (Some(json), Some(revision)) = (row.value, row.event) {
+                    self.memory.insert(row.key, Some(Entry { value: Payload::from_json(json), revision }));
+                }
+            }
+            if is_over {
+                return Ok(());
+            }
+        }
     }
 }
 

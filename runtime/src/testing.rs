@@ -280,7 +280,7 @@ impl AgentBench {
             match change {
                 TimerChange::Set { id, due, draft } => {
                     decided.timers.push((due, draft.clone()));
-                    let set = self.timers.set(0, id, due, draft);
+                    let set = self.timers.set(0, &id, due, draft);
                     set.map_err(|error| TurnFault::Failed(error.to_string()))?;
                 }
                 TimerChange::Cancel { id } => self.timers.cancel(0, &id),

@@ -348,7 +348,7 @@ fn nothing_is_found_where_nothing_is_planted() {
 
 #[test]
 fn every_planted_bug_is_found_and_shrunk_and_repeats() {
-    let only = std::env::var("ATRA_PLANTED").ok();
+    let only = std::env::var("ATRA_SIM_PLANTED").ok();
     for (name, bug) in BUGS.into_iter().filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)) {
         hunt(name, |seed| swarm(seed, Flaw::None).sabotage(bug));
     }

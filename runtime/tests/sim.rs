@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use atra_bus::{Draft, Event, Name, Topic};
 use atra_runtime::{
     Agent, AgentError, AgentSpec, Context, EffectError, Team,
-    sim::{Fault, FaultAt, FaultClass, FaultPlan, Policy, SimReport, Swarm, crowd},
+    sim::{Fault, FaultAt, FaultClass, FaultPlan, Policy, SimReport, Swarm, crowd, seeds},
 };
 use atra_storage::FactKind;
 
@@ -99,6 +99,27 @@ fn a_policy_changes_the_order_and_not_what_holds() {
     let random = crowd_run(3, FaultPlan::None, |swarm| swarm);
     assert_eq!((fifo.failure(), random.failure()), (None, None));
     assert_ne!(fifo.hash, random.hash);
+}
+
+/// What was drawn are hundreds of faults; one of them is enough, and the text says which.
+#[test]
+fn a_test_of_many_seeds_tells_the_faults_that_are_enough_and_the_line_that_repeats_it() {
+    let plan = || FaultPlan::Each(vec![FaultClass::Latency, FaultClass::AgentSlow, FaultClass::TornCommit]);
+    let failing = || seeds(20, |seed| crowd_run(seed, plan(), |swarm| swarm));
+    let text = *std::panic::catch_unwind(failing).unwrap_err().downcast::<String>().unwrap();
+    let name = "a_test_of_many_seeds_tells_the_faults_that_are_enough_and_the_line_that_repeats_it";
+    for part in [
+        ": atomic broken for \"store\" after ",
+        "options: seed ",
+        "1 faults:\n  torn_commit at Commit",
+        "last events:",
+        "1 of its ",
+        &format!("cargo test {name}"),
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    // What is drawn instead is for one run only.
+    assert!(crowd_run(0, FaultPlan::Each(vec![FaultClass::Latency]), |swarm| swarm).faults.len() > 1);
 }
 
 #[test]
@@ -219,6 +240,52 @@ fn a_model_stands_for_the_outside() {
         let calls = calls.lock().unwrap();
         assert!(calls.len() > 20 && calls.values().all(|n| *n == 1), "seed {seed}: {calls:?}");
     }
+}
+
+// === a large memory ===
+
+/// Writes a key for each number that it is told; answers a zero with how many it has.
+struct Hoarder(&'static str);
+
+#[async_trait]
+impl Agent for Hoarder {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new(self.0).subscribes("in.n").owns(&format!("{}.", self.0))
+    }
+    async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let name = self.0;
+        match *event.get::<u64>()? {
+            0 => {
+                let keys = cx.list(&format!("{name}.key.")).await?.len();
+                cx.put(&format!("{name}.found"), keys)?;
+            }
+            n => _ = cx.put(&format!("{name}.key.{n}"), n)?,
+        }
+        Ok(())
+    }
+}
+
+/// A team reads its own memory page by page when it starts: all of it, more than a page, and nothing of its neighbours'.
+#[test]
+fn a_restarted_team_has_all_of_a_large_memory_of_its_own() {
+    const KEYS: u64 = 700;
+    const NAMES: [&str; 3] = ["hoard", "hoard-b", "hoarder"];
+    let swarm = NAMES.into_iter().fold(Swarm::new(1), |swarm, name| swarm.team(Team::of(move || Hoarder(name))));
+    let report = swarm.simulate(|sim| async move {
+        let caller = Name::new("caller").unwrap();
+        let topic = Topic::new("in.n").unwrap();
+        for n in 1..=KEYS {
+            sim.publish(&caller, &n.to_string(), Draft::new(topic.clone(), n)).await.unwrap();
+        }
+        sim.run_for(minutes(1)).await;
+        sim.restart().await;
+        sim.publish(&caller, "count", Draft::new(topic, 0_u64)).await.unwrap();
+        sim.run_for(minutes(1)).await;
+        let runtime = sim.runtime().await;
+        let memory = runtime.memory();
+        NAMES.map(|name| memory.get(&format!("{name}.found")).map(|entry| *entry.get::<u64>().unwrap()))
+    });
+    assert_eq!((report.failure(), report.output), (None, Some([Some(KEYS); 3])));
 }
 
 // === what the engine notices ===

@@ -151,6 +151,10 @@ impl CliError {
             }
             // They say it.
             Self::Import { source: ImportError::Archive { .. } | ImportError::Foreign { .. }, .. } => return None,
+            Self::Import { source: ImportError::MissingColumn { missing, .. }, .. } => {
+                let role = missing.split(',').next().unwrap_or_default();
+                format!("say which column is what: --map {role}=NAME, or its number from 1")
+            }
             Self::Import { source: ImportError::NoColumn { .. }, .. } => {
                 "name a column of the file in --map, or its number from 1".into()
             }

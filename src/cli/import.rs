@@ -251,10 +251,14 @@ async fn open(config: &Config) -> Result<SqliteStore, CliError> {
 
 /// Makes the default folder. A folder that somebody named is not made: its name may be a slip.
 pub(crate) fn prepare_folder(config: &Config) -> Result<(), CliError> {
-    if config.db != Config::default().db {
-        return Ok(());
-    }
     let Some(folder) = config.db.parent() else { return Ok(()) };
+    if config.db != Config::default().db {
+        if folder.as_os_str().is_empty() || folder.is_dir() {
+            return Ok(());
+        }
+        let what = format!("there is no folder {} for the database", folder.display());
+        return Err(CliError::NotFound { what, next: "make it first, or name another --db FILE".into() });
+    }
     std::fs::create_dir_all(folder).map_err(|source| CliError::Folder { path: folder.to_owned(), source })
 }
 

@@ -94,9 +94,11 @@ impl Output {
             }
         }
         let is_number = |column: usize| {
-            let number = |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit() || c == '-');
-            !rows.is_empty()
-                && rows.iter().all(|row| row.get(column).is_some_and(|cell| number(cell) && !cell.contains(':')))
+            let number =
+                |cell: &&str| cell.starts_with(|c: char| c.is_ascii_digit() || c == '-') && !cell.contains(':');
+            // A cell without a value is no text.
+            let cells = || rows.iter().filter_map(|row| row.get(column)).map(String::as_str).filter(|c| !c.is_empty());
+            cells().next().is_some() && cells().all(|cell| number(&cell))
         };
         let right: Vec<bool> = (0..head.len()).map(is_number).collect();
         let heading: Vec<String> = head.iter().map(ToString::to_string).collect();

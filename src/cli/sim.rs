@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    hash::Hasher as _,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -15,7 +16,7 @@ use std::{
 };
 
 use atra::{
-    runtime::sim::{FaultPlan, Policy, TraceRecord},
+    runtime::sim::{FaultPlan, Policy, TraceRecord, Violation},
     simulation::{Case, StoreKind, TRIALS_MAX, Verdict, plan_of, run, shrink},
 };
 use clap::{Args, Subcommand, ValueEnum};
@@ -27,6 +28,8 @@ use super::{error::CliError, output::Output};
 
 /// Failures that are told in full.
 const TOLD_MAX: usize = 5;
+/// Faults of a failure that are told.
+const FAULTS_TOLD_MAX: usize = 20;
 /// How long a search for a smaller case may take. A minute: what a person waits for.
 const SHRINK_SECONDS: u64 = 60;
 
@@ -113,7 +116,7 @@ pub(crate) struct SimRun {
     /// Makes what fails smaller and writes it to tests/seeds/.
     #[arg(long)]
     pub(crate) shrink: bool,
-    /// How long to look for a smaller case of each failure, in seconds.
+    /// How long to look for a smaller case of a failure, in seconds: of the first one, with --shrink of each.
     #[arg(long, default_value_t = SHRINK_SECONDS, value_name = "SECONDS")]
     pub(crate) shrink_within: u64,
     /// Writes every record of the trace to this file; one seed only.
@@ -243,10 +246,14 @@ fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
     let (from, to) = args.range()?;
     args.case(from)?;
     let sum = run_all(args, from, to)?;
-    for verdict in sum.failures.iter().take(TOLD_MAX) {
-        tell(verdict, args);
+    for (n, verdict) in sum.failures.iter().take(TOLD_MAX).enumerate() {
+        let case = args.case(verdict.seed)?;
+        // The first is always made smaller: it is the one that somebody will look at.
+        let within = Duration::from_secs(args.shrink_within);
+        let smaller = if args.shrink || n == 0 { smaller(&case, within)? } else { None };
+        tell(verdict, &case, smaller.as_ref(), args);
         if args.shrink {
-            keep_smaller(&args.case(verdict.seed)?, Duration::from_secs(args.shrink_within))?;
+            keep(verdict.seed, smaller)?;
         }
     }
     if out.is_json() {
@@ -358,15 +365,56 @@ fn repeat_line(seed: u64, args: &SimRun) -> String {
     )
 }
 
-fn tell(verdict: &Verdict, args: &SimRun) {
-    let failure = verdict.failure.as_deref().unwrap_or_default();
-    eprintln!("seed {}: {failure}", verdict.seed);
-    eprintln!("  options: {} (atra {})", verdict.options, env!("CARGO_PKG_VERSION"));
-    for fault in verdict.faults.iter().rev().take(10).rev() {
-        eprintln!("  fault: {} {}", fault.class.name(), serde_json::to_string(&fault.at).unwrap_or_default());
+/// Everything about a failure that somebody needs who was not there.
+fn tell(verdict: &Verdict, case: &Case, smaller: Option<&Case>, args: &SimRun) {
+    eprintln!("seed {}: {}", verdict.seed, verdict.failure.as_deref().unwrap_or_default());
+    for Violation { invariant, key, at_ms, text } in verdict.violations.iter().skip(1) {
+        eprintln!("  then: {invariant} broken for {key:?} after {at_ms} ms: {text}");
     }
-    verdict.recent.iter().for_each(|line| eprintln!("  {line}"));
+    eprintln!("  options: {}", verdict.options);
+    eprintln!("  of {}, case {}", build(), case.hash());
+    let n_faults = verdict.faults.len();
+    let listed = match smaller.map(|case| (&case.faults, case)) {
+        Some((FaultPlan::Exactly(list), case)) => {
+            eprintln!("  {} of {n_faults} faults are enough, {}:", list.len(), told_case(case));
+            list.clone()
+        }
+        Some((_, case)) => {
+            eprintln!("  none of {n_faults} faults is needed, {}", told_case(case));
+            Vec::new()
+        }
+        None => {
+            let last = n_faults.saturating_sub(FAULTS_TOLD_MAX);
+            eprintln!("  {n_faults} faults, the last of them:");
+            verdict.faults[last..].to_vec()
+        }
+    };
+    for fault in listed.iter().take(FAULTS_TOLD_MAX) {
+        eprintln!("    {} {}", fault.class.name(), serde_json::to_string(&fault.at).unwrap_or_default());
+    }
+    eprintln!("  last events:");
+    verdict.recent.iter().for_each(|line| eprintln!("    {line}"));
     eprintln!("  {}", repeat_line(verdict.seed, args));
+}
+
+fn told_case(case: &Case) -> String {
+    let desk = if case.desk { "the desk, " } else { "" };
+    format!("with {desk}{} agents, {} ms, {:?} order", case.agents, case.virtual_ms, case.policy).to_lowercase()
+}
+
+/// What this program was made of: its revision, if the build was told, and else a hash of the program itself.
+fn build() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    if let Some(revision) = option_env!("ATRA_REVISION") {
+        return format!("atra {version}, revision {revision}");
+    }
+    let mut hasher = std::hash::DefaultHasher::new();
+    // Who cannot read himself says what he knows.
+    match std::env::current_exe().and_then(fs::read) {
+        Ok(bytes) => hasher.write(&bytes),
+        Err(_) => return format!("atra {version}"),
+    }
+    format!("atra {version}, program {:016x}", hasher.finish())
 }
 
 fn summary(sum: &Sum, out: &mut Output) -> Result<(), CliError> {
@@ -487,41 +535,42 @@ fn replay(file: &Path, out: &mut Output) -> Result<(), CliError> {
 fn shrink_file(file: &Path, within: Duration, out: &mut Output) -> Result<(), CliError> {
     let case = read(file)?;
     match smaller(&case, within)? {
-        Some((case, faults)) => {
+        Some(case) => {
             write(file, &case)?;
-            out.line(&format!("{}: {faults} faults, {} agents, {} ms", file.display(), case.agents, case.virtual_ms))
+            out.line(&format!("{}: {} faults, {}", file.display(), n_faults(&case), told_case(&case)))
         }
         None => out.line("it holds: there is nothing to make smaller"),
     }
 }
 
-fn smaller(case: &Case, within: Duration) -> Result<Option<(Case, usize)>, CliError> {
+fn n_faults(case: &Case) -> usize {
+    if let FaultPlan::Exactly(list) = &case.faults { list.len() } else { 0 }
+}
+
+fn smaller(case: &Case, within: Duration) -> Result<Option<Case>, CliError> {
     let bar = ProgressBar::new(TRIALS_MAX as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} tries {elapsed} {msg}") {
         bar.set_style(style);
     }
-    let faults = |case: &Case| if let FaultPlan::Exactly(list) = &case.faults { list.len() } else { 0 };
     let told = |trial: usize, best: &Case| {
-        bar.set_message(format!("{} faults, {} agents, {} ms", faults(best), best.agents, best.virtual_ms));
+        bar.set_message(format!("{} faults, {}", n_faults(best), told_case(best)));
         bar.set_position(trial as u64);
     };
     let found = quietly(|| shrink(case, within, told))?;
     bar.finish_and_clear();
-    Ok(found.map(|(case, _)| {
-        let n = faults(&case);
-        (case, n)
-    }))
+    Ok(found.map(|(case, _)| case))
 }
 
-fn keep_smaller(case: &Case, within: Duration) -> Result<(), CliError> {
-    let Some((smaller, faults)) = smaller(case, within)? else {
-        eprintln!("  seed {} did not fail twice in the same way", case.seed);
+/// Keeps a smaller case where CI repeats it.
+fn keep(seed: u64, smaller: Option<Case>) -> Result<(), CliError> {
+    let Some(case) = smaller else {
+        eprintln!("  seed {seed} did not fail twice in the same way");
         return Ok(());
     };
     let folder = Path::new("tests/seeds");
     fs::create_dir_all(folder).map_err(|source| CliError::File { path: folder.into(), source })?;
-    let file = folder.join(format!("seed-{}.json", case.seed));
-    write(&file, &smaller)?;
-    eprintln!("  shrunk to {faults} faults, {} agents: atra sim replay {}", smaller.agents, file.display());
+    let file = folder.join(format!("seed-{seed}.json"));
+    write(&file, &case)?;
+    eprintln!("  or, smaller: atra sim replay {}", file.display());
     Ok(())
 }

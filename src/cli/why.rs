@@ -1,6 +1,13 @@
 //! `atra why`: the chain of causes above an event, and the tree of effects below it.
+//!
+//! A fill is caused by the candle at whose open it was made; why it was wanted is told by the order, a candle before. So
+//! the order and what it came with stand beside it.
 
-use atra::{Committed, Read, Seq};
+use atra::{
+    Committed, EventType, Filter, Read, Seq,
+    agents::{events::Submitted, market::broker::Fill},
+    bus::Interest,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -19,6 +26,10 @@ const EFFECTS_MAX: usize = 2_000;
 /// Effects that are counted beyond those shown.
 const COUNTED_MAX: usize = 100_000;
 
+/// How far before a fill its order is looked for. Between two candles of a series there are some events of each other
+/// series, and a desk has tens of them.
+const ORDER_WITHIN: u64 = 20_000;
+
 /// An event with what it led to.
 struct Node {
     committed: Committed,
@@ -33,6 +44,10 @@ pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError
     let Some(event) = db.event(args.seq).await? else { return Err(not_there(args.seq, &*db).await?) };
     let (causes, pruned) = causes(&*db, &event).await?;
     let mut left = EFFECTS_MAX;
+    let order = match order_of(&*db, &event).await? {
+        Some(order) => Some(decided(&*db, order, args, &mut left).await?),
+        None => None,
+    };
     let tree = effects(&*db, event, args.depth, args.width, &mut left).await?;
     if out.is_json() {
         let causes: Vec<EventJson<'_>> = causes.iter().map(EventJson::new).collect::<Result<_, _>>()?;
@@ -41,6 +56,7 @@ pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError
             "pruned_cause": pruned,
             "event": EventJson::new(&tree.committed)?,
             "effects": to_json(&tree)?,
+            "ordered": order.as_ref().map(to_json_whole).transpose()?,
         }));
     }
     if let Some(seq) = pruned {
@@ -50,7 +66,39 @@ pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError
         let text = format!("{}{}", "  ".repeat(depth), line(cause, out));
         out.line(&text)?;
     }
-    print(&tree, causes.len(), true, out)
+    print(&tree, causes.len(), true, out)?;
+    if let Some(order) = order {
+        out.line("")?;
+        out.line(&out.paint(Style::Dim, "ordered a candle before, with"))?;
+        print(&order, 0, false, out)?;
+    }
+    Ok(())
+}
+
+/// The order that a fill carries out; `None` for anything else, and for a fill that nobody ordered.
+async fn order_of(db: &dyn Read, event: &Committed) -> Result<Option<Committed>, CliError> {
+    let Ok(Some(fill)) = event.event.as_type::<Fill>() else { return Ok(None) };
+    let Some((id, _)) = fill.id.rsplit_once('.') else { return Ok(None) };
+    let orders = Interest::in_topics(vec![Filter::exactly(&Submitted::TOPIC)]);
+    let mut after = Seq(event.seq.get().saturating_sub(ORDER_WITHIN)).max(db.floor().await?);
+    let mut found = None;
+    while after < event.seq {
+        let (page, complete) = db.journal(after, event.seq, &orders, EFFECTS_MAX).await?;
+        let is_its = |order: &Committed| order.event.get::<Submitted>().is_ok_and(|order| order.id == id);
+        found = page.into_iter().rfind(is_its).or(found);
+        if complete <= after {
+            break;
+        }
+        after = complete;
+    }
+    Ok(found)
+}
+
+/// The candle that an order was decided on, with everything that was decided on it.
+async fn decided(db: &dyn Read, order: Committed, args: &WhyArgs, left: &mut usize) -> Result<Node, CliError> {
+    let (causes, _) = causes(db, &order).await?;
+    let root = causes.into_iter().next().unwrap_or(order);
+    effects(db, root, args.depth, args.width, left).await
 }
 
 /// From the root down to the direct cause; and the cause where the chain ends because it was pruned.
@@ -103,8 +151,9 @@ fn print(node: &Node, depth: usize, is_asked: bool, out: &mut Output) -> Result<
 }
 
 fn to_json(node: &Node) -> Result<Value, CliError> {
-    let child = |child: &Node| -> Result<Value, CliError> {
-        Ok(json!({ "event": EventJson::new(&child.committed)?, "effects": to_json(child)?, "more": child.n_more }))
-    };
-    node.children.iter().map(child).collect::<Result<Vec<Value>, _>>().map(Value::Array)
+    node.children.iter().map(to_json_whole).collect::<Result<Vec<Value>, _>>().map(Value::Array)
+}
+
+fn to_json_whole(node: &Node) -> Result<Value, CliError> {
+    Ok(json!({ "event": EventJson::new(&node.committed)?, "effects": to_json(node)?, "more": node.n_more }))
 }

@@ -2,21 +2,22 @@
 //!
 //! It promises what the trait promises, in the plainest way there is, so that tests compare other backends
 //! with it and simulations run on it. What is committed lives on a [`MemoryDisk`]; a second store on the
-//! same disk is a reopened one. Payloads are kept as JSON text, as a real store keeps them, so that what
+//! same disk is a reopened one. Payloads are given out as JSON text, as a real store gives them, so that what
 //! does not survive a round trip shows here too.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use atra_bus::{Committed, Event, EventId, Interest, Name, Payload, Seq, Topic, topic::SYSTEM_ROOT};
+use rustc_hash::FxHashMap;
 
 use crate::{
     Block, FactKind, FactRow, Loaded, OPEN_EFFECT, Read, SeriesRow, Store, StoreError, TeamRow, WriteBatch,
-    plan::FactId,
     retention::{KEPT_TOPIC, event_of},
 };
 
@@ -30,8 +31,8 @@ struct State {
     journal: Vec<Option<Committed>>,
     /// The last seq that was pruned.
     floor: Seq,
-    facts: BTreeMap<FactId, FactRow>,
-    teams: BTreeMap<Name, TeamRow>,
+    facts: Facts,
+    teams: FxHashMap<Name, TeamRow>,
     blocks: BTreeMap<(Name, i64), Block>,
     faults: VecDeque<Fault>,
     commit_delay: Option<Duration>,
@@ -43,11 +44,74 @@ struct State {
     volatile: Option<VecDeque<Undo>>,
 }
 
+/// Facts by kind and owner (`None` for memory, whose keys are unique), then by key: what a team loads at its start is
+/// found without looking at what others have.
+#[derive(Debug, Default)]
+struct Facts {
+    rows: FxHashMap<(FactKind, Option<Name>), FxHashMap<String, FactRow>>,
+    /// The keys of memory, in order, for who reads it page by page.
+    memory_keys: BTreeSet<String>,
+}
+
+impl Facts {
+    fn place(kind: FactKind, owner: &Name) -> (FactKind, Option<Name>) {
+        (kind, (kind != FactKind::Memory).then(|| owner.clone()))
+    }
+
+    fn get(&self, kind: FactKind, owner: &Name, key: &str) -> Option<&FactRow> {
+        self.rows.get(&Self::place(kind, owner))?.get(key)
+    }
+
+    /// Writes or, without a value, removes.
+    fn put(&mut self, fact: &FactRow) {
+        let is_memory = fact.kind == FactKind::Memory;
+        let rows = self.rows.entry(Self::place(fact.kind, &fact.owner)).or_default();
+        match (rows.get_mut(&fact.key), &fact.value) {
+            // Its key stays: one allocation less for each write of a run.
+            (Some(row), Some(_)) => {
+                let FactRow { owner, value, version, event, .. } = fact;
+                (row.owner, row.value) = (owner.clone(), value.clone());
+                (row.version, row.event) = (*version, *event);
+            }
+            (None, Some(_)) => {
+                rows.insert(fact.key.clone(), fact.clone());
+                if is_memory {
+                    self.memory_keys.insert(fact.key.clone());
+                }
+            }
+            (_, None) => {
+                rows.remove(&fact.key);
+                if is_memory {
+                    self.memory_keys.remove(&fact.key);
+                }
+            }
+        }
+    }
+
+    /// In no order.
+    fn of_kind(&self, kind: FactKind) -> impl Iterator<Item = &FactRow> {
+        self.rows.iter().filter(move |((of, _), _)| *of == kind).flat_map(|(_, rows)| rows.values())
+    }
+
+    /// In no order; of an owner, memory's being nobody.
+    fn of(&self, kind: FactKind, owner: Option<Name>) -> impl Iterator<Item = &FactRow> {
+        self.rows.get(&(kind, owner)).into_iter().flat_map(FxHashMap::values)
+    }
+
+    /// Memory from this key on, in order.
+    fn memory_from(&self, key: &str) -> impl Iterator<Item = &FactRow> {
+        let rows = self.rows.get(&(FactKind::Memory, None));
+        let keys = self.memory_keys.range::<str, _>((Bound::Included(key), Bound::Unbounded));
+        keys.filter_map(move |key| rows?.get(key))
+    }
+}
+
 /// What was there before a commit that was not flushed.
 #[derive(Debug)]
 struct Undo {
     last: usize,
-    facts: Vec<(FactId, Option<FactRow>)>,
+    /// The rows as they were; one without a value was not there.
+    facts: Vec<FactRow>,
     teams: Vec<(Name, Option<TeamRow>)>,
     blocks: Vec<((Name, i64), Option<Block>)>,
 }
@@ -182,12 +246,7 @@ impl Default for MemoryStore {
 impl Store for MemoryStore {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
         let state = self.disk.state();
-        Ok(Loaded {
-            last_seq: state.last_seq(),
-            teams: state.teams.values().cloned().collect(),
-            floor: state.floor,
-            is_unflushed: false,
-        })
+        Ok(Loaded { last_seq: state.last_seq(), teams: state.teams(), floor: state.floor, is_unflushed: false })
     }
 
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
@@ -241,6 +300,13 @@ impl Store for MemoryStore {
 }
 
 impl State {
+    /// By name.
+    fn teams(&self) -> Vec<TeamRow> {
+        let mut teams: Vec<TeamRow> = self.teams.values().cloned().collect();
+        teams.sort_unstable_by(|a, b| a.team.cmp(&b.team));
+        teams
+    }
+
     fn last_seq(&self) -> Seq {
         Seq(self.journal.len() as u64)
     }
@@ -265,15 +331,8 @@ impl State {
     }
 
     fn apply(&mut self, batch: &WriteBatch) {
-        self.journal.extend(batch.events.iter().map(stored).map(Some));
-        for fact in &batch.facts {
-            let id = FactId::new(fact.kind, &fact.owner, &fact.key);
-            if fact.value.is_some() {
-                self.facts.insert(id, fact.clone());
-            } else {
-                self.facts.remove(&id);
-            }
-        }
+        self.journal.extend(batch.events.iter().cloned().map(Some));
+        batch.facts.iter().for_each(|fact| self.facts.put(fact));
         for moved in &batch.teams {
             self.teams.insert(moved.to.team.clone(), moved.to.clone());
         }
@@ -294,12 +353,15 @@ impl State {
         if self.volatile.is_none() {
             return;
         }
-        let facts = batch.facts.iter().map(|fact| FactId::new(fact.kind, &fact.owner, &fact.key));
+        let facts = batch.facts.iter().map(|fact| {
+            let row = self.facts.get(fact.kind, &fact.owner, &fact.key).cloned();
+            row.unwrap_or_else(|| FactRow { value: None, ..fact.clone() })
+        });
         let blocks = batch.blocks.iter().map(|block| (block.series.clone(), block.start));
         let teams = batch.teams.iter().map(|moved| moved.to.team.clone());
         let undo = Undo {
             last: self.journal.len(),
-            facts: facts.map(|id| (id.clone(), self.facts.get(&id).cloned())).collect(),
+            facts: facts.collect(),
             teams: teams.map(|team| (team.clone(), self.teams.get(&team).cloned())).collect(),
             blocks: blocks.map(|id| (id.clone(), self.blocks.get(&id).cloned())).collect(),
         };
@@ -310,9 +372,19 @@ impl State {
 
     fn take_back(&mut self, undo: Undo) {
         self.journal.truncate(undo.last);
-        put_back(&mut self.facts, undo.facts);
-        put_back(&mut self.teams, undo.teams);
-        put_back(&mut self.blocks, undo.blocks);
+        undo.facts.iter().for_each(|fact| self.facts.put(fact));
+        for (team, row) in undo.teams {
+            match row {
+                Some(row) => _ = self.teams.insert(team, row),
+                None => _ = self.teams.remove(&team),
+            }
+        }
+        for (place, block) in undo.blocks {
+            match block {
+                Some(block) => _ = self.blocks.insert(place, block),
+                None => _ = self.blocks.remove(&place),
+            }
+        }
     }
 
     fn get(&self, seq: Seq) -> Option<&Committed> {
@@ -332,16 +404,10 @@ impl State {
         if upto <= self.floor {
             return;
         }
-        let needed: BTreeSet<EventId> = self
-            .facts
-            .values()
-            .filter(|fact| match fact.kind {
-                FactKind::DeadLetter | FactKind::Attempt => true,
-                FactKind::Result => fact.value.as_deref() == Some(OPEN_EFFECT),
-                _ => false,
-            })
-            .filter_map(|fact| event_of(&fact.key))
-            .collect();
+        let marks = self.facts.of_kind(FactKind::DeadLetter).chain(self.facts.of_kind(FactKind::Attempt));
+        let is_open = |fact: &&FactRow| fact.value.as_deref() == Some(OPEN_EFFECT);
+        let open = self.facts.of_kind(FactKind::Result).filter(is_open);
+        let needed: BTreeSet<EventId> = marks.chain(open).filter_map(|fact| event_of(&fact.key)).collect();
         let mut newest: BTreeMap<Topic, Seq> = BTreeMap::new();
         for committed in self.events().take_while(|committed| committed.seq <= upto) {
             if committed.event.topic.memory_key().is_some() {
@@ -365,20 +431,11 @@ impl State {
     }
 }
 
-fn put_back<K: Ord, V>(map: &mut BTreeMap<K, V>, before: Vec<(K, Option<V>)>) {
-    for (key, value) in before {
-        match value {
-            Some(value) => _ = map.insert(key, value),
-            None => _ = map.remove(&key),
-        }
-    }
-}
-
 /// The event as it comes back from a store: its payload is JSON text.
 fn stored(committed: &Committed) -> Committed {
-    // Checked by `State::check` before.
-    let json = committed.event.payload.json().unwrap_or("null");
-    let event = Event { payload: Payload::from_json(json.into()), ..Event::clone(&committed.event) };
+    // Checked by `State::check` before it was taken.
+    let json = committed.event.payload.shared_json().cloned().unwrap_or_else(|_| "null".into());
+    let event = Event { payload: Payload::from_json(json), ..Event::clone(&committed.event) };
     Committed { event: Arc::new(event), ..committed.clone() }
 }
 
@@ -407,7 +464,7 @@ impl Read for MemoryDisk {
                 if events.len() == limit {
                     return Ok((events, at));
                 }
-                events.push(committed.clone());
+                events.push(stored(committed));
             }
             at = next;
         }
@@ -433,18 +490,18 @@ impl Read for MemoryDisk {
     async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
         let wanted = |committed: &&Committed| interest.wants(committed.event.topic.as_str(), &committed.event.source);
-        let mut events: Vec<_> = state.events().rev().filter(wanted).take(limit).cloned().collect();
+        let mut events: Vec<_> = state.events().rev().filter(wanted).take(limit).map(stored).collect();
         events.reverse();
         Ok(events)
     }
 
     async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError> {
-        Ok(self.state().get(seq).cloned())
+        Ok(self.state().get(seq).map(stored))
     }
 
     async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
-        Ok(state.events().filter(|committed| committed.cause_seq == Some(seq)).take(limit).cloned().collect())
+        Ok(state.events().filter(|committed| committed.cause_seq == Some(seq)).take(limit).map(stored).collect())
     }
 
     async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
@@ -461,31 +518,33 @@ impl Read for MemoryDisk {
         state.check_floor(at)?;
         let upto = at.min(state.last_seq()).get() as usize;
         let mut writes = state.journal[..upto].iter().rev().flatten();
-        Ok(writes.find(|committed| committed.event.topic == topic).cloned())
+        Ok(writes.find(|committed| committed.event.topic == topic).map(stored))
     }
 
     async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {
-        Ok(self.state().facts.get(&FactId::new(kind, owner, key)).cloned())
+        Ok(self.state().facts.get(kind, owner, key).cloned())
     }
 
     async fn facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<Vec<FactRow>, StoreError> {
         let state = self.state();
-        let of_kind = state.facts.values().filter(|fact| fact.kind == kind);
-        let mut facts: Vec<_> =
-            of_kind.filter(|fact| owner.is_none_or(|owner| fact.owner == *owner)).cloned().collect();
-        facts.sort_by(|a, b| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
+        let mut facts: Vec<FactRow> = match owner {
+            Some(owner) if kind == FactKind::Memory => {
+                state.facts.of(kind, None).filter(|fact| fact.owner == *owner).cloned().collect()
+            }
+            Some(owner) => state.facts.of(kind, Some(owner.clone())).cloned().collect(),
+            None => state.facts.of_kind(kind).cloned().collect(),
+        };
+        facts.sort_unstable_by(|a, b| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
         Ok(facts)
     }
 
     async fn memory_page(&self, from: &str, limit: usize) -> Result<Vec<FactRow>, StoreError> {
         let state = self.state();
-        let first = FactId { kind: FactKind::Memory, owner: None, key: from.into() };
-        let page = state.facts.range(first..).take_while(|(id, _)| id.kind == FactKind::Memory).take(limit);
-        Ok(page.map(|(_, fact)| fact.clone()).collect())
+        Ok(state.facts.memory_from(from).take(limit).cloned().collect())
     }
 
     async fn teams(&self) -> Result<Vec<TeamRow>, StoreError> {
-        Ok(self.state().teams.values().cloned().collect())
+        Ok(self.state().teams())
     }
 
     async fn blocks(&self, series: &Name, from: i64, to: i64, limit: usize) -> Result<Vec<Block>, StoreError> {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use atra_bus::{Committed, EventId, Name, Seq};
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -55,7 +56,7 @@ pub(crate) type Found = BTreeMap<FactId, Result<Option<FactRow>, StoreError>>;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ledger {
     pub(crate) last: Seq,
-    pub(crate) teams: BTreeMap<Name, TeamRow>,
+    pub(crate) teams: FxHashMap<Name, TeamRow>,
     /// The last seq that was pruned: where a new team begins.
     pub(crate) floor: Seq,
 }

@@ -236,7 +236,7 @@ impl StorageActor {
         if refused.is_empty() {
             return;
         }
-        let slowest = self.ledger.teams.values().min_by_key(|team| team.cursor);
+        let slowest = self.ledger.teams.values().min_by_key(|team| (team.cursor, &team.team));
         let pinned_by = slowest.filter(|team| team.cursor < self.ledger.last);
         let pinned_by = pinned_by.map(|team| (team.team.clone(), team.cursor));
         self.answer_all(refused, &Rejected::Full { used_bytes, limit_bytes, pinned_by });

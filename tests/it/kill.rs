@@ -1,6 +1,6 @@
 //! The real binary on real candles: killed, stopped, placed apart, and always the same digest.
 //!
-//! The seed of the random moments is printed; `ATRA_KILL_SEED` repeats them and `ATRA_KILLS` sets how many.
+//! The seed of the random moments is printed; `ATRA_KILL_SEED` repeats them and `ATRA_KILL_ROUNDS` sets how many.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,8 +24,6 @@ fn data() -> Option<PathBuf> {
 
 fn atra() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atra"));
-    // They are this test's; the binary would call them unknown keys.
-    command.env_remove("ATRA_KILL_SEED").env_remove("ATRA_KILLS");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -81,8 +79,8 @@ fn a_run_that_is_killed_at_random_moments_has_the_digest_of_one_that_is_not() {
     let Some(data) = data() else { return };
     let seed = std::env::var("ATRA_KILL_SEED").ok().and_then(|text| text.parse().ok());
     let mut state: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()));
-    let kills: u64 = std::env::var("ATRA_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
-    eprintln!("ATRA_KILL_SEED={state} ATRA_KILLS={kills}");
+    let kills: u64 = std::env::var("ATRA_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
+    eprintln!("ATRA_KILL_SEED={state} ATRA_KILL_ROUNDS={kills}");
     let folder = tempfile::tempdir().unwrap();
     let (fresh, whole) = (folder.path().join("fresh.db"), folder.path().join("whole.db"));
     import(&data, &fresh);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    process::Command,
+    process::{Command, Output},
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -44,10 +44,39 @@ fn run_all(cases: &[Case]) -> Vec<Verdict> {
     verdicts.into_inner().unwrap()
 }
 
+/// The same seeds as [`case`], in a process of their own.
+fn run_in_a_child(seeds: u64) -> Output {
+    let Case { agents, beat_ms, virtual_ms, .. } = case(0);
+    let number = |ms: u64, unit: f64| (ms as f64 / unit).to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_atra"));
+    command.args(["sim", "--json", "--faults", "all", "--seeds", &format!("0..{seeds}"), "--jobs", "2"]);
+    command.args(["--agents", &agents.to_string(), "--every", &number(beat_ms, 1_000.0)]);
+    command.args(["--hours", &number(virtual_ms, 3_600_000.0)]).output().unwrap()
+}
+
+fn json_lines(output: &Output) -> Vec<serde_json::Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Each seed in this process and in another: what holds, and that both have the same history.
 #[test]
-fn a_hundred_seeds_hold_with_every_fault() {
+fn a_hundred_seeds_hold_with_every_fault_and_have_one_history_in_two_processes() {
+    const SEEDS: u64 = 100;
+    let (verdicts, child) = std::thread::scope(|scope| {
+        let child = scope.spawn(|| run_in_a_child(SEEDS));
+        (run_all(&(0..SEEDS).map(case).collect::<Vec<_>>()), child.join().unwrap())
+    });
+    let errors = String::from_utf8_lossy(&child.stderr);
+    assert_eq!(child.status.code(), Some(0), "{errors}");
+    let lines = json_lines(&child);
+    let hash = |line: &serde_json::Value| Some((line["seed"].as_u64()?, line["hash"].as_str()?.to_owned()));
+    let theirs: BTreeMap<u64, String> = lines.iter().filter_map(hash).collect();
+    let ours: BTreeMap<u64, String> = verdicts.iter().map(|verdict| (verdict.seed, verdict.hash.clone())).collect();
+    assert_eq!((ours.len() as u64, &ours), (SEEDS, &theirs), "atra sim --check-determinism shows where they differ");
+
     let (mut fired, mut checks) = (BTreeMap::new(), BTreeMap::new());
-    for verdict in run_all(&(0..100).map(case).collect::<Vec<_>>()) {
+    for verdict in verdicts {
         assert_eq!(verdict.failure, None, "seed {}: {} {:#?}", verdict.seed, verdict.options, verdict.recent);
         for fault in &verdict.faults {
             *fired.entry(fault.class).or_insert(0) += 1;
@@ -99,12 +128,42 @@ fn the_desk_on_sqlite_has_the_history_of_the_model() {
 
 #[test]
 fn two_processes_have_one_history() {
-    let args = ["sim", "--json", "--seeds", "0..4", "--agents", "6", "--hours", "0.1", "--check-determinism"];
+    let args = ["sim", "--json", "--seeds", "0..2", "--agents", "6", "--hours", "0.1", "--check-determinism"];
     let output = Command::new(env!("CARGO_BIN_EXE_atra")).args(args).output().unwrap();
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "{text}\n{errors}");
-    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    assert_eq!((last["seeds"].as_u64(), last["failures"].as_array().map(Vec::len)), (Some(4), Some(0)), "{last}");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let last = json_lines(&output).pop().unwrap();
+    assert_eq!((last["seeds"].as_u64(), last["failures"].as_array().map(Vec::len)), (Some(2), Some(0)), "{last}");
+}
+
+/// Whoever was not there must be able to tell what failed, under what, in which program, and to see it again.
+#[test]
+fn a_failing_run_tells_everything_that_is_needed_to_see_it_again() {
+    let args = ["--no-desk", "--agents", "6", "--hours", "0.2", "--faults", "latency,torn_commit"];
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atra"));
+        command.arg("sim").args(more).args(args).env("ATRA_SIM_SEED", "7").output().unwrap()
+    };
+    let output = run(&["--seeds", "3..6"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for part in [
+        ": atomic broken for \"store\" after ",
+        "options: inputs_max ",
+        "of atra 0.1.0, ",
+        ", case ",
+        "1 of ",
+        "faults are enough, with ",
+        "\n    torn_commit {\"commit\"",
+        "last events:\n    ",
+        "repeat it: atra sim --seed ",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    let seed = text.split("repeat it: atra sim --seed ").nth(1).unwrap().split(' ').next().unwrap();
+    let again = run(&["--seed", seed, "--shrink-within", "0"]);
+    let again = String::from_utf8_lossy(&again.stderr).into_owned();
+    let first = |text: &str| text.lines().find(|line| line.starts_with("seed ")).unwrap().to_owned();
+    assert_eq!(first(&again), first(&text));
 }
 
 #[test]

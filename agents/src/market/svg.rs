@@ -49,7 +49,8 @@ impl Axis {
         } else {
             (value - self.least) / (self.greatest - self.least)
         };
-        4.0 + (self.height - BOTTOM - 8.0) * (1.0 - share)
+        // Room for half a line of text above the greatest.
+        8.0 + (self.height - BOTTOM - 12.0) * (1.0 - share)
     }
 
     fn value(&self, share: f64) -> f64 {
@@ -211,7 +212,7 @@ pub(super) fn steps(label: &str, times: &[i64], chosen: &[Option<usize>], rows: 
             svg,
             "<text x='{}' y='{:.1}' text-anchor='end'>{name}</text>",
             LEFT - 6.0,
-            row * place as f64 + row * 0.5 + 4.0
+            (row * place as f64 + row * 0.5 + 4.0).max(9.0)
         );
     }
     let width = (WIDTH - LEFT) / chosen.len().max(1) as f64;

@@ -76,13 +76,14 @@ pub(crate) struct Audit {
     state: Arc<Mutex<State>>,
 }
 
+/// Names are looked up once, where something comes in; from there on agents and teams are places in lists. A run has
+/// millions of events, and each of them passes here several times.
 #[derive(Default)]
 struct State {
     agents: Vec<AgentAccount>,
     by_name: FxHashMap<Name, usize>,
-    /// Places of a team's agents.
-    members: FxHashMap<Name, Vec<usize>>,
-    teams: FxHashMap<Name, TeamRow>,
+    teams: Vec<TeamAccount>,
+    team_by_name: FxHashMap<Name, usize>,
     routes: FxHashMap<Topic, Arc<[usize]>>,
     /// The id of seq n at index n − 1.
     ids: Vec<EventId>,
@@ -90,24 +91,46 @@ struct State {
     /// Hashes of facts by hash of their key, and all of them folded into one.
     facts: FxHashMap<u64, u64>,
     facts_fold: u64,
-    /// Versions of memory keys: seq, and who wrote (`None`: removed).
-    memory: BTreeMap<String, Vec<(u64, Option<EventId>)>>,
-    keys: Vec<String>,
-    letters: FxHashSet<(Name, EventId)>,
-    failures: FxHashMap<(Name, EventId), u32>,
+    /// Versions of memory keys, in the order in which the keys were first written.
+    memory: Vec<(Arc<str>, Vec<Version>)>,
+    by_key: FxHashMap<Arc<str>, usize>,
+    letters: FxHashSet<(usize, EventId)>,
+    failures: FxHashMap<(usize, EventId), u32>,
     /// States after commits that are not flushed, oldest first; kept only if power can go.
     volatile: VecDeque<Before>,
     keeps_volatile: bool,
     acks: Vec<(u64, EventId, bool)>,
     stopped: bool,
-    counts: BTreeMap<String, u64>,
+    /// By [`Invariant`].
+    counts: [u64; Invariant::ALL.len()],
+    own_counts: BTreeMap<String, u64>,
     violations: Vec<Violation>,
-    recent: VecDeque<String>,
+    recent: VecDeque<(u64, Recent)>,
+}
+
+/// A version of a memory key: seq, and who wrote (`None`: removed).
+type Version = (u64, Option<EventId>);
+
+struct TeamAccount {
+    name: Name,
+    row: Option<TeamRow>,
+    /// Places of its agents.
+    members: Vec<usize>,
+    /// Of the batch that is being looked at: seq and recorded position of its own inputs. Empty between batches.
+    own: Vec<(Seq, Seq)>,
+}
+
+/// What happened, told in words only when somebody asks.
+enum Recent {
+    Committed { last: usize, events: usize, facts: usize, teams: usize },
+    Opened(Seq),
+    Starts { agent: usize, after: u64 },
+    Broken { invariant: String, key: String, text: String },
 }
 
 struct AgentAccount {
     name: Name,
-    team: Name,
+    team: usize,
     wants: Interest,
     owned: Arc<[String]>,
     /// Failures that it takes to give up an event.
@@ -124,8 +147,8 @@ struct Before {
     last: usize,
     fold: u64,
     facts: Vec<(u64, Option<u64>)>,
-    teams: Vec<(Name, Option<TeamRow>)>,
-    letters: Vec<(Name, EventId)>,
+    teams: Vec<(usize, Option<TeamRow>)>,
+    letters: Vec<(usize, EventId)>,
 }
 
 /// Events of the account's own that a failure shows.
@@ -148,6 +171,7 @@ impl Audit {
         for team in teams {
             let owned: Arc<[String]> = team.specs().flat_map(|spec| spec.owns.iter().cloned()).collect();
             let whole = interest(team);
+            let team_place = state.team(team.name());
             for spec in team.specs() {
                 let own = format!("to.{}.>", spec.name);
                 let mut filters = spec.subscribes.clone();
@@ -155,10 +179,10 @@ impl Audit {
                 let wants = Interest { filters, except: whole.except.clone() };
                 let place = state.agents.len();
                 state.by_name.insert(spec.name.clone(), place);
-                state.members.entry(team.name().clone()).or_default().push(place);
+                state.teams[team_place].members.push(place);
                 state.agents.push(AgentAccount {
                     name: spec.name.clone(),
-                    team: team.name().clone(),
+                    team: team_place,
                     wants,
                     owned: owned.clone(),
                     attempts_max: spec.attempts_max,
@@ -175,6 +199,12 @@ impl Audit {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where an agent stands in the account; the handle that its turns give.
+    pub(crate) fn place_of(&self, agent: &Name) -> usize {
+        let place = self.state().by_name.get(agent).copied();
+        place.unwrap_or_else(|| panic!("agent {agent} is in no team of this simulation"))
+    }
+
     /// Counts a check; keeps it if it failed.
     pub(crate) fn check(&self, invariant: Invariant, ok: bool, key: &str, text: impl FnOnce() -> String) {
         let at_ms = self.engine.now_ms();
@@ -185,7 +215,7 @@ impl Audit {
     pub(crate) fn check_own(&self, name: &str, outcome: Result<(), String>) {
         let at_ms = self.engine.now_ms();
         let mut state = self.state();
-        *state.counts.entry(name.to_owned()).or_insert(0) += 1;
+        *state.own_counts.entry(name.to_owned()).or_insert(0) += 1;
         if let Err(text) = outcome {
             state.violate(Violation { invariant: name.into(), key: String::new(), at_ms, text });
         }
@@ -207,20 +237,21 @@ impl Audit {
         for fact in &batch.facts {
             state.fact(at_ms, fact, &mut before);
         }
-        // Own inputs by team, once: a batch may be of a thousand teams.
-        let mut seen: FxHashMap<Name, Vec<(Seq, Seq)>> = FxHashMap::default();
-        for committed in &batch.events {
-            if let (Some(at), Some(&place)) = (committed.seen, state.by_name.get(&committed.event.source)) {
-                seen.entry(state.agents[place].team.clone()).or_default().push((committed.seq, at));
+        let sources: Vec<Option<usize>> =
+            batch.events.iter().map(|committed| state.by_name.get(&committed.event.source).copied()).collect();
+        for (committed, source) in batch.events.iter().zip(&sources) {
+            if let (Some(at), Some(place)) = (committed.seen, *source) {
+                let team = state.agents[place].team;
+                state.teams[team].own.push((committed.seq, at));
             }
         }
         for moved in &batch.teams {
-            let own = seen.get(&moved.to.team).map_or(&[][..], Vec::as_slice);
-            state.move_team(at_ms, moved.to.clone(), own, &mut before);
+            let team = state.team(&moved.to.team);
+            state.move_team(at_ms, team, &moved.to, &mut before);
         }
-        for committed in &batch.events {
+        for (committed, source) in batch.events.iter().zip(sources) {
             hash = mix(hash, committed.event.id.seed());
-            state.event(at_ms, committed.seq.get(), &committed.event);
+            state.event(at_ms, committed.seq.get(), &committed.event, source);
         }
         hash = mix(hash, state.facts_fold);
         if state.keeps_volatile {
@@ -229,14 +260,9 @@ impl Audit {
                 state.volatile.clear();
             }
         }
-        let line = format!(
-            "{at_ms} ms: committed up to seq {} ({} events, {} facts, {} teams)",
-            state.ids.len(),
-            batch.events.len(),
-            batch.facts.len(),
-            batch.teams.len()
-        );
-        state.remember(line);
+        let (events, facts, teams) = (batch.events.len(), batch.facts.len(), batch.teams.len());
+        let last = state.ids.len();
+        state.remember(at_ms, Recent::Committed { last, events, facts, teams });
         drop(state);
         self.engine.note("commit", hash);
     }
@@ -260,8 +286,7 @@ impl Audit {
     /// The store was opened again: what is in it must be what the account says.
     pub(crate) async fn reopened(&self, reader: &dyn Read, power: bool) -> Result<(), StoreError> {
         let last = reader.last_seq().await?;
-        let teams: FxHashMap<Name, TeamRow> =
-            reader.teams().await?.into_iter().map(|row| (row.team.clone(), row)).collect();
+        let teams = reader.teams().await?;
         let mut fold = 0;
         for kind in FactKind::ALL {
             for row in reader.facts(kind, None).await? {
@@ -270,8 +295,16 @@ impl Audit {
         }
         let at_ms = self.engine.now_ms();
         let mut state = self.state();
-        let same =
-            |state: &State| state.ids.len() as u64 == last.get() && state.teams == teams && state.facts_fold == fold;
+        let same = |state: &State| {
+            let is_known = |row: &TeamRow| {
+                state.team_by_name.get(&row.team).is_some_and(|&place| state.teams[place].row.as_ref() == Some(row))
+            };
+            let n_rows = state.teams.iter().filter(|team| team.row.is_some()).count();
+            state.ids.len() as u64 == last.get()
+                && state.facts_fold == fold
+                && n_rows == teams.len()
+                && teams.iter().all(is_known)
+        };
         while power && !same(&state) {
             let Some(before) = state.volatile.pop_back() else { break };
             state.take_back(before);
@@ -306,87 +339,89 @@ impl Audit {
             agent.alive = false;
         }
         state.stopped = false;
-        let line = format!("{at_ms} ms: opened at seq {last}");
-        state.remember(line);
+        state.remember(at_ms, Recent::Opened(last));
         Ok(())
     }
 
     // === turns ===
 
     /// An agent was built from committed state.
-    pub(crate) fn started(&self, agent: &Name) {
-        let mut state = self.state();
-        let Some(&place) = state.by_name.get(agent) else { return };
-        let team = state.agents[place].team.clone();
-        let cursor = state.teams.get(&team).map_or(0, |row| row.cursor.get());
-        let account = &mut state.agents[place];
-        account.last = cursor;
-        account.alive = true;
+    pub(crate) fn started(&self, agent: usize) {
         let at_ms = self.engine.now_ms();
-        state.remember(format!("{at_ms} ms: {agent} starts after seq {cursor}"));
+        let mut state = self.state();
+        let after = state.cursor_of(state.agents[agent].team);
+        let account = &mut state.agents[agent];
+        account.last = after;
+        account.alive = true;
+        state.remember(at_ms, Recent::Starts { agent, after });
     }
 
     /// A turn begins.
-    pub(crate) fn turn(&self, agent: &Name, event: &Event, position: Seq) {
+    pub(crate) fn turn(&self, agent: usize, event: &Event, position: Seq) {
         let at_ms = self.engine.now_ms();
-        let mut state = self.state();
-        let Some(&place) = state.by_name.get(agent) else { return };
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let name = state.agents[agent].name.clone();
         let stopped = state.stopped;
-        state.check(at_ms, Invariant::CleanStop, !stopped, agent.as_str(), || {
+        state.check(at_ms, Invariant::CleanStop, !stopped, name.as_str(), || {
             format!("had a turn on {} after the runtime had stopped", event.topic)
         });
-        let teammate =
-            state.by_name.get(&event.source).is_some_and(|&of| state.agents[of].team == state.agents[place].team);
+        let teammate = event.source == name
+            || state.by_name.get(&event.source).is_some_and(|&of| state.agents[of].team == state.agents[agent].team);
         if teammate {
             return;
         }
-        let Some(&seq) = state.by_id.get(&event.id) else {
-            state.check(at_ms, Invariant::Isolated, false, agent.as_str(), || {
+        // A foreign input stands at the position itself; what came of it is looked up.
+        let place = position.get().checked_sub(1).and_then(|at| state.ids.get(at as usize));
+        let at = if place == Some(&event.id) { Some(position.get()) } else { state.by_id.get(&event.id).copied() };
+        let Some(seq) = at else {
+            state.check(at_ms, Invariant::Isolated, false, name.as_str(), || {
                 format!("was given {} {} of {}, which is not committed", event.topic, event.id, event.source)
             });
             return;
         };
         state.check(at_ms, Invariant::Isolated, true, "", String::new);
-        let (last, wanted_from) = (state.agents[place].last, &state.agents[place].wanted);
-        let at = wanted_from.partition_point(|(wanted, _)| *wanted <= last);
-        let missed = wanted_from
+        let account = &state.agents[agent];
+        let last = account.last;
+        let at = account.wanted.partition_point(|(wanted, _)| *wanted <= last);
+        let missed = account
+            .wanted
             .iter()
             .skip(at)
             .map(|(wanted, _)| *wanted)
             .take_while(|wanted| *wanted < seq)
-            .find(|wanted| !state.letters.contains(&(agent.clone(), state.ids[*wanted as usize - 1])));
+            .find(|wanted| !state.letters.contains(&(agent, state.ids[*wanted as usize - 1])));
         let ok = seq > last && missed.is_none();
-        state.check(at_ms, Invariant::Order, ok, agent.as_str(), || match missed {
+        state.check(at_ms, Invariant::Order, ok, name.as_str(), || match missed {
             Some(missed) => format!("was given seq {seq} and never seq {missed}, which it wants"),
             None => format!("was given seq {seq} after seq {last}"),
         });
-        state.check(at_ms, Invariant::AsOf, position.get() >= seq, agent.as_str(), || {
+        state.check(at_ms, Invariant::AsOf, position.get() >= seq, name.as_str(), || {
             format!("handles seq {seq} at position {position}")
         });
-        state.agents[place].last = seq.max(last);
+        state.agents[agent].last = seq.max(last);
     }
 
     /// A turn failed.
-    pub(crate) fn failed(&self, agent: &Name, event: &Event) {
-        *self.state().failures.entry((agent.clone(), event.id)).or_insert(0) += 1;
+    pub(crate) fn failed(&self, agent: usize, event: &Event) {
+        *self.state().failures.entry((agent, event.id)).or_insert(0) += 1;
     }
 
     /// A key that nobody in the agent's team owns, drawn by `draw`, and who wrote it last as of `at`.
-    pub(crate) fn sample(&self, agent: &Name, draw: u64, at: Seq) -> Option<(String, Option<EventId>)> {
+    pub(crate) fn sample(&self, agent: usize, draw: u64, at: Seq) -> Option<(Arc<str>, Option<EventId>)> {
         let state = self.state();
-        let account = &state.agents[*state.by_name.get(agent)?];
-        let key = state.keys.get((draw % state.keys.len().max(1) as u64) as usize)?;
-        if account.owned.iter().any(|prefix| key.starts_with(prefix.as_str())) {
+        let (key, versions) = state.drawn(draw)?;
+        if state.agents[agent].owned.iter().any(|prefix| key.starts_with(prefix.as_str())) {
             return None;
         }
-        Some((key.clone(), state.as_of(key, at)))
+        Some((key.clone(), as_of(versions, at)))
     }
 
     /// A key, drawn by `draw`, and who wrote it last as of `at`.
-    pub(crate) fn sample_outside(&self, draw: u64, at: Seq) -> Option<(String, Option<EventId>)> {
+    pub(crate) fn sample_outside(&self, draw: u64, at: Seq) -> Option<(Arc<str>, Option<EventId>)> {
         let state = self.state();
-        let key = state.keys.get((draw % state.keys.len().max(1) as u64) as usize)?;
-        Some((key.clone(), state.as_of(key, at)))
+        let (key, versions) = state.drawn(draw)?;
+        Some((key.clone(), as_of(versions, at)))
     }
 
     // === looks from outside ===
@@ -403,7 +438,8 @@ impl Audit {
         let state = &mut *guard;
         let mut stuck = Vec::new();
         for agent in &mut state.agents {
-            let cursor = state.teams.get(&agent.team).map_or(0, |row| row.cursor.get());
+            let team = &state.teams[agent.team];
+            let cursor = team.row.as_ref().map_or(0, |row| row.cursor.get());
             let settled = if all { cursor.max(agent.last) } else { cursor };
             // Power may take a cursor back, so what is behind it is kept while that can happen.
             if !state.keeps_volatile || state.volatile.is_empty() {
@@ -413,7 +449,7 @@ impl Audit {
             }
             let at = agent.wanted.partition_point(|(seq, _)| *seq <= settled);
             let Some((seq, since)) = agent.wanted.get(at) else { continue };
-            if !excused.contains(&agent.team) && (all || since + STUCK_MS < at_ms) {
+            if !excused.contains(&team.name) && (all || since + STUCK_MS < at_ms) {
                 stuck.push((agent.name.clone(), *seq, *since));
             }
         }
@@ -435,60 +471,83 @@ impl Audit {
     /// (checks, violations, the last events).
     pub(crate) fn outcome(&self) -> (BTreeMap<String, u64>, Vec<Violation>, Vec<String>) {
         let state = self.state();
-        (state.counts.clone(), state.violations.clone(), state.recent.iter().cloned().collect())
+        let stock = Invariant::ALL.into_iter().map(|invariant| (invariant, state.counts[invariant as usize]));
+        let stock = stock.filter(|(_, n)| *n > 0).map(|(invariant, n)| (invariant.name().to_owned(), n));
+        let counts = stock.chain(state.own_counts.clone()).collect();
+        let recent = state.recent.iter().map(|(at_ms, what)| format!("{at_ms} ms: {}", state.told(what))).collect();
+        (counts, state.violations.clone(), recent)
     }
 }
 
 // === impl State ===
 
 impl State {
+    #[inline]
     fn check(&mut self, at_ms: u64, invariant: Invariant, ok: bool, key: &str, text: impl FnOnce() -> String) {
-        let name = name_of(invariant);
-        match self.counts.get_mut(name) {
-            Some(count) => *count += 1,
-            None => _ = self.counts.insert(name.into(), 1),
-        }
+        self.counts[invariant as usize] += 1;
         if !ok {
-            self.violate(Violation { invariant: name.into(), key: key.into(), at_ms, text: text() });
+            self.violate(Violation { invariant: invariant.name().into(), key: key.into(), at_ms, text: text() });
         }
     }
 
     fn violate(&mut self, violation: Violation) {
         if self.violations.len() < VIOLATIONS_MAX {
-            let line = format!(
-                "{} ms: {} of {} broken: {}",
-                violation.at_ms, violation.invariant, violation.key, violation.text
-            );
-            self.remember(line);
+            let Violation { invariant, key, at_ms, text } = violation.clone();
+            self.remember(at_ms, Recent::Broken { invariant, key, text });
             self.violations.push(violation);
         }
     }
 
-    fn remember(&mut self, line: String) {
+    fn remember(&mut self, at_ms: u64, what: Recent) {
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
-        self.recent.push_back(line);
+        self.recent.push_back((at_ms, what));
     }
 
-    /// `own`: seq and recorded position of the team's own inputs in the batch.
-    fn move_team(&mut self, at_ms: u64, to: TeamRow, own: &[(Seq, Seq)], before: &mut Before) {
-        let old = self.teams.get(&to.team);
-        let ok = old.is_none_or(|old| {
+    fn told(&self, what: &Recent) -> String {
+        match what {
+            Recent::Committed { last, events, facts, teams } => {
+                format!("committed up to seq {last} ({events} events, {facts} facts, {teams} teams)")
+            }
+            Recent::Opened(last) => format!("opened at seq {last}"),
+            Recent::Starts { agent, after } => format!("{} starts after seq {after}", self.agents[*agent].name),
+            Recent::Broken { invariant, key, text } => format!("{invariant} of {key} broken: {text}"),
+        }
+    }
+
+    /// The place of a team, a new one if it was never heard of.
+    fn team(&mut self, name: &Name) -> usize {
+        if let Some(&place) = self.team_by_name.get(name) {
+            return place;
+        }
+        self.teams.push(TeamAccount { name: name.clone(), row: None, members: Vec::new(), own: Vec::new() });
+        self.team_by_name.insert(name.clone(), self.teams.len() - 1);
+        self.teams.len() - 1
+    }
+
+    fn cursor_of(&self, team: usize) -> u64 {
+        self.teams[team].row.as_ref().map_or(0, |row| row.cursor.get())
+    }
+
+    /// The inputs that the team made in this batch are those that its account holds; they are gone afterwards.
+    fn move_team(&mut self, at_ms: u64, team: usize, to: &TeamRow, before: &mut Before) {
+        let account = &mut self.teams[team];
+        let old = account.row.replace(to.clone());
+        let mut own = std::mem::take(&mut account.own);
+        let ok = old.as_ref().is_none_or(|old| {
             to.epoch >= old.epoch
                 && to.number >= old.number
                 && to.cursor >= old.cursor
                 && (to.epoch, to.number) != (old.epoch, old.number)
         });
-        let old = old.cloned();
         self.check(at_ms, Invariant::Fenced, ok, to.team.as_str(), || format!("moved from {old:?} to {to:?}"));
-        let from = old.as_ref().map_or(Seq::ZERO, |old| old.cursor);
-        let odd = own.iter().find(|(_, seen)| *seen < from || *seen > to.cursor);
-        let cursor = to.cursor;
+        let (from, cursor) = (old.as_ref().map_or(Seq::ZERO, |old| old.cursor), to.cursor);
+        let odd = own.iter().find(|(_, seen)| *seen < from || *seen > cursor);
         self.check(at_ms, Invariant::Order, odd.is_none(), to.team.as_str(), || {
             format!("own input at {odd:?} was not taken between cursors {from} and {cursor}")
         });
-        let passed = self.passed_over(&to);
+        let passed = self.passed_over(team, cursor.get());
         self.check(at_ms, Invariant::Order, passed.is_none(), to.team.as_str(), || {
             format!(
                 "cursor moved to {cursor}, past seq {:?}, which {:?} wants and never had",
@@ -496,28 +555,29 @@ impl State {
                 passed.as_ref().map(|found| &found.0)
             )
         });
-        before.teams.push((to.team.clone(), old));
-        self.teams.insert(to.team.clone(), to);
+        before.teams.push((team, old));
+        own.clear();
+        self.teams[team].own = own;
     }
 
     /// An event that a member wants, has not been given, has not given up, and that the cursor leaves behind.
-    fn passed_over(&self, to: &TeamRow) -> Option<(Name, u64)> {
-        let members = self.members.get(&to.team)?;
-        members.iter().map(|&place| &self.agents[place]).find_map(|agent| {
+    fn passed_over(&self, team: usize, cursor: u64) -> Option<(Name, u64)> {
+        self.teams[team].members.iter().find_map(|&place| {
+            let agent = &self.agents[place];
             if !agent.alive {
                 return None;
             }
             let at = agent.wanted.partition_point(|(seq, _)| *seq <= agent.last);
-            let left = agent.wanted.iter().skip(at).map(|(seq, _)| *seq).take_while(|seq| *seq <= to.cursor.get());
+            let left = agent.wanted.iter().skip(at).map(|(seq, _)| *seq).take_while(|seq| *seq <= cursor);
             let mut left = left.filter(|seq| {
                 let id = self.ids.get(*seq as usize - 1);
-                id.is_some_and(|id| !self.letters.contains(&(agent.name.clone(), *id)))
+                id.is_some_and(|id| !self.letters.contains(&(place, *id)))
             });
             left.next().map(|seq| (agent.name.clone(), seq))
         })
     }
 
-    fn event(&mut self, at_ms: u64, seq: u64, event: &Event) {
+    fn event(&mut self, at_ms: u64, seq: u64, event: &Event, source: Option<usize>) {
         let follows = seq == self.ids.len() as u64 + 1;
         self.check(at_ms, Invariant::Order, follows, event.source.as_str(), || {
             format!("seq {seq} does not follow the journal")
@@ -529,16 +589,19 @@ impl State {
         self.ids.push(event.id);
         if let Some(key) = event.topic.memory_key() {
             let removed = event.payload.json().is_ok_and(|json| json == "null");
-            if !self.memory.contains_key(key) {
-                self.keys.push(key.into());
-            }
-            self.memory.entry(key.into()).or_default().push((seq, (!removed).then_some(event.id)));
+            let place = self.by_key.get(key).copied().unwrap_or_else(|| {
+                let key: Arc<str> = key.into();
+                self.by_key.insert(key.clone(), self.memory.len());
+                self.memory.push((key, Vec::new()));
+                self.memory.len() - 1
+            });
+            self.memory[place].1.push((seq, (!removed).then_some(event.id)));
         }
         let route = self.route(&event.topic);
-        let team = self.by_name.get(&event.source).map(|&place| self.agents[place].team.clone());
+        let team = source.map(|place| self.agents[place].team);
         for &place in route.iter() {
             let agent = &mut self.agents[place];
-            if team.as_ref() != Some(&agent.team) {
+            if team != Some(agent.team) {
                 agent.wanted.push_back((seq, at_ms));
             }
         }
@@ -572,14 +635,16 @@ impl State {
         if fact.kind == FactKind::DeadLetter
             && let (Ok(event), Some(value)) = (fact.key.parse::<EventId>(), &fact.value)
         {
-            let failures = self.failures.get(&(fact.owner.clone(), event)).copied().unwrap_or(0);
-            let attempts_max = self.by_name.get(&fact.owner).map_or(1, |&place| self.agents[place].attempts_max);
+            // An agent that nobody knows has earned none.
+            let agent = self.by_name.get(&fact.owner).copied().unwrap_or(usize::MAX);
+            let failures = self.failures.get(&(agent, event)).copied().unwrap_or(0);
+            let attempts_max = self.agents.get(agent).map_or(1, |account| account.attempts_max);
             let earned = failures >= attempts_max || value.contains("above");
             self.check(at_ms, Invariant::Contained, earned, fact.owner.as_str(), || {
                 format!("gave up on {event} after {failures} failures of {attempts_max}: {value}")
             });
-            self.letters.insert((fact.owner.clone(), event));
-            before.letters.push((fact.owner.clone(), event));
+            self.letters.insert((agent, event));
+            before.letters.push((agent, event));
         }
     }
 
@@ -593,7 +658,7 @@ impl State {
                 agent.wanted.pop_back();
             }
         }
-        for versions in self.memory.values_mut() {
+        for (_, versions) in &mut self.memory {
             while versions.last().is_some_and(|(seq, _)| *seq > last) {
                 versions.pop();
             }
@@ -605,10 +670,7 @@ impl State {
             }
         }
         for (team, old) in before.teams {
-            match old {
-                Some(old) => _ = self.teams.insert(team, old),
-                None => _ = self.teams.remove(&team),
-            }
+            self.teams[team].row = old;
         }
         for letter in before.letters {
             self.letters.remove(&letter);
@@ -616,33 +678,49 @@ impl State {
         self.facts_fold = before.fold;
     }
 
-    fn as_of(&self, key: &str, at: Seq) -> Option<EventId> {
-        let versions = self.memory.get(key)?;
-        versions.iter().rev().find(|(seq, _)| *seq <= at.get())?.1
+    /// A key that was ever written, with its versions.
+    fn drawn(&self, draw: u64) -> Option<&(Arc<str>, Vec<Version>)> {
+        self.memory.get((draw % self.memory.len().max(1) as u64) as usize)
     }
 }
 
-fn name_of(invariant: Invariant) -> &'static str {
-    match invariant {
-        Invariant::Order => "order",
-        Invariant::Atomic => "atomic",
-        Invariant::Isolated => "isolated",
-        Invariant::Durable => "durable",
-        Invariant::ExactlyOnce => "exactly_once",
-        Invariant::AsOf => "as_of",
-        Invariant::Deterministic => "deterministic",
-        Invariant::Bounded => "bounded",
-        Invariant::Contained => "contained",
-        Invariant::CleanStop => "clean_stop",
-        Invariant::Fenced => "fenced",
-        Invariant::NotStuck => "not_stuck",
-    }
+fn as_of(versions: &[Version], at: Seq) -> Option<EventId> {
+    versions.iter().rev().find(|(seq, _)| *seq <= at.get())?.1
 }
 
 impl Invariant {
+    /// All of them, in the order of their discriminants.
+    const ALL: [Self; 12] = [
+        Self::Order,
+        Self::Atomic,
+        Self::Isolated,
+        Self::Durable,
+        Self::ExactlyOnce,
+        Self::AsOf,
+        Self::Deterministic,
+        Self::Bounded,
+        Self::Contained,
+        Self::CleanStop,
+        Self::Fenced,
+        Self::NotStuck,
+    ];
+
     /// Its name, as in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
-        name_of(self)
+        match self {
+            Self::Order => "order",
+            Self::Atomic => "atomic",
+            Self::Isolated => "isolated",
+            Self::Durable => "durable",
+            Self::ExactlyOnce => "exactly_once",
+            Self::AsOf => "as_of",
+            Self::Deterministic => "deterministic",
+            Self::Bounded => "bounded",
+            Self::Contained => "contained",
+            Self::CleanStop => "clean_stop",
+            Self::Fenced => "fenced",
+            Self::NotStuck => "not_stuck",
+        }
     }
 }

@@ -11,7 +11,7 @@
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
@@ -95,6 +95,8 @@ struct Shared {
     origin: tokio::time::Instant,
     ready: Arc<Ready>,
     state: Mutex<State>,
+    /// As in the state; here too, for who only asks for the time.
+    now_ms: AtomicU64,
     /// Something left the thread; the first one is kept.
     foreign: Mutex<Option<String>>,
 }
@@ -142,9 +144,10 @@ enum Polled {
 
 #[derive(Default)]
 struct State {
-    tasks: BTreeMap<u64, Slot>,
+    /// The slot of task n at index n, while the task is there. Ids are never used again: eight bytes for each task that
+    /// ever was are cheap, and two look-ups for every poll are not.
+    tasks: Vec<Option<Box<Slot>>>,
     ready: BTreeSet<(u64, u64)>,
-    next_id: u64,
     woken_in_all: u64,
     names: FxHashMap<String, u64>,
     /// Tasks of groups below it are dead: never polled again.
@@ -161,7 +164,6 @@ struct State {
     main_after_step: bool,
     polls_at_instant: u64,
     now_ms: u64,
-    window: FxHashMap<u64, u64>,
     trace: Option<Vec<TraceRecord>>,
 }
 
@@ -169,9 +171,13 @@ struct Slot {
     name: Arc<str>,
     key: u64,
     group: u32,
+    /// It only looks.
+    is_looker: bool,
     polls: u64,
     draws: u64,
     since_ms: u64,
+    /// When it was polled last, and how often at that instant.
+    window: (u64, u64),
     future: Option<TaskFuture>,
     waker: Arc<TaskWaker>,
     end: Arc<End>,
@@ -229,7 +235,7 @@ impl OwnedTask for Owned {
     fn abort(&self) {
         if let Some(engine) = self.engine.upgrade() {
             // A task that is being polled has no future here: it is dropped when the poll is over.
-            let slot = lock(&engine.state).tasks.remove(&self.id);
+            let slot = lock(&engine.state).take(self.id);
             drop(slot);
         }
         self.end.set(false);
@@ -270,7 +276,7 @@ impl Engine {
             foreign: AtomicBool::new(false),
             woken: Mutex::new((Vec::new(), None)),
         };
-        let state = State { next_id: MAIN + 1, trace: traced.then(Vec::new), ..State::default() };
+        let state = State { tasks: vec![None], trace: traced.then(Vec::new), ..State::default() };
         Self(Arc::new(Shared {
             seed,
             policy,
@@ -278,6 +284,7 @@ impl Engine {
             origin: tokio::time::Instant::now(),
             ready: Arc::new(ready),
             state: Mutex::new(state),
+            now_ms: AtomicU64::new(0),
             foreign: Mutex::default(),
         }))
     }
@@ -327,7 +334,8 @@ impl Engine {
 
     /// Virtual time since the begin, in milliseconds, as of the last poll.
     pub(crate) fn now_ms(&self) -> u64 {
-        self.state().now_ms
+        // Relaxed: one thread.
+        self.0.now_ms.load(Ordering::Relaxed)
     }
 
     /// Polls so far.
@@ -347,14 +355,14 @@ impl Engine {
 
     fn start(&self, group: u32, name: &str, future: TaskFuture) -> Owned {
         let mut state = self.state();
-        let id = state.next_id;
-        state.next_id += 1;
+        let id = state.tasks.len() as u64;
         // The name and how often it was used, never the id: ids shift when another task is not there.
         let nth = state.names.entry(name.to_owned()).and_modify(|n| *n += 1).or_insert(0);
         let key = mix(mix(self.0.seed, hash_text(name)), *nth);
         let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(false), ready: self.0.ready.clone() });
         let end = Arc::new(End::default());
         if group < state.alive_from {
+            state.tasks.push(None);
             drop(state);
             end.set(false);
             return Owned { id, end, engine: Arc::downgrade(&self.0) };
@@ -365,14 +373,16 @@ impl Engine {
             name: name.into(),
             key,
             group,
+            is_looker: name == LOOKER,
             polls: 0,
             draws: 0,
             since_ms,
+            window: (since_ms, 0),
             future,
             waker: waker.clone(),
             end: end.clone(),
         };
-        state.tasks.insert(id, slot);
+        state.tasks.push(Some(Box::new(slot)));
         drop(state);
         waker.wake();
         Owned { id, end, engine: Arc::downgrade(&self.0) }
@@ -414,16 +424,11 @@ impl Engine {
     /// From now on nothing of the groups below `group` is polled any more: what a dead process does. Their futures
     /// are dropped at once, in the order in which they were spawned.
     pub(crate) fn kill(&self, group: u32) {
-        let dead: Vec<Slot> = {
+        let dead: Vec<Box<Slot>> = {
             let mut state = self.state();
             state.alive_from = state.alive_from.max(group);
-            let ids: Vec<u64> = state
-                .tasks
-                .iter()
-                .filter(|(_, slot)| slot.group < group && slot.group > 0)
-                .map(|(id, _)| *id)
-                .collect();
-            ids.iter().filter_map(|id| state.tasks.remove(id)).collect()
+            let is_dead = |slot: &mut Box<Slot>| slot.group < group && slot.group > 0;
+            state.tasks.iter_mut().filter_map(|place| place.take_if(is_dead)).collect()
         };
         for mut slot in dead {
             drop(slot.future.take());
@@ -446,14 +451,14 @@ impl Engine {
 
     /// Tasks of a group that have not ended.
     pub(crate) fn alive(&self, group: u32) -> Vec<String> {
-        self.state().tasks.values().filter(|slot| slot.group == group).map(|slot| slot.name.to_string()).collect()
+        self.state().slots().filter(|slot| slot.group == group).map(|slot| slot.name.to_string()).collect()
     }
 
     /// 64 random bits: a function of the seed, the task that asks, and how often it asked.
     pub(crate) fn random(&self) -> u64 {
         let id = CURRENT.get();
         let mut state = self.state();
-        match state.tasks.get_mut(&id) {
+        match state.slot(id) {
             Some(slot) => {
                 slot.draws += 1;
                 mix(mix(slot.key, 0x5EED), slot.draws)
@@ -479,8 +484,8 @@ impl Engine {
                 state.record(mix(MAIN, n), n, || "scenario".into());
                 return Polled::Scenario;
             }
-            let alive_from = state.alive_from;
-            let Some(slot) = state.tasks.get_mut(&id) else { return Polled::Task };
+            let (alive_from, now_ms, is_traced) = (state.alive_from, state.now_ms, state.trace.is_some());
+            let Some(slot) = state.slot(id) else { return Polled::Task };
             // Taken back before the poll: a wake during it counts.
             slot.waker.queued.store(false, Ordering::Relaxed);
             if slot.group > 0 && slot.group < alive_from {
@@ -489,16 +494,16 @@ impl Engine {
             let Some(future) = slot.future.take() else { return Polled::Task };
             slot.polls += 1;
             let found = (id, future, slot.waker.clone(), slot.end.clone());
-            let (key, polls, name) = (slot.key, slot.polls, slot.name.clone());
-            let is_looking = &*name == LOOKER;
-            state.record(mix(key, polls), polls, || name.to_string());
+            slot.window = (now_ms, if slot.window.0 == now_ms { slot.window.1 + 1 } else { 1 });
+            let (key, polls, is_looking) = (slot.key, slot.polls, slot.is_looker);
+            let name = is_traced.then(|| slot.name.to_string());
+            state.record(mix(key, polls), polls, || name.unwrap_or_default());
             state.polls += 1;
             let looker = if is_looking { None } else { state.looker.take() };
             state.worked += u64::from(!is_looking);
             if std::mem::take(&mut state.main_after_step) {
                 state.ready.insert((0, MAIN));
             }
-            *state.window.entry(id).or_insert(0) += 1;
             drop(state);
             if let Some(looker) = looker {
                 looker.wake();
@@ -514,7 +519,7 @@ impl Engine {
             Ok(Poll::Pending) => {
                 let mut state = self.state();
                 let now_ms = state.now_ms;
-                match state.tasks.get_mut(&id) {
+                match state.slot(id) {
                     Some(slot) => {
                         slot.since_ms = now_ms;
                         slot.future = Some(future);
@@ -536,7 +541,7 @@ impl Engine {
     }
 
     fn finish(&self, id: u64, end: &End, ok: bool) {
-        let slot = self.state().tasks.remove(&id);
+        let slot = self.state().take(id);
         drop(slot);
         end.set(ok);
     }
@@ -546,8 +551,9 @@ impl Engine {
         let mut woken = std::mem::take(&mut lock(&self.0.ready.woken).0);
         for id in woken.drain(..) {
             state.woken_in_all += 1;
-            let key = match (self.0.policy, state.tasks.get(&id)) {
-                (Policy::Fifo, _) => state.woken_in_all,
+            let n = state.woken_in_all;
+            let key = match (self.0.policy, state.slot(id)) {
+                (Policy::Fifo, _) => n,
                 (Policy::Random, Some(slot)) => mix(slot.key, slot.polls),
                 (Policy::Random, None) if id == MAIN => mix(mix(self.0.seed, MAIN), state.main_polls),
                 // It has ended.
@@ -585,7 +591,7 @@ impl Engine {
     /// Everything that waits, longest first.
     fn waiting(&self) -> String {
         let state = self.state();
-        let mut slots: Vec<&Slot> = state.tasks.values().collect();
+        let mut slots: Vec<&Slot> = state.slots().collect();
         slots.sort_by(|a, b| (a.since_ms, &a.name).cmp(&(b.since_ms, &b.name)));
         let told = |slot: &&Slot| format!("{} (since {} ms, after {} polls)", slot.name, slot.since_ms, slot.polls);
         list(slots.iter().map(told).collect())
@@ -593,10 +599,10 @@ impl Engine {
 
     fn busiest(&self) -> String {
         let state = self.state();
-        let mut polled: Vec<_> = state.window.iter().map(|(id, n)| (*n, *id)).collect();
+        let here = state.slots().filter(|slot| slot.window.0 == state.now_ms);
+        let mut polled: Vec<_> = here.map(|slot| (slot.window.1, &*slot.name)).collect();
         polled.sort_unstable_by(|a, b| b.cmp(a));
-        let name = |id| state.tasks.get(&id).map_or_else(|| format!("task {id}"), |slot| slot.name.to_string());
-        list(polled.into_iter().map(|(n, id)| format!("{} ({n})", name(id))).collect())
+        list(polled.into_iter().map(|(n, name)| format!("{name} ({n})")).collect())
     }
 }
 
@@ -610,6 +616,18 @@ fn list(all: Vec<String>) -> String {
 }
 
 impl State {
+    fn slot(&mut self, id: u64) -> Option<&mut Slot> {
+        self.tasks.get_mut(id as usize)?.as_deref_mut()
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.tasks.iter().filter_map(Option::as_deref)
+    }
+
+    fn take(&mut self, id: u64) -> Option<Box<Slot>> {
+        self.tasks.get_mut(id as usize)?.take()
+    }
+
     fn record(&mut self, of: u64, value: u64, what: impl FnOnce() -> String) {
         self.records += 1;
         self.hash = mix(self.hash ^ self.now_ms, of);
@@ -651,7 +669,7 @@ impl<F: Future> Future for Root<F> {
             if state.now_ms != now_ms {
                 state.now_ms = now_ms;
                 state.polls_at_instant = state.records;
-                state.window.clear();
+                engine.0.now_ms.store(now_ms, Ordering::Relaxed);
             }
         }
         if self.silence.as_mut().poll(cx).is_ready() {

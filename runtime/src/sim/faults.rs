@@ -4,17 +4,15 @@
 //! class and address) or *repeats* a list. What fired is recorded, so a drawn run can be repeated as a list, and a list
 //! can be made shorter: taking one record away moves none of the others.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atra_bus::{EventId, Name};
+use atra_bus::{Event, EventId, Name};
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
 use super::engine::{hash_text, mix};
 
-/// Teams for which the rate at which the whole process dies is meant: 20.
+/// Teams for which the rate is meant at which something happens to all of them at once: 20.
 const TEAMS_PER_RATE: usize = 20;
 
 /// What can go wrong.
@@ -84,6 +82,8 @@ impl FaultClass {
     ];
     /// What nothing can survive: each must make an invariant fail, which shows that the checkers bite.
     pub const NOT_PROMISED: [Self; 2] = [Self::DiskLies, Self::TornCommit];
+    /// How many there are.
+    const N: usize = Self::SURVIVED.len() + Self::NOT_PROMISED.len();
 
     /// Its name, as in files and on the command line.
     #[must_use]
@@ -193,21 +193,24 @@ pub(crate) struct Faults(Arc<Mutex<State>>);
 
 struct State {
     seed: u64,
-    /// Class → chance, of 2^32.
-    drawn: BTreeMap<FaultClass, u64>,
-    exactly: Option<BTreeSet<(FaultClass, u64)>>,
+    /// The classes that the seed drew, in order.
+    classes: Vec<FaultClass>,
+    /// Chance by class, of 2^32.
+    chances: [u64; FaultClass::N],
+    exactly: Option<FxHashSet<(FaultClass, u64)>>,
     healed: bool,
     fired: Vec<Fault>,
-    seen: BTreeSet<(FaultClass, u64)>,
+    seen: FxHashSet<(FaultClass, u64)>,
     full_left: u64,
     /// How often each turn, or each input of a source, went wrong.
-    turns: BTreeMap<u64, u32>,
+    turns: FxHashMap<u64, u32>,
 }
 
 impl Faults {
-    /// `n_teams`: every team commits, so a process of many dies at fewer of its commits; else it never gets through a start.
+    /// `n_teams`: every team commits, so what hits all of them (a death, a stop, a stall of their one disk) is planned for
+    /// fewer commits of a process that has many. Else it never gets through a start, or has no time left between stalls.
     pub(crate) fn new(seed: u64, plan: &FaultPlan, n_teams: usize) -> Self {
-        let mut drawn = BTreeMap::new();
+        let (mut drawn, mut chances) = (Vec::new(), [0; FaultClass::N]);
         let mut exactly = None;
         let classes: &[FaultClass] = match plan {
             FaultPlan::None => &[],
@@ -224,12 +227,15 @@ impl Faults {
             }
             // A quarter, once, or four times the usual rate.
             let factor = [1, 4, 16][((draw >> 8) % 3) as usize];
-            let whole = matches!(class, FaultClass::Crash | FaultClass::PowerLoss | FaultClass::Stop);
+            let whole =
+                matches!(class, FaultClass::Crash | FaultClass::PowerLoss | FaultClass::Stop | FaultClass::DiskStall);
             let spread = if whole { (n_teams / TEAMS_PER_RATE).max(1) as u64 } else { 1 };
-            drawn.insert(class, (factor << 32) / (class.one_in() * 4 * spread));
+            drawn.push(class);
+            chances[class as usize] = (factor << 32) / (class.one_in() * 4 * spread);
         }
-        let (fired, seen, turns) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
-        let state = State { seed, drawn, exactly, healed: false, fired, seen, full_left: 0, turns };
+        drawn.sort_unstable();
+        let (fired, seen, turns) = (Vec::new(), FxHashSet::default(), FxHashMap::default());
+        let state = State { seed, classes: drawn, chances, exactly, healed: false, fired, seen, full_left: 0, turns };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -251,30 +257,32 @@ impl Faults {
 
     pub(crate) fn may(&self, class: FaultClass) -> bool {
         let state = self.state();
-        state.drawn.contains_key(&class)
+        state.classes.contains(&class)
             || state.exactly.as_ref().is_some_and(|list| list.iter().any(|(of, _)| *of == class))
     }
 
     /// The classes that this seed drew.
     pub(crate) fn classes(&self) -> Vec<FaultClass> {
-        self.state().drawn.keys().copied().collect()
+        self.state().classes.clone()
     }
 
     /// Whether a turn goes wrong, and how. Whatever its classes, and however often the process dies meanwhile, a turn
     /// goes wrong at most twice: the third try is the one that counts.
-    pub(crate) fn turn(&self, publisher: &Name, event: EventId, subscriber: &Name) -> Option<(FaultClass, u64)> {
+    /// `subscriber_key` is the hash of its name.
+    pub(crate) fn turn(&self, event: &Event, subscriber: &Name, subscriber_key: u64) -> Option<(FaultClass, u64)> {
         use FaultClass::{AgentError, AgentHang, AgentPanic, AgentSlow};
         let mut state = self.state();
         if state.is_quiet() {
             return None;
         }
-        let key = mix(hash_text(subscriber.as_str()), event.seed());
+        let key = mix(subscriber_key, event.id.seed());
         for class in [AgentPanic, AgentError, AgentHang, AgentSlow] {
             let draw = mix(key, class as u64);
             let so_far = state.turns.get(&key).copied().unwrap_or(0);
             if so_far <= draw as u32 & 1 && state.fires(class, key) {
                 state.turns.insert(key, so_far + 1);
-                let at = || FaultAt::Turn { publisher: publisher.clone(), event, subscriber: subscriber.clone() };
+                let (publisher, subscriber) = (event.source.clone(), subscriber.clone());
+                let at = || FaultAt::Turn { publisher, event: event.id, subscriber };
                 state.record(class, key, at);
                 return Some((class, draw >> 8));
             }
@@ -284,11 +292,12 @@ impl Faults {
 
     /// Whether a source fails instead of giving an input: `Some(true)` with an error, `Some(false)` by just ending. At
     /// most twice in the same place.
-    pub(crate) fn input(&self, source: &Name, offset: &str) -> Option<bool> {
+    pub(crate) fn input(&self, source: &Name, offset: impl FnOnce() -> String) -> Option<bool> {
         let mut state = self.state();
         if state.is_quiet() {
             return None;
         }
+        let offset = &offset();
         let (class, key) = (FaultClass::SourceFail, input_key(source, offset));
         let draw = mix(key, class as u64);
         let so_far = state.turns.get(&key).copied().unwrap_or(0);
@@ -352,14 +361,15 @@ impl Faults {
 
 impl State {
     fn is_quiet(&self) -> bool {
-        self.healed || (self.drawn.is_empty() && self.exactly.is_none())
+        self.healed || (self.classes.is_empty() && self.exactly.is_none())
     }
 
     fn fires(&self, class: FaultClass, key: u64) -> bool {
         match &self.exactly {
             Some(list) => list.contains(&(class, key)),
             None => {
-                self.drawn.get(&class).is_some_and(|chance| mix(mix(self.seed, key), class as u64 + 1) >> 32 < *chance)
+                let chance = self.chances[class as usize];
+                chance > 0 && mix(mix(self.seed, key), class as u64 + 1) >> 32 < chance
             }
         }
     }

@@ -26,6 +26,7 @@ mod shrink;
 mod world;
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     future::Future,
     path::PathBuf,
@@ -52,7 +53,7 @@ use self::{
     driven::{Disk, SqliteDisk},
     engine::{Engine, Figures, LOOKER, Setting, SwarmEnv},
     faults::Faults,
-    probe::Probe,
+    probe::{Probe, Seat},
     world::{ORDERS_MAX, Plan, STOP_DEADLINE, World},
 };
 use crate::{AgentError, ModelCall, Runtime, RuntimeBuilder, StartError, Team, TeamStatus, ledger::Model};
@@ -174,6 +175,8 @@ pub struct SimReport<T> {
     pub faults: Vec<Fault>,
     /// The classes that the seed drew.
     pub classes: Vec<FaultClass>,
+    /// What the swarm was set to, for people.
+    pub options: String,
     /// How often each `sometimes` held.
     pub sometimes: BTreeMap<String, u64>,
     /// What was collected.
@@ -199,6 +202,12 @@ pub struct SimReport<T> {
 }
 
 impl<T> SimReport<T> {
+    /// What makes two failures the same: the invariant, or the engine's word for it, and not what it says in detail.
+    fn kind(&self) -> Option<String> {
+        let invariant = self.violations.first().map(|violation| violation.invariant.clone());
+        invariant.or_else(|| Some(self.failure()?.split(':').next()?.to_owned()))
+    }
+
     /// What failed, in one sentence.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
@@ -217,6 +226,7 @@ impl<T> SimReport<T> {
 impl<T> std::fmt::Display for SimReport<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{}", self.failure().unwrap_or_else(|| "all invariants held".into()))?;
+        writeln!(f, "options: {}", self.options)?;
         writeln!(f, "{} faults:", self.faults.len())?;
         for fault in self.faults.iter().take(20) {
             writeln!(f, "  {} at {:?}", fault.class.name(), fault.at)?;
@@ -366,6 +376,15 @@ impl Swarm {
         self
     }
 
+    fn options(&self) -> String {
+        let (seed, n_teams) = (self.seed, self.teams.len());
+        let n_agents: usize = self.teams.iter().map(|team| team.specs().count()).sum();
+        format!(
+            "seed {seed}, {n_agents} agents in {n_teams} teams, level {:?}, policy {:?}, {:?}",
+            self.level, self.policy, self.storage
+        )
+    }
+
     fn setting(&self) -> Setting {
         Setting { seed: self.seed, policy: self.policy, polls_max: POLLS_MAX, traced: self.traced }
     }
@@ -410,7 +429,11 @@ impl Swarm {
     {
         let setting = self.setting();
         let disk = self.disk.clone();
-        let faults = Faults::new(self.seed, &self.plan, self.teams.len());
+        let options = self.options();
+        let faults = match INSTEAD.with_borrow(Clone::clone) {
+            Some(instead) => Faults::new(self.seed, &instead, self.teams.len()),
+            None => Faults::new(self.seed, &self.plan, self.teams.len()),
+        };
         let held = Arc::new(std::sync::Mutex::new(None));
         let keep = held.clone();
         let run = |engine: Engine| async move {
@@ -432,7 +455,7 @@ impl Swarm {
         };
         let outcome = Engine::run(setting, run);
         let world = held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        report(outcome, world.as_deref(), disk)
+        report(outcome, world.as_deref(), disk, options)
     }
 
     fn world(self, engine: Engine, faults: Faults) -> (Arc<World>, mpsc::Receiver<disk::Order>) {
@@ -475,17 +498,16 @@ impl Swarm {
 fn watched(mut team: Team, audit: &Audit, faults: &Faults) -> Team {
     for (factory, spec) in team.factories.iter_mut().zip(&team.specs) {
         let (inner, name) = (factory.clone(), spec.name.clone());
-        let (audit, faults) = (audit.clone(), faults.clone());
-        *factory = Arc::new(move || {
-            Box::new(Probe { inner: inner(), name: name.clone(), audit: audit.clone(), faults: faults.clone() })
-        });
+        let (place, key) = (audit.place_of(&name), engine::hash_text(name.as_str()));
+        let (seat, faults) = (Seat { name, place, key, audit: audit.clone() }, faults.clone());
+        *factory = Arc::new(move || Box::new(Probe { inner: inner(), seat: seat.clone(), faults: faults.clone() }));
     }
     team
 }
 
 type Ended<T> = Result<(T, Figures, Option<Vec<TraceRecord>>), EngineError>;
 
-fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: Disk) -> SimReport<T> {
+fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: Disk, options: String) -> SimReport<T> {
     let (checks, violations, recent) = world.map(|world| world.audit.outcome()).unwrap_or_default();
     let seen = world.map(|world| std::mem::take(&mut *world.seen())).unwrap_or_default();
     let (output, error, figures, trace) = match outcome {
@@ -501,6 +523,7 @@ fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: Disk) -> SimReport<
         checks,
         faults: world.map(|world| world.faults.fired()).unwrap_or_default(),
         classes: world.map(|world| world.faults.classes()).unwrap_or_default(),
+        options,
         sometimes: seen.sometimes,
         series: seen.series,
         recent,
@@ -517,9 +540,17 @@ fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: Disk) -> SimReport<
 
 /// The variable that says which one seed a test runs.
 const SEED_VARIABLE: &str = "ATRA_SIM_SEED";
+/// Runs that [`seeds`] may take to find fewer faults.
+const TRIES_MAX: usize = 200;
 
-/// Runs a test with seeds 0 .. `n`, or with the one that `ATRA_SIM_SEED` says. The first failure ends it and says
-/// how to repeat it.
+thread_local! {
+    /// The faults of the next simulation on this thread, whatever its swarm says: how a test's own closure is run with
+    /// fewer of them.
+    static INSTEAD: RefCell<Option<FaultPlan>> = const { RefCell::new(None) };
+}
+
+/// Runs a test with seeds 0 .. `n`, or with the one that `ATRA_SIM_SEED` says. The first failure ends it: its faults are
+/// made fewer, and it tells what failed, what it needs for it, and the line that repeats it.
 ///
 /// # Panics
 /// When a seed fails, or panics itself.
@@ -542,7 +573,39 @@ pub fn seeds<T>(n: u64, run: impl Fn(u64) -> SimReport<T>) {
     let one = std::env::var(SEED_VARIABLE).ok().and_then(|text| text.parse::<u64>().ok());
     let range = one.map_or(0..n, |seed| seed..seed.saturating_add(1));
     for seed in range {
-        let report = run(seed);
-        assert!(report.failure().is_none(), "seed {seed}: {report}\nrepeat it: {SEED_VARIABLE}={seed} cargo test …");
+        let mut report = run(seed);
+        let Some(kind) = report.kind() else { continue };
+        let n_faults = report.faults.len();
+        if let Some(fewer) = fewer(&report, |list| with_faults(list, || run(seed)).is_some_and(|found| found == kind)) {
+            report.faults = fewer;
+        }
+        // The harness names its threads by their tests.
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        panic!(
+            "seed {seed}: {report}{} of its {n_faults} faults are enough\nrepeat it: {SEED_VARIABLE}={seed} cargo test {name}",
+            report.faults.len()
+        );
     }
+}
+
+/// What a run with exactly these faults fails with.
+fn with_faults<T>(list: &[Fault], run: impl FnOnce() -> SimReport<T>) -> Option<String> {
+    INSTEAD.set(Some(FaultPlan::Exactly(list.to_vec())));
+    // A test may assert in its own run; that is another failure.
+    let report = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    INSTEAD.set(None);
+    report.ok()?.kind()
+}
+
+/// `None`: the list of what fired does not bring the failure back.
+fn fewer<T>(report: &SimReport<T>, fails: impl Fn(&[Fault]) -> bool) -> Option<Vec<Fault>> {
+    if !fails(&report.faults) {
+        return None;
+    }
+    let mut tries = 0;
+    let found = fewer_faults(report.faults.clone(), |list| {
+        tries += 1;
+        Ok::<_, std::convert::Infallible>(tries <= TRIES_MAX && fails(list))
+    });
+    found.ok()
 }

@@ -19,24 +19,36 @@ const READ_EVERY: u64 = 8;
 
 pub(crate) struct Probe {
     pub(crate) inner: Box<dyn Agent>,
-    pub(crate) name: Name,
-    pub(crate) audit: Audit,
+    pub(crate) seat: Seat,
     pub(crate) faults: Faults,
 }
 
-/// Compares a read of somebody else's key with what the journal says.
-async fn read_as_of(name: &Name, audit: &Audit, event: &Event, cx: &Context<'_>) {
-    let draw = mix(event.id.seed(), super::engine::hash_text(name.as_str()));
-    if !draw.is_multiple_of(READ_EVERY) {
-        return;
-    }
-    let at = cx.input.position;
-    let Some((key, expected)) = audit.sample(name, draw >> 8, at) else { return };
-    if let Ok(entry) = cx.entry(&key).await {
-        let found = entry.map(|entry| entry.revision);
-        audit.check(Invariant::AsOf, found == expected, &key, || {
-            format!("{name} read the write of {found:?} as of {at}, the journal says {expected:?}")
-        });
+/// Who it is.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    pub(crate) name: Name,
+    /// Where it stands in the account.
+    pub(crate) place: usize,
+    /// Of its name.
+    pub(crate) key: u64,
+    pub(crate) audit: Audit,
+}
+
+impl Seat {
+    /// Compares a read of somebody else's key with what the journal says.
+    async fn read_as_of(&self, event: &Event, cx: &Context<'_>) {
+        let draw = mix(event.id.seed(), self.key);
+        if !draw.is_multiple_of(READ_EVERY) {
+            return;
+        }
+        let at = cx.input.position;
+        let Some((key, expected)) = self.audit.sample(self.place, draw >> 8, at) else { return };
+        if let Ok(entry) = cx.entry(&key).await {
+            let found = entry.map(|entry| entry.revision);
+            self.audit.check(Invariant::AsOf, found == expected, &key, || {
+                format!("{} read the write of {found:?} as of {at}, the journal says {expected:?}", self.name)
+            });
+        }
     }
 }
 
@@ -60,17 +72,17 @@ impl Agent for Probe {
     }
 
     async fn start(&mut self, state: &StateReader<'_>) -> Result<(), AgentError> {
-        self.audit.started(&self.name);
+        self.seat.audit.started(self.seat.place);
         self.inner.start(state).await
     }
 
     async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
-        self.audit.turn(&self.name, event, cx.input.position);
-        let fault = self.faults.turn(&event.source, event.id, &self.name);
+        self.seat.audit.turn(self.seat.place, event, cx.input.position);
+        let fault = self.faults.turn(event, &self.seat.name, self.seat.key);
         if let Some((class, _)) = fault
             && class != FaultClass::AgentSlow
         {
-            self.audit.failed(&self.name, event);
+            self.seat.audit.failed(self.seat.place, event);
         }
         let (before, after) = match fault {
             Some((_, draw)) if draw & 1 == 0 => (fault, None),
@@ -79,10 +91,10 @@ impl Agent for Probe {
         if let Some((class, draw)) = before {
             fail(class, draw >> 1).await?;
         }
-        read_as_of(&self.name, &self.audit, event, cx).await;
+        self.seat.read_as_of(event, cx).await;
         let handled = self.inner.handle(event, cx).await;
         if handled.is_err() {
-            self.audit.failed(&self.name, event);
+            self.seat.audit.failed(self.seat.place, event);
         }
         handled?;
         match after {
@@ -93,13 +105,10 @@ impl Agent for Probe {
     }
 
     fn source(&self, offsets: &Offsets) -> Option<Source> {
-        let (faults, name) = (self.faults.clone(), self.name.clone());
+        let (faults, name) = (self.faults.clone(), self.seat.name.clone());
         let items = self.inner.source(offsets)?.map(move |item| {
-            let place = match &item {
-                Ok(SourceItem::Input { partition, offset, .. }) => format!("{partition} {offset}"),
-                _ => return Some(item),
-            };
-            match faults.input(&name, &place) {
+            let Ok(SourceItem::Input { partition, offset, .. }) = &item else { return Some(item) };
+            match faults.input(&name, || format!("{partition} {offset}")) {
                 None => Some(item),
                 Some(true) => Some(Err(AgentError::new("planned error of the source"))),
                 Some(false) => None,

@@ -127,14 +127,12 @@ impl Routes {
         Self { specs, known: FxHashMap::default() }
     }
 
+    /// Who subscribes to a topic that addresses nobody.
     fn of(&mut self, topic: &Topic) -> Arc<[usize]> {
         if let Some(members) = self.known.get(topic) {
             return members.clone();
         }
-        let wants = |spec: &AgentSpec| match topic.addressee() {
-            Some(agent) => spec.name.as_str() == agent,
-            None => spec.subscribes.iter().any(|filter| filter.matches(topic.as_str())),
-        };
+        let wants = |spec: &AgentSpec| spec.subscribes.iter().any(|filter| filter.matches(topic.as_str()));
         let members: Arc<[usize]> = (0..self.specs.len()).filter(|&place| wants(&self.specs[place])).collect();
         if self.known.len() >= ROUTES_MAX {
             self.known.clear();
@@ -145,11 +143,17 @@ impl Routes {
 
     /// Who handles an event of a round, by place.
     fn receivers(&mut self, event: &RoundEvent) -> impl Iterator<Item = usize> + use<> {
-        let members = self.of(&event.event.topic);
-        let (to, n) = (event.to, self.specs.len());
-        // Who addresses itself means it.
-        let from = event.from.filter(|_| event.event.topic.addressee().is_none());
-        (0..n).filter(move |place| Some(*place) == to || (members.contains(place) && Some(*place) != from))
+        let topic = &event.event.topic;
+        let (to, from, n) = (event.to, event.from, self.specs.len());
+        // Addresses are not remembered: a team that writes to a thousand others would keep them all. Who addresses itself
+        // means it.
+        let addressee = topic.addressee();
+        let named = addressee.and_then(|agent| self.specs.iter().position(|spec| spec.name.as_str() == agent));
+        let members = addressee.is_none().then(|| self.of(topic));
+        (0..n).filter(move |place| {
+            let subscribes = members.as_ref().is_some_and(|members| members.contains(place) && Some(*place) != from);
+            subscribes || Some(*place) == to || Some(*place) == named
+        })
     }
 }
 

@@ -156,7 +156,11 @@ pub(crate) struct Executor {
     told_to_stop: bool,
     waiters: Vec<Waiter>,
     round: Vec<RoundEvent>,
+    /// The round before, emptied: its memory is the next one's.
+    spare: Vec<RoundEvent>,
     decided: Decided,
+    /// What nearly every turn skips.
+    nothing: Arc<BTreeSet<(Name, EventId)>>,
 }
 
 type Flow = Result<(), TeamExit>;
@@ -179,7 +183,9 @@ impl Executor {
             told_to_stop: false,
             waiters: Vec::new(),
             round: Vec::new(),
+            spare: Vec::new(),
             decided: Decided::default(),
+            nothing: Arc::default(),
         }
     }
 
@@ -296,10 +302,10 @@ impl Executor {
         // taken would carry its cursor, and if the input failed once more it would never come again.
         let alone = suspected || careful || self.parts.acting;
         let gate = if careful { self.mark(event.id).await? } else { None };
-        let mut skips: BTreeSet<(Name, EventId)> = BTreeSet::new();
-        if suspect {
-            skips.extend(self.parts.suspects.dead.keys().cloned());
-        }
+        let skips = match suspect {
+            true => Arc::new(self.parts.suspects.dead.keys().cloned().collect()),
+            false => self.nothing.clone(),
+        };
         let attempt = if suspect { 1 + self.tries() } else { 1 };
         let seen = self.parts.inputs.cursor();
         let position = match &input {
@@ -309,7 +315,7 @@ impl Executor {
         // Relaxed: only how long old versions are kept depends on it.
         self.parts.position.store(position.get(), Ordering::Relaxed);
         let input_clock = TurnInput { now: self.parts.inputs.now, position, attempt };
-        let rules = TurnRules { input: input_clock, skips: Arc::new(skips), gate };
+        let rules = TurnRules { input: input_clock, skips, gate };
         let id = event.id;
         let begun = self.begin(input, seen);
         let cascade = self.cascade(begun, &rules).await;
@@ -432,8 +438,8 @@ impl Executor {
 
     /// What the round published becomes the next round, and goes into the step.
     fn record_round(&mut self) {
-        let Self { round, decided, step, parts, .. } = self;
-        let mut next = Vec::with_capacity(decided.events.len());
+        let Self { round, spare: next, decided, step, parts, .. } = self;
+        next.clear();
         for (on, member, event) in decided.events.drain(..) {
             let above = round[on].anchor;
             let anchor = if event.durable {
@@ -447,7 +453,7 @@ impl Executor {
             };
             next.push(RoundEvent { event, from: Some(member), to: None, anchor });
         }
-        *round = next;
+        std::mem::swap(round, next);
     }
 
     fn record_timers(&mut self, root: &Arc<Event>) -> Result<(), TurnFailure> {
@@ -455,7 +461,7 @@ impl Executor {
             match change {
                 TimerChange::Set { id, due, draft } => {
                     let agent = &self.parts.specs[member].name;
-                    let set = self.parts.inputs.timers.set(member, id, due, draft);
+                    let set = self.parts.inputs.timers.set(member, &id, due, draft);
                     let most = self.parts.shared.limits.timers_max;
                     let full = self.parts.inputs.timers.count_of(member) > most;
                     let fault = match set {
@@ -531,7 +537,7 @@ impl Executor {
             step.fact(FactKind::Offset, &parts.specs[place].name, partition.as_ref(), Some(value.into()));
         }
         for ((place, id), value) in parts.inputs.timers.take_changed() {
-            step.fact(FactKind::Timer, &parts.specs[place].name, id, value);
+            step.fact(FactKind::Timer, &parts.specs[place].name, &*id, value);
         }
         Ok(())
     }

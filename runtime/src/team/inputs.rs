@@ -6,9 +6,17 @@
 //! sources produced, merged by (time, place in the list). On an `events` clock a merge waits until every
 //! source has said what its next time is, so it does not depend on who was quicker.
 
-use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use atra_bus::{Committed, Env, Event, Seq, Subscription, Timestamp};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     plan::Clock,
@@ -60,7 +68,13 @@ pub(crate) struct Inputs {
     /// Foreign events up to this seq are taken before anything of the team's own: where the journal stood at the start of
     /// the process, which bounds it. Zero after a restart: an input that failed comes again where it was.
     pub(crate) heard_first: Seq,
+    /// Rings when the first timer is due, on a wall clock. Kept from one wait to the next: most waits end with something
+    /// else, and to set it anew for each costs more than the wait.
+    pub(crate) alarm: Option<Pin<Box<Sleep>>>,
 }
+
+/// By how much an alarm may be off and is left alone. What rings too early is set again.
+const ALARM_OFF_MAX: Duration = Duration::from_millis(1);
 
 impl Inputs {
     /// The next input that is here, if any. Errors are a source's.
@@ -127,14 +141,15 @@ impl Inputs {
     ///
     /// Cancel safe: whatever arrives stays in the queues.
     pub(crate) async fn wait(&mut self) -> Result<(), String> {
-        let timer = match (self.clock, self.timers.next_due()) {
+        let is_armed = match (self.clock, self.timers.next_due()) {
             (Clock::Wall, Some(due)) => {
                 let wait = u64::try_from(due.0.saturating_sub(self.env.now().0)).unwrap_or(0);
-                Some(tokio::time::sleep(Duration::from_millis(wait)))
+                self.arm(Instant::now() + Duration::from_millis(wait));
+                true
             }
-            _ => None,
+            _ => false,
         };
-        let Self { subscription, sources, foreign: queue, foreign_events_max, .. } = self;
+        let Self { subscription, sources, foreign: queue, foreign_events_max, alarm, .. } = self;
         let foreign = async {
             let was_behind = subscription.is_behind();
             let ready = poll_fn(|cx| {
@@ -171,9 +186,9 @@ impl Inputs {
             if ready { Poll::Ready(()) } else { Poll::Pending }
         });
         let due = async {
-            match timer {
-                Some(timer) => timer.await,
-                None => std::future::pending().await,
+            match alarm {
+                Some(alarm) if is_armed => alarm.await,
+                _ => std::future::pending().await,
             }
         };
         // Biased: the order is the one in which inputs are taken.
@@ -182,6 +197,18 @@ impl Inputs {
             outcome = foreign => outcome,
             () = due => Ok(()),
             () = produced => Ok(()),
+        }
+    }
+
+    fn arm(&mut self, at: Instant) {
+        match &mut self.alarm {
+            Some(alarm) => {
+                let off = alarm.deadline().max(at) - alarm.deadline().min(at);
+                if alarm.is_elapsed() || off > ALARM_OFF_MAX {
+                    alarm.as_mut().reset(at);
+                }
+            }
+            none => *none = Some(Box::pin(sleep_until(at))),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use atra_bus::{Draft, Event, EventId, Name, Payload, Timestamp, Topic};
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -27,7 +28,7 @@ struct StoredDraft {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     due: Timestamp,
-    id: String,
+    id: Arc<str>,
     member: usize,
 }
 
@@ -53,10 +54,12 @@ pub(crate) struct Timers {
     specs: Vec<Arc<AgentSpec>>,
     pending: BTreeMap<Place, What>,
     /// (member, id) → due: the index for cancelling, and the number per member.
-    known: BTreeMap<(usize, String), Timestamp>,
+    known: BTreeMap<(usize, Arc<str>), Timestamp>,
+    /// Of schedules that fell due before: (member, place in its spec).
+    topics: FxHashMap<(usize, usize), Topic>,
     /// Whether every schedule has a due time: they get one at the clock's first reading.
     scheduled: bool,
-    changed: BTreeMap<(usize, String), Option<Arc<str>>>,
+    changed: BTreeMap<(usize, Arc<str>), Option<Arc<str>>>,
 }
 
 impl Timers {
@@ -91,10 +94,11 @@ impl Timers {
 
     /// Timers pending of one member.
     pub(crate) fn count_of(&self, member: usize) -> usize {
-        self.known.range((member, String::new())..(member + 1, String::new())).count()
+        self.known.range((member, Arc::default())..(member + 1, Arc::default())).count()
     }
 
-    pub(crate) fn set(&mut self, member: usize, id: String, due: Timestamp, draft: Draft) -> Result<(), AgentError> {
+    pub(crate) fn set(&mut self, member: usize, id: &str, due: Timestamp, draft: Draft) -> Result<(), AgentError> {
+        let id: Arc<str> = id.into();
         let stored = Stored {
             due,
             event: Some(StoredDraft {
@@ -114,9 +118,10 @@ impl Timers {
         if id.starts_with(SCHEDULE_PREFIX) {
             return;
         }
-        if let Some(due) = self.known.remove(&(member, id.to_owned())) {
-            self.pending.remove(&Place { due, id: id.into(), member });
-            self.changed.insert((member, id.into()), None);
+        let id: Arc<str> = id.into();
+        if let Some(due) = self.known.remove(&(member, id.clone())) {
+            self.pending.remove(&Place { due, id: id.clone(), member });
+            self.changed.insert((member, id), None);
         }
     }
 
@@ -133,7 +138,7 @@ impl Timers {
         for member in 0..self.specs.len() {
             for place in 0..self.specs[member].schedules.len() {
                 let schedule = &self.specs[member].schedules[place];
-                let id = format!("{SCHEDULE_PREFIX}{}", schedule.name);
+                let id: Arc<str> = format!("{SCHEDULE_PREFIX}{}", schedule.name).into();
                 if !self.known.contains_key(&(member, id.clone())) {
                     let every = interval(schedule);
                     let due = Timestamp((now.0.div_euclid(every) + 1) * every);
@@ -165,7 +170,8 @@ impl Timers {
                 if schedule.missed == Missed::Last {
                     due = Timestamp(due.0.max(now.0.div_euclid(every) * every));
                 }
-                let topic = AgentSpec::schedule_topic(&spec.name, &schedule.name);
+                let topic = self.topics.entry((member, at));
+                let topic = topic.or_insert_with(|| AgentSpec::schedule_topic(&spec.name, &schedule.name)).clone();
                 let draft = Draft::new(topic, due);
                 self.plan(member, id.clone(), Timestamp(due.0 + every), at);
                 draft
@@ -210,17 +216,17 @@ impl Timers {
     }
 
     /// What changed since the last call: (member, id, JSON or removal), sorted.
-    pub(crate) fn take_changed(&mut self) -> BTreeMap<(usize, String), Option<Arc<str>>> {
+    pub(crate) fn take_changed(&mut self) -> BTreeMap<(usize, Arc<str>), Option<Arc<str>>> {
         std::mem::take(&mut self.changed)
     }
 
-    fn plan(&mut self, member: usize, id: String, due: Timestamp, at: usize) {
+    fn plan(&mut self, member: usize, id: Arc<str>, due: Timestamp, at: usize) {
         let json = format!("{{\"due\":{due}}}");
         self.changed.insert((member, id.clone()), Some(json.into()));
         self.insert(member, id, due, What::Recurring(at));
     }
 
-    fn insert(&mut self, member: usize, id: String, due: Timestamp, what: What) {
+    fn insert(&mut self, member: usize, id: Arc<str>, due: Timestamp, what: What) {
         self.known.insert((member, id.clone()), due);
         self.pending.insert(Place { due, id, member }, what);
     }

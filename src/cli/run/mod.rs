@@ -14,7 +14,7 @@ mod signals;
 use std::{sync::Arc, time::Duration};
 
 use atra::{
-    Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, SqliteStore, Team, TeamState,
+    Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, RuntimeError, SqliteStore, Team, TeamState,
     agents::{
         CandleSource, SIMULATED_FROM, desk,
         desk::limits_for,
@@ -24,7 +24,7 @@ use atra::{
     storage::Store,
 };
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use self::{
     begun::Begun,
@@ -51,6 +51,10 @@ const SIMULATED_INTERVAL_MS: i64 = 900_000;
 /// Two signals within this time are one: `timeout` and shells send to the process and to its group. 50 ms: no person
 /// asks twice so fast.
 const SAME_SIGNAL: Duration = Duration::from_millis(50);
+
+/// How long the last report is waited for. 5 s: it is there in milliseconds, or something is in its way that the stop
+/// should have its time for.
+const REPORT_MAX: Duration = Duration::from_secs(5);
 
 /// Runs the desk.
 pub(crate) fn run(args: &RunArgs, json: bool) -> Result<(), CliError> {
@@ -121,13 +125,7 @@ async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<
     }
     let live = Live::start(&runtime, &what, &config, before, json, is_killed);
     let mut ended = until_end(&runtime, args.until_idle, &mut signals, &mut asked, json).await;
-    let figures = portfolio(&runtime).await;
-    if tracing::enabled!(tracing::Level::INFO) {
-        figures::tell(&runtime.metrics(), json);
-    }
-    let turns = runtime.status().iter().map(|team| team.turns).sum();
-    live.stop().await;
-    stop(&runtime, &config, &mut signals).await?;
+    let (figures, turns) = stop(&runtime, live, &config, &mut signals, json).await?;
     // It may have given up while it drained.
     let gave_up = |state: &TeamState| matches!(state, TeamState::Failed { .. } | TeamState::Poisoned { .. });
     if let Some(team) = runtime.status().into_iter().find(|team| gave_up(&team.state)) {
@@ -334,9 +332,31 @@ async fn portfolio(runtime: &Runtime) -> Option<Value> {
     }
 }
 
-/// Stops within the deadline; a second signal ends the process at once.
-async fn stop(runtime: &Runtime, config: &Config, signals: &mut Signals) -> Result<(), CliError> {
+/// Stops within the deadline and gives the portfolio's report and the turns that there were; a second signal ends the
+/// process at once.
+async fn stop(
+    runtime: &Runtime,
+    live: Live,
+    config: &Config,
+    signals: &mut Signals,
+    json: bool,
+) -> Result<(Option<Value>, u64), CliError> {
     let asked = Instant::now();
+    let deadline = config.runtime.stop_deadline();
+    let stopping = async {
+        // It waits for what is being committed: with a full disk, for ever.
+        let figures = timeout(REPORT_MAX.min(deadline / 2), portfolio(runtime)).await.ok().flatten();
+        if tracing::enabled!(tracing::Level::INFO) {
+            figures::tell(&runtime.metrics(), json);
+        }
+        let turns = runtime.status().iter().map(|team| team.turns).sum();
+        live.stop().await;
+        runtime.stop(deadline.saturating_sub(asked.elapsed())).await.map_err(|error| match error {
+            RuntimeError::Deadline(_) => RuntimeError::Deadline(deadline),
+            other => other,
+        })?;
+        Ok((figures, turns))
+    };
     let again = async {
         signals.next().await;
         while asked.elapsed() < SAME_SIGNAL {
@@ -350,6 +370,6 @@ async fn stop(runtime: &Runtime, config: &Config, signals: &mut Signals) -> Resu
             eprintln!("atra: ended at once; nothing acknowledged is lost, the next run goes on from there");
             std::process::exit(1)
         }
-        stopped = runtime.stop(config.runtime.stop_deadline()) => Ok(stopped?),
+        stopped = stopping => stopped,
     }
 }

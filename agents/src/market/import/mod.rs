@@ -245,7 +245,7 @@ pub enum ImportError {
         lines: usize,
     },
     /// A header lacks a column.
-    #[error("line {line}: the header has no {missing} column")]
+    #[error("{}there is no {missing} column", at_line(*line))]
     MissingColumn {
         /// Line of the header, from 1; 0 in a file without lines.
         line: usize,
@@ -354,6 +354,11 @@ pub enum ImportError {
         /// The columns that there are.
         known: String,
     },
+}
+
+/// Where in a file; nowhere in one without lines.
+fn at_line(line: usize) -> String {
+    if line > 0 { format!("line {line}: ") } else { String::new() }
 }
 
 /// A distance in time as an interval is written, if it is one.
