@@ -5,7 +5,8 @@ mod support;
 
 use atra_agents::market::candle::{Candle, Scale};
 use atra_agents::market::indicators::{
-    Atr, Bollinger, Ema, FeatureSet, INDICATORS, Indicator, IndicatorSpec, Macd, Rsi, Sma, batch, values,
+    Adx, Aroon, Atr, Bollinger, Cci, Di, Donchian, Ema, FeatureSet, INDICATORS, Indicator, IndicatorSpec, Macd, Mfi,
+    Momentum, Obv, Roc, Rsi, Sar, Sma, Stochastic, TrueRange, WilliamsR, Wma, batch, values,
 };
 
 use support::{assert_close, goog, oracle};
@@ -136,12 +137,50 @@ fn batch_and_streaming_are_equal_bit_for_bit_and_a_restart_changes_nothing() {
         }
         assert_eq!(whole, stopped, "{}", kind.name);
     }
-    let closes: Vec<i64> = candles.iter().map(|candle| candle.close).collect();
-    let (first, values) = values(Rsi::new(14), &closes);
-    let mut streaming = Rsi::new(14);
-    let streamed: Vec<u64> = closes.iter().filter_map(|close| streaming.update(*close)).map(f64::to_bits).collect();
-    assert_eq!(first, 14);
-    assert_eq!(values.into_iter().map(f64::to_bits).collect::<Vec<_>>(), streamed);
+}
+
+/// Over a slice, a warm indicator takes bars by a loop of its own.
+#[test]
+fn over_a_slice_and_one_by_one_no_bit_differs() {
+    fn same<I: Indicator + Clone>(indicator: I, inputs: &[I::Input])
+    where
+        I::Input: Copy,
+        I::Output: std::fmt::Debug,
+    {
+        let mut streaming = indicator.clone();
+        let streamed: Vec<_> = inputs.iter().map(|input| streaming.update(*input)).collect();
+        let (first, values) = values(indicator, inputs.iter().copied());
+        // The shortest text that is this float: equal texts, equal bits.
+        let text = |value: &I::Output| format!("{value:?}");
+        assert_eq!(streamed.iter().position(Option::is_some), Some(first));
+        assert_eq!(streamed.len(), first + values.len());
+        assert!(streamed.iter().flatten().map(text).eq(values.iter().map(text)), "{}", std::any::type_name::<I>());
+    }
+    let candles = support::walk(700);
+    let ticks: Vec<i64> = candles.iter().map(|candle| candle.close).collect();
+    let floats: Vec<f64> = ticks.iter().map(|ticks| *ticks as f64).collect();
+    for n in [1, 2, 5, 14, 100] {
+        same(Sma::new(n), &ticks);
+        same(Wma::new(n), &ticks);
+        same(Roc::new(n), &ticks);
+        same(Momentum::new(n), &ticks);
+        same(Bollinger::new(n, 2.0), &ticks);
+        same(Rsi::new(n as u32), &ticks);
+        same(Ema::new(n as u32), &floats);
+        same(Macd::new(n as u32, 2 * n as u32, 9), &floats);
+        same(Atr::new(n as u32), &candles);
+        same(Adx::new(n as u32), &candles);
+        same(Di::new(n as u32), &candles);
+        same(Aroon::new(n as u32), &candles);
+        same(Stochastic::new(n, 3, 4), &candles);
+        same(Donchian::new(n), &candles);
+        same(WilliamsR::new(n), &candles);
+        same(Cci::new(n), &candles);
+        same(Mfi::new(n), &candles);
+    }
+    same(TrueRange::default(), &candles);
+    same(Obv::default(), &candles);
+    same(Sar::new(0.02, 0.2), &candles);
 }
 
 #[test]

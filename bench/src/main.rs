@@ -32,6 +32,10 @@ use clap::{Parser, ValueEnum};
 
 use crate::{measure::Scale, report::Reporter};
 
+/// Many small allocations, freed on other threads than they were made on: what it is made for (decision 47).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Side-by-side benchmarks of atra.
 #[derive(Parser)]
 struct Args {

@@ -334,6 +334,11 @@ impl Context<'_> {
             keys.extend(range.map(|(key, _)| key).take_while(|key| key.starts_with(prefix)).cloned());
         }
         keys.extend(self.team.memory.keys_with(prefix).into_iter().map(|key| key.to_string()));
+        let at = self.input.position;
+        if self.team.memory.has_forgotten(at) {
+            let known = self.team.reader.memory_keys(prefix).await;
+            keys.extend(known.map_err(|source| ReadError::Store { key: prefix.into(), at, source })?);
+        }
         let mut entries = Vec::new();
         for key in keys {
             if let Some(entry) = self.entry(&key).await? {

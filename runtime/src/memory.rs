@@ -70,8 +70,11 @@ struct Shared {
     /// Every key that has a version, sorted: what `list` walks.
     index: RwLock<BTreeSet<Arc<str>>>,
     released: AtomicU64,
-    /// `released` at the start: what was removed before is not known here, only in the journal.
-    loaded: AtomicU64,
+    /// What was removed up to here is not known here any more, only in the journal: `released` at the start, or the
+    /// last removal that no team can need.
+    forgotten: AtomicU64,
+    /// Removals that some team may still need, in journal order. Touched by the releaser only.
+    removed: Mutex<VecDeque<(Seq, Arc<str>)>>,
     positions: Mutex<Positions>,
 }
 
@@ -100,7 +103,8 @@ impl Default for SharedMemory {
             keys: DashMap::with_hasher(FxBuildHasher),
             index: RwLock::default(),
             released: AtomicU64::new(0),
-            loaded: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
+            removed: Mutex::default(),
             positions: Mutex::default(),
         }))
     }
@@ -141,18 +145,24 @@ impl SharedMemory {
     /// The value of a key as of `at`.
     #[must_use]
     pub fn as_of(&self, key: &str, at: Seq) -> AsOf {
-        // Relaxed: written once, before any team runs.
-        let before_start = at.get() < self.0.loaded.load(Ordering::Relaxed);
         let versions = self.0.keys.get(key);
+        // After the look: a key that has just been forgotten has raised it before.
+        let is_forgotten = self.has_forgotten(at);
         let pruned = versions.as_ref().is_some_and(|versions| versions.pruned);
         match versions.as_ref().and_then(|versions| versions.list.iter().rev().find(|version| version.seq <= at)) {
             Some(version) => AsOf::Known(version.entry.clone()),
-            None if pruned || before_start => AsOf::Older,
+            None if pruned || is_forgotten => AsOf::Older,
             None => AsOf::Known(None),
         }
     }
 
-    /// Every key with `prefix` that ever had a version kept here, sorted.
+    /// Whether keys that existed at `at` may be unknown here: the journal has them.
+    pub(crate) fn has_forgotten(&self, at: Seq) -> bool {
+        // SeqCst with `forget_removed`: who finds a key gone finds this raised.
+        at.get() < self.0.forgotten.load(Ordering::SeqCst)
+    }
+
+    /// Every key with `prefix` that has a version here, sorted.
     #[must_use]
     pub fn keys_with(&self, prefix: &str) -> Vec<Arc<str>> {
         let index = self.0.index.read().unwrap_or_else(PoisonError::into_inner);
@@ -172,6 +182,7 @@ impl SharedMemory {
 
     /// Applies the writes of a committed batch; they become visible with [`SharedMemory::set_released`].
     pub(crate) fn apply(&self, batch: &Batch) {
+        self.forget_removed();
         let mut floor = None;
         for committed in &batch.events {
             let Some(key) = committed.event.topic.memory_key() else { continue };
@@ -181,7 +192,35 @@ impl SharedMemory {
             let removed = value.json().is_ok_and(|json| json == "null");
             let entry = (!removed).then(|| Entry { value: value.clone(), revision: committed.event.id });
             self.push(key, Version { seq: committed.seq, entry }, floor, false);
+            if removed {
+                self.removed().push_back((committed.seq, key.into()));
+            }
         }
+    }
+
+    /// Drops keys whose removal every team and every reader outside has seen.
+    fn forget_removed(&self) {
+        let mut removed = self.removed();
+        if removed.is_empty() {
+            return;
+        }
+        let seen = self.floor().min(self.released());
+        while removed.front().is_some_and(|(seq, _)| *seq <= seen) {
+            let Some((seq, key)) = removed.pop_front() else { return };
+            let is_gone = |versions: &Versions| {
+                versions.list.back().is_some_and(|newest| newest.seq == seq && newest.entry.is_none())
+            };
+            if self.0.keys.get(&*key).is_some_and(|versions| is_gone(&versions)) {
+                // Before the key goes: who does not find it asks the journal for what came before.
+                self.0.forgotten.fetch_max(seq.get(), Ordering::SeqCst);
+                self.0.keys.remove(&*key);
+                self.0.index.write().unwrap_or_else(PoisonError::into_inner).remove(&*key);
+            }
+        }
+    }
+
+    fn removed(&self) -> MutexGuard<'_, VecDeque<(Seq, Arc<str>)>> {
+        self.0.removed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes everything up to `seq` visible.
@@ -191,7 +230,7 @@ impl SharedMemory {
 
     /// Everything of the store is loaded, as of `seq`.
     pub(crate) fn set_loaded(&self, seq: Seq) {
-        self.0.loaded.store(seq.get(), Ordering::Relaxed);
+        self.0.forgotten.store(seq.get(), Ordering::SeqCst);
         self.set_released(seq);
     }
 

@@ -399,15 +399,19 @@ impl Runtime {
     }
 
     /// Stops: sources first, teams in reverse order finish what they began, storage flushes and checkpoints.
-    /// A second call finds nothing to do.
+    /// A second call finds nothing to do. While the disk is full, what is not committed yet is given up: it was
+    /// acknowledged to nobody, and the next start repeats it.
     ///
     /// # Errors
+    /// [`RuntimeError::Rejected`] when the storage could not do its last writes; everything has ended all the same.
     /// [`RuntimeError::Deadline`] when `deadline` passed first: everything is ended then, as a kill would.
     ///
     /// # Cancel safety
     /// Dropping the future ends everything at once; nothing acknowledged is lost.
     pub async fn stop(&self, deadline: Duration) -> Result<(), RuntimeError> {
         let Some(Ending { tasks, storage, watchdog }) = self.ending.lock().await.take() else { return Ok(()) };
+        // First: a team that waits for space hears nothing else.
+        self.kernel.storage.end_waiting_for_space();
         let drained = tokio::time::timeout(deadline, async {
             // All at once: one with a full queue must not keep the others from hearing. A team whose loop is
             // gone needs no telling.
@@ -418,15 +422,16 @@ impl Runtime {
                     tracing::error!(task = %name, "task ended by a panic");
                 }
             }
-            note_clean_stop(&self.kernel).await?;
-            self.kernel.storage.stop().await?;
-            Ok(())
+            let noted = note_clean_stop(&self.kernel).await;
+            // In any case. The first error is the one to tell.
+            let stopped = self.kernel.storage.stop().await;
+            Ok(noted.and(stopped)?)
         })
         .await;
         self.kernel.bus.close();
         drop(watchdog);
         let drained = drained.unwrap_or(Err(RuntimeError::Deadline(deadline)));
-        if drained.is_ok() {
+        if !matches!(drained, Err(RuntimeError::Deadline(_))) {
             match storage {
                 StorageTask::Task(task) => drop(task.join().await),
                 // Its loop has returned or is returning.

@@ -327,6 +327,8 @@ impl Supervisor {
     async fn build(&mut self) -> Result<Executor, BuildError> {
         let kernel = self.kernel.clone();
         let row = kernel.storage.raise_epoch(&self.plan.name).await?;
+        // Relaxed, as in the executor.
+        self.position.store(row.cursor.get(), Ordering::Relaxed);
         let mut stored = Stored::read(&*kernel.reader, &self.plan).await?;
         if stored.resting {
             kernel.note(&self.plan.name, STATE_KEY, None).await?;

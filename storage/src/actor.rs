@@ -21,7 +21,7 @@ use crate::{
     metrics::Gauges,
     plan::{FactId, Found, Ledger, Plan},
     power::Power,
-    queue::{Command, Lanes, Outcome, Work},
+    queue::{Command, Lanes, Outcome, Work, give_back},
     upkeep::Upkeep,
 };
 
@@ -112,6 +112,7 @@ impl StorageActor {
             if commands.is_empty() {
                 break None;
             }
+            self.gauges.take(commands.len());
             let mut is_stopping = false;
             for command in commands.extract_if(.., |command| matches!(command.work, Work::Stop)) {
                 is_stopping = true;
@@ -160,8 +161,12 @@ impl StorageActor {
         match self.attempt(&commands).await {
             (Ending::Committed(level), answers) => {
                 self.answer_committed();
-                let answers =
-                    answers.into_iter().map(|answer| answer.map_err(|rejected| self.opened(rejected))).collect();
+                let answers = match self.is_open {
+                    true => {
+                        answers.into_iter().map(|answer| answer.map_err(|rejected| self.opened(rejected))).collect()
+                    }
+                    false => answers,
+                };
                 self.committed = Some(Committed { commands, answers, level });
             }
             (Ending::Failed(answer), _) => self.answer_all(commands, &answer),
@@ -433,9 +438,7 @@ impl StorageActor {
     }
 
     pub(crate) fn answer_all(&self, commands: Vec<Command>, answer: &Rejected) {
-        for command in commands {
-            answer_one(&self.gauges, command, Err(self.opened(answer.clone())));
-        }
+        answer_each(&self.gauges, commands, |_, _| Err(self.opened(answer.clone())));
     }
 
     /// After a commit of unknown outcome an error does not say that nothing is there.
@@ -459,9 +462,7 @@ impl StorageActor {
                 info!(seq = %self.ledger.last, "storage stopped");
                 self.gauges.end(StorageState::Stopped);
                 let last = self.ledger.last;
-                for stop in stops {
-                    answer_one(&self.gauges, stop, Ok(Outcome::nothing(last)));
-                }
+                answer_each(&self.gauges, stops, |_, _| Ok(Outcome::nothing(last)));
             }
             Err(cause) => {
                 error!(error = %cause, "store could not be closed");
@@ -483,6 +484,7 @@ impl StorageActor {
             if commands.is_empty() {
                 break;
             }
+            self.gauges.take(commands.len());
             self.answer_all(commands, &Rejected::Failed(cause.clone()));
         }
         if let Err(error) = self.store.close().await {
@@ -505,30 +507,28 @@ impl Drop for StorageActor {
 /// Answers each command with its own outcome and the level that the commit reached.
 fn answer(gauges: &Gauges, committed: Committed) {
     let Committed { commands, answers, level } = committed;
-    for (command, answer) in commands.into_iter().zip(answers) {
-        let is_less = level < level_of(&command.work) && writes(&command.work);
-        let answer = match answer {
-            Ok(_) if is_less => Err(Rejected::Unknown(format!(
-                "the commit is there, but it is not known to survive power loss (asked for {:?})",
-                level_of(&command.work)
-            ))),
-            Ok(mut outcome) => {
-                outcome.acknowledged.level = level;
-                Ok(outcome)
-            }
-            rejected => rejected,
-        };
-        answer_one(gauges, command, answer);
-    }
+    answer_each(gauges, commands, |command, index| match &answers[index] {
+        Ok(_) if level < level_of(&command.work) && writes(&command.work) => Err(Rejected::Unknown(format!(
+            "the commit is there, but it is not known to survive power loss (asked for {:?})",
+            level_of(&command.work)
+        ))),
+        Ok(outcome) => Ok(outcome.at(level)),
+        Err(rejected) => Err(rejected.clone()),
+    });
 }
 
-fn answer_one(gauges: &Gauges, command: Command, answer: Result<Outcome, Rejected>) {
-    let Command { bytes, answer: to, room, work: _ } = command;
-    Gauges::add(&gauges.rejected, u64::from(answer.is_err()));
-    gauges.unqueue(bytes);
-    drop(room);
-    // Nobody waits for it any more: the receipt was dropped, which is allowed.
-    let _ = to.send(answer);
+/// Gives each command the answer that `of` has for it and its index.
+fn answer_each(gauges: &Gauges, mut commands: Vec<Command>, of: impl Fn(&Command, usize) -> Result<Outcome, Rejected>) {
+    gauges.answered(commands.len());
+    give_back(&mut commands);
+    for (index, command) in commands.into_iter().enumerate() {
+        let answer = of(&command, index);
+        if answer.is_err() {
+            Gauges::add(&gauges.rejected, 1);
+        }
+        // Nobody waits for it any more: the receipt was dropped, which is allowed.
+        let _ = command.answer.send(answer);
+    }
 }
 
 fn ledger_of(loaded: Loaded) -> Ledger {
@@ -563,5 +563,9 @@ impl Outcome {
     fn nothing(last: Seq) -> Self {
         let acknowledged = crate::Acknowledged { first: last.next(), last, level: Level::Process, repeated: false };
         Self { acknowledged, row: None }
+    }
+
+    fn at(&self, level: Level) -> Self {
+        Self { acknowledged: crate::Acknowledged { level, ..self.acknowledged }, row: self.row.clone() }
     }
 }

@@ -338,6 +338,9 @@ async fn memory_is_read_as_of_a_seq(place: &mut dyn Place) {
     }
     assert!(reader.memory_as_of("never", Seq(9)).await.expect("a read").is_none());
     assert!(reader.memory_as_of("not a key", Seq(9)).await.expect("a read").is_none());
+    for (prefix, expected) in [("", vec!["k", "other"]), ("k", vec!["k"]), ("o", vec!["other"]), ("z", vec![])] {
+        assert_eq!(reader.memory_keys(prefix).await.expect("keys"), expected, "removed keys too, by prefix {prefix:?}");
+    }
 }
 
 async fn topics_are_counted(place: &mut dyn Place) {

@@ -167,10 +167,10 @@ impl Storage {
         if lane.commands.is_closed() {
             return Err(self.stopped());
         }
-        let overloaded = || self.overloaded(lane.commands.max_capacity() - lane.commands.capacity());
+        let overloaded = || self.overloaded(lane.n_waiting());
         let room = Arc::clone(&lane.room).try_acquire_many_owned(bytes as u32).map_err(|_| overloaded())?;
         let slot = lane.commands.try_reserve().map_err(|_| overloaded())?;
-        let (command, receipt) = self.command(work, bytes, room);
+        let (command, receipt) = Self::command(work, bytes, room);
         slot.send(command);
         Ok(receipt)
     }
@@ -256,7 +256,14 @@ impl Storage {
     /// A snapshot of the counters.
     #[must_use]
     pub fn metrics(&self) -> StorageMetrics {
-        self.0.gauges.snapshot()
+        let Shared { lanes, gauges, options, .. } = &*self.0;
+        gauges.snapshot(lanes.n_waiting(), lanes.bytes(options))
+    }
+
+    /// From now on nobody waits for space on the disk: what finds none is given up after one more try, and answered so.
+    /// For whoever is going to stop and has to wait for commits first.
+    pub fn end_waiting_for_space(&self) {
+        self.0.gauges.ask_to_stop();
     }
 
     /// Commits everything that was queued before, moves the log into the database, closes it. Calls after
@@ -296,7 +303,7 @@ impl Storage {
         let LaneSender { commands, room } = self.0.lanes.of(lane);
         let room = Arc::clone(room).acquire_many_owned(bytes as u32).await.map_err(|_| self.stopped())?;
         let slot = commands.reserve().await.map_err(|_| self.stopped())?;
-        let (command, receipt) = self.command(work, bytes, room);
+        let (command, receipt) = Self::command(work, bytes, room);
         slot.send(command);
         Ok(receipt)
     }
@@ -311,10 +318,9 @@ impl Storage {
         Ok(bytes.min(limit))
     }
 
-    fn command(&self, work: Work, bytes: usize, room: OwnedSemaphorePermit) -> (Command, Receipt) {
+    fn command(work: Work, bytes: usize, room: OwnedSemaphorePermit) -> (Command, Receipt) {
         let (answer, receipt) = oneshot::channel();
-        self.0.gauges.queue(bytes);
-        (Command { work, bytes, room, answer }, Receipt(receipt))
+        (Command { work, bytes, room: Some(room), answer }, Receipt(receipt))
     }
 
     fn overloaded(&self, queued: usize) -> Rejected {

@@ -135,6 +135,11 @@ impl MemoryDisk {
         self.state().faults.extend(std::iter::repeat_n(fault, n));
     }
 
+    /// From now on nothing fails that was told to.
+    pub fn mend(&self) {
+        self.state().faults.clear();
+    }
+
     /// Lets the next commit take effect and fail with `error` all the same: an answer that got lost.
     pub fn fail_next_after_effect(&self, error: &StoreError) {
         self.state().faults.push_back(Fault { error: error.clone(), is_after_effect: true });
@@ -541,6 +546,13 @@ impl Read for MemoryDisk {
     async fn memory_page(&self, from: &str, limit: usize) -> Result<Vec<FactRow>, StoreError> {
         let state = self.state();
         Ok(state.facts.memory_from(from).take(limit).cloned().collect())
+    }
+
+    async fn memory_keys(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let state = self.state();
+        let written = state.events().filter_map(|committed| committed.event.topic.memory_key());
+        let keys: BTreeSet<&str> = written.filter(|key| key.starts_with(prefix)).collect();
+        Ok(keys.into_iter().map(str::to_owned).collect())
     }
 
     async fn teams(&self) -> Result<Vec<TeamRow>, StoreError> {

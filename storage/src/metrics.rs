@@ -147,8 +147,8 @@ pub struct StorageMetrics {
 /// otherwise: the numbers are for people, and each stands alone.
 #[derive(Debug, Default)]
 pub(crate) struct Gauges {
-    pub(crate) queued: AtomicU64,
-    pub(crate) queued_bytes: AtomicU64,
+    /// Commands that were taken out of the lanes and have not been answered.
+    at_work: AtomicU64,
     pub(crate) batches: AtomicU64,
     pub(crate) steps: AtomicU64,
     pub(crate) events: AtomicU64,
@@ -179,14 +179,12 @@ impl Gauges {
         counter.fetch_add(n, Ordering::Relaxed);
     }
 
-    pub(crate) fn queue(&self, bytes: usize) {
-        Self::add(&self.queued, 1);
-        Self::add(&self.queued_bytes, bytes as u64);
+    pub(crate) fn take(&self, n_commands: usize) {
+        Self::add(&self.at_work, n_commands as u64);
     }
 
-    pub(crate) fn unqueue(&self, bytes: usize) {
-        self.queued.fetch_sub(1, Ordering::Relaxed);
-        self.queued_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+    pub(crate) fn answered(&self, n_commands: usize) {
+        self.at_work.fetch_sub(n_commands as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn set_state(&self, state: StorageState) {
@@ -289,11 +287,12 @@ impl Gauges {
         }
     }
 
-    pub(crate) fn snapshot(&self) -> StorageMetrics {
+    /// `waiting`: commands in the lanes; `bytes`: theirs and those of commands at work.
+    pub(crate) fn snapshot(&self, waiting: usize, bytes: usize) -> StorageMetrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         StorageMetrics {
-            queued: get(&self.queued),
-            queued_bytes: get(&self.queued_bytes),
+            queued: waiting as u64 + get(&self.at_work),
+            queued_bytes: bytes as u64,
             batches: get(&self.batches),
             steps: get(&self.steps),
             events: get(&self.events),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use atra_bus::Name;
+use futures::FutureExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::{
@@ -36,8 +37,8 @@ pub(crate) struct Outcome {
 pub(crate) struct Command {
     pub(crate) work: Work,
     pub(crate) bytes: usize,
-    /// Room in the lane; given back when the command is dropped, after its answer.
-    pub(crate) room: OwnedSemaphorePermit,
+    /// Room in the lane, until [`give_back`].
+    pub(crate) room: Option<OwnedSemaphorePermit>,
     pub(crate) answer: oneshot::Sender<Result<Outcome, Rejected>>,
 }
 
@@ -53,6 +54,33 @@ pub(crate) struct LaneSender {
 struct LaneReceiver {
     commands: mpsc::Receiver<Command>,
     room: Arc<Semaphore>,
+}
+
+impl LaneReceiver {
+    /// Adds up to `n_max` commands that are queued now; gives those that it added.
+    fn take<'a>(&mut self, batch: &'a mut Vec<Command>, n_max: usize) -> &'a [Command] {
+        let before = batch.len();
+        // `None`: nothing is queued, and nothing was taken.
+        let _ = self.commands.recv_many(batch, n_max).now_or_never();
+        &batch[before..]
+    }
+
+    /// Bytes of commands that wait or have not been answered.
+    fn bytes(&self, options: &StorageOptions) -> usize {
+        options.queue_bytes_max - self.room.available_permits()
+    }
+}
+
+/// Gives back the room of commands that are about to be answered: of neighbours of one lane at once, since each time
+/// costs a lock.
+pub(crate) fn give_back(commands: &mut [Command]) {
+    let mut together: Option<OwnedSemaphorePermit> = None;
+    for room in commands.iter_mut().filter_map(|command| command.room.take()) {
+        match &mut together {
+            Some(all) if Arc::ptr_eq(all.semaphore(), room.semaphore()) => all.merge(room),
+            other => *other = Some(room),
+        }
+    }
 }
 
 fn lane(options: &StorageOptions) -> (LaneSender, LaneReceiver) {
@@ -80,7 +108,24 @@ pub(crate) struct LaneSenders {
     bulk: LaneSender,
 }
 
+impl LaneSender {
+    pub(crate) fn n_waiting(&self) -> usize {
+        self.commands.max_capacity() - self.commands.capacity()
+    }
+}
+
 impl LaneSenders {
+    /// Commands that wait in any lane.
+    pub(crate) fn n_waiting(&self) -> usize {
+        [&self.control, &self.turns, &self.bulk].into_iter().map(LaneSender::n_waiting).sum()
+    }
+
+    /// Bytes that have room in any lane: of commands that wait or have not been answered.
+    pub(crate) fn bytes(&self, options: &StorageOptions) -> usize {
+        let bytes = |lane: &LaneSender| options.queue_bytes_max - lane.room.available_permits();
+        [&self.control, &self.turns, &self.bulk].into_iter().map(bytes).sum()
+    }
+
     pub(crate) fn of(&self, lane: Lane) -> &LaneSender {
         match lane {
             Lane::Control => &self.control,
@@ -165,11 +210,18 @@ impl Lanes {
             if is_whole && self.turns.commands.len() < whole {
                 break;
             }
-            let Ok(command) = self.turns.commands.try_recv() else { break };
-            bytes += command.bytes;
-            rows += command.work.n_events();
-            n_turns += 1;
-            batch.push(command);
+            // Many at once when the bounds cannot be in the way, since each taking has its price.
+            let n_max = match self.turns.bytes(&self.options) <= bytes_max - bytes {
+                true => (commands_max - batch.len()).min(whole - rows % whole),
+                false => 1,
+            };
+            let taken = self.turns.take(&mut batch, n_max);
+            if taken.is_empty() {
+                break;
+            }
+            bytes += taken.iter().map(|command| command.bytes).sum::<usize>();
+            rows += taken.iter().map(|command| command.work.n_events()).sum::<usize>();
+            n_turns += taken.len();
         }
         let is_full = batch.len() >= commands_max || bytes >= bytes_max;
         let bulk_max = match (n_turns, is_full) {

@@ -268,6 +268,9 @@ pub trait Read: Send + Sync {
     /// listed in bounded space. The next page begins at the last key and a zero byte.
     async fn memory_page(&self, from: &str, limit: usize) -> Result<Vec<FactRow>, StoreError>;
 
+    /// Every memory key that begins with `prefix` and was ever written, removed ones too, sorted.
+    async fn memory_keys(&self, prefix: &str) -> Result<Vec<String>, StoreError>;
+
     /// Every team's row, sorted by name.
     async fn teams(&self) -> Result<Vec<TeamRow>, StoreError>;
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use atra_bus::{BusOptions, Draft, Event, Filter};
-use atra_runtime::{AgentSpec, Clock, Context, Runtime, RuntimeBuilder, Team, TeamState, sim::Swarm};
-use atra_storage::{MemoryDisk, MemoryStore};
+use atra_runtime::{AgentSpec, Clock, Context, Runtime, RuntimeBuilder, RuntimeError, Team, TeamState, sim::Swarm};
+use atra_storage::{MemoryDisk, MemoryStore, Rejected, StorageState, StoreError};
 
 use crate::support::{Numbers, Script, lines, topic};
 
@@ -84,6 +84,35 @@ async fn idle_waits_for_what_a_lagging_team_still_has_to_read() {
     runtime.idle().await;
     assert_eq!(inputs(&runtime), 50);
     runtime.stop(Duration::from_secs(10)).await.unwrap();
+}
+
+/// Teams wait for their commits, and these for space that does not come: a stop must not wait for them.
+#[tokio::test]
+async fn a_stop_on_a_full_disk_ends_at_once_and_the_next_start_repeats_what_was_not_committed() {
+    let disk = MemoryDisk::new();
+    let start = || RuntimeBuilder::new(MemoryStore::on(&disk)).team(Team::of(|| counter("a", "in.n"))).start();
+    let runtime = start().await.unwrap();
+    runtime.pause("a").await.unwrap();
+    for n in 0..20 {
+        runtime.publish(Draft::new(topic("in.n"), n)).await.unwrap();
+    }
+    let before = disk.n_events();
+    disk.fail_next(100_000, &StoreError::Full("test".into()));
+    runtime.resume("a").await.unwrap();
+    while runtime.storage_metrics().state != StorageState::Degraded {
+        tokio::task::yield_now().await;
+    }
+    let stopped = runtime.stop(Duration::from_secs(600)).await;
+    assert!(matches!(stopped, Err(RuntimeError::Rejected(Rejected::Failed(StoreError::Full(_))))), "found {stopped:?}");
+    assert_eq!(disk.n_events(), before, "nothing is written on a full disk");
+    drop(runtime);
+
+    disk.mend();
+    let runtime = start().await.unwrap();
+    runtime.idle().await;
+    runtime.stop(Duration::from_secs(10)).await.unwrap();
+    let seen = lines(&disk).await.into_iter().filter(|line| line.starts_with("a.seen")).count();
+    assert_eq!(seen, 20, "each input has its effect once");
 }
 
 #[test]

@@ -195,3 +195,86 @@ fn reserved_topics_and_names_are_refused_at_the_call() {
     // The keeper wants numbers; the bold one was content.
     assert!(report.output.iter().all(|letter| letter.owner.as_str() == "keeper"), "{:?}", report.output);
 }
+
+/// Writes `kept.<n>` on every number and removes the key of the number before.
+fn mover() -> Script<u64> {
+    let spec = AgentSpec::new("mover").subscribes("in.*").owns("kept.");
+    Script::new(spec, 0, |_: &mut u64, event: &Event, cx: &mut Context<'_>| {
+        let n = *event.get::<u64>()?;
+        cx.put(&format!("kept.{n}"), n)?;
+        cx.remove(&format!("kept.{}", n.saturating_sub(1)))?;
+        Ok(())
+    })
+}
+
+/// Publishes the keys that it finds on every number.
+struct Lister;
+
+#[async_trait]
+impl Agent for Lister {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("lister").subscribes("in.*").publishes_on("out.listed", true)
+    }
+    async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let n = *event.get::<u64>()?;
+        let keys: Vec<String> = cx.list("kept.").await?.into_iter().map(|(key, _)| key).collect();
+        cx.publish(Draft::new(topic("out.listed"), (n, keys)))?;
+        Ok(())
+    }
+}
+
+async fn move_keys(runtime: &atra_runtime::Runtime, numbers: std::ops::RangeInclusive<u64>) {
+    for n in numbers {
+        runtime.publish(Draft::new(topic("in.n"), n)).await.unwrap();
+        // One write after the other, so that each number finds the key of the one before.
+        while runtime.memory().get(&format!("kept.{n}")).is_none() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// The keys that were there when the inputs were published have been removed before the process began.
+#[test]
+fn a_list_finds_keys_that_were_removed_before_the_restart() {
+    let disk = MemoryDisk::new();
+    let swarm = || Swarm::new(1).on(&disk).team(Team::of(mover)).team(Team::of(|| Lister));
+    let stopped = swarm().run(|runtime| async move {
+        runtime.pause("lister").await.unwrap();
+        move_keys(&runtime, 1..=5).await;
+    });
+    stopped.unwrap();
+    let report = swarm().run(|runtime| async move { runtime.idle().await }).unwrap();
+    let lines = futures::executor::block_on(crate::support::lines(&*report.reader));
+    let listed: Vec<&String> = lines.iter().filter(|line| line.starts_with("out.listed")).collect();
+    let expected: Vec<String> = (1..=5)
+        .map(|n| if n == 1 { "out.listed [1,[]]".into() } else { format!(r#"out.listed [{n},["kept.{}"]]"#, n - 1) })
+        .collect();
+    assert_eq!(listed, expected.iter().collect::<Vec<_>>());
+}
+
+/// Keys that come and go are forgotten when every team has seen them go.
+#[test]
+fn removed_keys_are_forgotten_when_nobody_can_need_them_and_not_before() {
+    let swarm = Swarm::new(1).team(Team::of(mover)).team(Team::of(|| Lister));
+    let report = swarm
+        .run(|runtime| async move {
+            runtime.pause("lister").await.unwrap();
+            move_keys(&runtime, 1..=100).await;
+            let held = runtime.memory().keys_with("kept.").len();
+            runtime.resume("lister").await.unwrap();
+            runtime.idle().await;
+            move_keys(&runtime, 101..=110).await;
+            runtime.idle().await;
+            (held, runtime.memory().keys_with("kept.").len(), runtime.memory().list("kept.").len())
+        })
+        .unwrap();
+    let (held, left, live) = report.output;
+    assert!(held >= 100, "a team that is behind may need them: {held}");
+    assert!(left <= 4 && live == 1, "{left} names for {live} keys");
+    let lines = futures::executor::block_on(crate::support::lines(&*report.reader));
+    let wrong = lines.iter().filter_map(|line| line.strip_prefix("out.listed ")).find(|line| {
+        let (n, keys): (u64, Vec<String>) = serde_json::from_str(line).unwrap();
+        n > 1 && keys != [format!("kept.{}", n - 1)]
+    });
+    assert_eq!(wrong, None);
+}

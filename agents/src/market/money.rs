@@ -261,7 +261,8 @@ impl Terms {
 
     /// The most lots that `cash` buys at a price, fee included: `floor(cash / (price · (1 + fee)))`.
     pub fn affordable(self, cash: Money, ticks: i64) -> i64 {
-        let with_fee = product(millionth(self.tick_lot()) * (PPM + i128::from(self.fee_ppm)), i128::from(ticks));
+        let with_fee =
+            product(i128::from(self.tick_lot_millionth()) * (PPM + i128::from(self.fee_ppm)), i128::from(ticks));
         with_fee.map_or(0, |one| times(cash.0, one))
     }
 
@@ -295,9 +296,13 @@ impl Terms {
 
     #[inline]
     fn tick_lot(self) -> i128 {
-        // At least 10^6, since both decimals together are at most 18.
-        let decimals = DECIMALS.saturating_sub(self.price_decimals).saturating_sub(self.lot_decimals);
-        i128::from(power_of_ten(decimals.min(12))) * i128::from(power_of_ten(decimals.saturating_sub(12)))
+        i128::from(self.tick_lot_millionth()) * PPM
+    }
+
+    /// What a lot is worth a tick, in millionths of that: whole, since both decimals together are at most 18.
+    #[inline]
+    fn tick_lot_millionth(self) -> i64 {
+        power_of_ten((DECIMALS - 6).saturating_sub(self.price_decimals).saturating_sub(self.lot_decimals))
     }
 }
 
@@ -312,7 +317,7 @@ fn product(a: i128, b: i128) -> Option<i128> {
 /// The number as a float, right to the last bit or the one before. A 128-bit conversion is a call: of what does not fit 64
 /// bits, the first 63 are converted, and scaled by a power of two.
 #[inline]
-fn float(amount: i128) -> f64 {
+pub(super) fn float(amount: i128) -> f64 {
     if let Ok(small) = i64::try_from(amount) {
         return small as f64;
     }

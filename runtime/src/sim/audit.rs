@@ -48,7 +48,7 @@ pub enum Invariant {
     Bounded,
     /// A team fails only for what its own agents did; dead letters are earned.
     Contained,
-    /// A stop ends in time, in order, and leaves the mark of a clean end.
+    /// A stop ends in time, in order, and leaves the mark of a clean end, unless there is no space for it.
     CleanStop,
     /// Epochs, step numbers and cursors never go back.
     Fenced,

@@ -291,6 +291,7 @@ driven! {
     fact(kind: FactKind, owner: &Name, key: &str) -> Option<FactRow>;
     facts(kind: FactKind, owner: Option<&Name>) -> Vec<FactRow>;
     memory_page(from: &str, limit: usize) -> Vec<FactRow>;
+    memory_keys(prefix: &str) -> Vec<String>;
     teams() -> Vec<TeamRow>;
     blocks(series: &Name, from: i64, to: i64, limit: usize) -> Vec<Block>;
     series() -> Vec<SeriesRow>;

@@ -241,6 +241,8 @@ impl Executor {
     /// Nothing is ready: waits for whatever comes first.
     async fn wait(&mut self, control: &mut mpsc::Receiver<TeamControl>, paused: &mut bool) -> Flow {
         self.tell(!*paused);
+        // Relaxed, as at an input: who has nothing to do keeps nothing for the others to remember.
+        self.parts.position.store(self.parts.inputs.cursor().get(), Ordering::Relaxed);
         let behind = self.in_flight.is_empty() && self.parts.inputs.cursor() > self.parts.steps.cursor();
         if behind && self.cursor_alarm.is_none() {
             let every = Duration::from_millis(self.parts.shared.limits.cursor_every_ms);

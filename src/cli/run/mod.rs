@@ -171,13 +171,13 @@ async fn check(config: &Config, args: &RunArgs) -> Result<Option<String>, CliErr
 
 /// Fails if the file is another program's: the desk would write into its journal, and `--fresh` would forget it.
 async fn refuse_strangers(config: &Config, db: &dyn Read) -> Result<(), CliError> {
-    let teams = db.teams().await?;
-    let strangers: Vec<&str> = teams.iter().map(|row| row.team.as_str()).filter(|team| *team != TEAM).collect();
-    if strangers.is_empty() {
+    let rows = db.teams().await?;
+    let teams: Vec<&str> = rows.iter().map(|row| row.team.as_str()).collect();
+    if teams.is_empty() || teams.contains(&TEAM) {
         return Ok(());
     }
     Err(CliError::NotFound {
-        what: format!("{} is another program's: its teams are {}", config.db.display(), strangers.join(", ")),
+        what: format!("{} is another program's: its teams are {}", config.db.display(), teams.join(", ")),
         next: "run that program, or name another --db FILE for the market desk".into(),
     })
 }

@@ -153,6 +153,9 @@ pub(super) const MEMORY_FACT: &str = "SELECT owner, writer, key, version, event,
      WHERE kind = 1 AND owner = 0 AND key = ?1";
 pub(super) const MEMORY_PAGE: &str = "SELECT owner, writer, key, version, event, value FROM facts \
      WHERE kind = 1 AND owner = 0 AND key >= ?1 ORDER BY key LIMIT ?2";
+/// The plus keeps the planner at the range of texts, which is the sorted one. A key ends before the greatest character.
+pub(super) const MEMORY_KEYS: &str = "SELECT substr(text, 8) FROM names \
+     WHERE text >= 'memory.' || ?1 AND text < 'memory.' || ?1 || char(1114111) AND +id < 0 ORDER BY text";
 pub(super) const FACTS: &str = "SELECT owner, writer, key, version, event, value FROM facts WHERE kind = ?1";
 pub(super) const FACTS_OF: &str = "SELECT owner, writer, key, version, event, value FROM facts \
      WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2)";

@@ -452,6 +452,10 @@ impl Read for SqliteReader {
         self.rows(query, |row, names| fact(row, names, FactKind::Memory)).await
     }
 
+    async fn memory_keys(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.rows(query(queries::MEMORY_KEYS).bind(prefix.to_owned()), |row, _| Ok(row.try_get(0)?)).await
+    }
+
     async fn teams(&self) -> Result<Vec<TeamRow>, StoreError> {
         let decode = |row: &SqliteRow, names: &NameTable| {
             Ok(TeamRow {

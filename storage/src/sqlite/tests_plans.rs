@@ -51,6 +51,7 @@ const PLANNED: &[(&str, &str, &str)] = &[
     ),
     ("MEMORY_FACT", MEMORY_FACT, "SEARCH facts USING PRIMARY KEY (kind=? AND owner=? AND key=?)"),
     ("MEMORY_PAGE", MEMORY_PAGE, "SEARCH facts USING PRIMARY KEY (kind=? AND owner=? AND key>?)"),
+    ("MEMORY_KEYS", MEMORY_KEYS, "SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text>? AND text<?)"),
     ("FACTS", FACTS, "SEARCH facts USING PRIMARY KEY (kind=?)"),
     (
         "FACTS_OF",

@@ -91,6 +91,24 @@ async fn a_batch_of_small_commands_is_a_whole_statement_and_the_rest_comes_next(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_is_bounded_by_count_and_by_bytes() {
+    // Of 1,001 bytes and what a row and a command cost besides, the fourth crosses the line of 4,000.
+    for (commands_max, bytes_max, expected) in [(1_024, 4_000, [4, 4, 2].as_slice()), (3, 1 << 20, &[3, 3, 3, 1])] {
+        let options =
+            StorageOptions { batch_commands_max: commands_max, batch_bytes_max: bytes_max, ..Default::default() };
+        let Running { storage, released, actor: _actor, .. } = running_with(options, &MemoryDisk::new()).await;
+        let json = format!("\"{}\"", "x".repeat(1_001 - 2));
+        let receipts: Vec<_> =
+            (0..10).map(|n| storage.try_publish(publish(vec![new("x", &json, n)])).expect("room")).collect();
+        for receipt in receipts {
+            receipt.await.expect("committed");
+        }
+        let batches = released.0.lock().expect("no panic while locked");
+        assert_eq!(batches.iter().map(|batch| batch.events.len()).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_does_not_wait_for_the_next_commit() {
     let Running { storage, disk, actor: _actor, .. } = running().await;
     disk.delay_commits(Some(Duration::from_secs(10)));

@@ -1,7 +1,7 @@
 //! Simple, weighted and exponential moving averages, Wilder's, and MACD, which is made of them.
 //!
-//! The recurrences are written as two products and a sum: a bar waits for the one before it, and a division there is most
-//! of what it costs. What is multiplied by is the same number at every bar.
+//! A recurrence costs what a bar waits for the one before it, so each is written over two bars ([`decay`]): even and odd
+//! bars are two chains that a processor follows side by side. No division, no fused product: the bits are everyone's.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,10 +22,16 @@ impl Sma {
 impl Indicator for Sma {
     type Input = i64;
     type Output = f64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, ticks: i64) -> Option<f64> {
+        let mean = self.step(ticks);
+        self.0.full().map(|_| mean)
+    }
+
+    #[inline(always)]
+    fn step(&mut self, ticks: i64) -> f64 {
         self.0.push(ticks);
-        Some(self.0.full()? as f64 / self.0.period() as f64)
+        self.0.sum() as f64 / self.0.period() as f64
     }
 }
 
@@ -63,7 +69,7 @@ impl TryFrom<Rolling> for Wma {
 impl Indicator for Wma {
     type Input = i64;
     type Output = f64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, ticks: i64) -> Option<f64> {
         let n = self.window.period() as i128;
         // Each weight falls by one: the sum of what was there goes off, the oldest with weight one with it.
@@ -73,38 +79,65 @@ impl Indicator for Wma {
     }
 }
 
-/// Exponential moving average, a = 2 / (n + 1), seeded with the mean of the first n values.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Ema {
+/// `value · keep + input`, from the value of two bars ago: `before · keep² + (input of the last bar · keep + input)`.
+/// `tail` is what both of these will have become by the next bar, so that a bar only adds.
+#[inline(always)]
+pub(super) fn decay(keep: f64, value: &mut f64, tail: &mut [f64; 2], input: f64) {
+    let next = tail[0] + (tail[1] + input);
+    *tail = [keep * keep * *value, keep * input];
+    *value = next;
+}
+
+/// The tail of a value that has no bars behind it: as if it had stood there before.
+pub(super) fn tail_of(keep: f64, value: f64) -> [f64; 2] {
+    [keep * keep * value, keep * (value * (1.0 - keep))]
+}
+
+/// A share of each value and the rest of what was, seeded with the mean of the first n values.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Average {
     period: u32,
     /// Values before the first one that counts (MACD's fast average starts late).
+    #[serde(default, skip_serializing_if = "is_zero")]
     skip: u32,
     /// Values of the seed so far; `period` once the average exists.
     seeded: u32,
     /// The seed's sum, then the average.
     value: f64,
+    /// See [`decay`].
+    #[serde(default)]
+    tail: [f64; 2],
+    /// Whether the average exists and has a tail, which it has not in states of builds that took one bar at a time.
+    #[serde(default)]
+    warm: bool,
 }
 
-impl Ema {
-    /// An average of `period` ≥ 1 values.
-    pub fn new(period: u32) -> Self {
-        Self { period: period.max(1), skip: 0, seeded: 0, value: 0.0 }
-    }
-
-    fn skipping(period: u32, skip: u32) -> Self {
-        Self { skip, ..Self::new(period) }
-    }
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
-impl Indicator for Ema {
-    type Input = f64;
-    type Output = f64;
-    #[inline]
-    fn update(&mut self, value: f64) -> Option<f64> {
+impl Average {
+    fn new(period: u32, skip: u32) -> Self {
+        Self { period: period.max(1), skip, seeded: 0, value: 0.0, tail: [0.0; 2], warm: false }
+    }
+
+    /// The next average, of one that is warm.
+    #[inline(always)]
+    fn step(&mut self, share: f64, value: f64) -> f64 {
+        decay(1.0 - share, &mut self.value, &mut self.tail, value * share);
+        self.value
+    }
+
+    #[inline(always)]
+    fn update(&mut self, share: f64, value: f64) -> Option<f64> {
+        if self.warm { Some(self.step(share, value)) } else { self.warm_up(share, value) }
+    }
+
+    #[cold]
+    fn warm_up(&mut self, share: f64, value: f64) -> Option<f64> {
         if self.seeded == self.period {
-            let share = 2.0 / (f64::from(self.period) + 1.0);
-            self.value = self.value * (1.0 - share) + value * share;
-            return Some(self.value);
+            (self.tail, self.warm) = (tail_of(1.0 - share, self.value), true);
+            return Some(self.step(share, value));
         }
         if self.skip > 0 {
             self.skip -= 1;
@@ -116,38 +149,72 @@ impl Indicator for Ema {
             return None;
         }
         self.value /= f64::from(self.period);
+        (self.tail, self.warm) = (tail_of(1.0 - share, self.value), true);
         Some(self.value)
+    }
+}
+
+/// Exponential moving average, a = 2 / (n + 1), seeded with the mean of the first n values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ema(Average);
+
+impl Ema {
+    /// An average of `period` ≥ 1 values.
+    pub fn new(period: u32) -> Self {
+        Self(Average::new(period, 0))
+    }
+
+    fn share(&self) -> f64 {
+        2.0 / (f64::from(self.0.period) + 1.0)
+    }
+}
+
+impl Indicator for Ema {
+    type Input = f64;
+    type Output = f64;
+    #[inline(always)]
+    fn update(&mut self, value: f64) -> Option<f64> {
+        self.0.update(self.share(), value)
+    }
+
+    #[inline(always)]
+    fn step(&mut self, value: f64) -> f64 {
+        self.0.step(self.share(), value)
     }
 }
 
 /// Wilder's average: seeded with the mean of the first n values, then an nth of each value and the rest of what was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Wilder {
-    period: u32,
-    seeded: u32,
-    value: f64,
-}
+pub(super) struct Wilder(Average);
 
 impl Wilder {
     pub(super) fn new(period: u32) -> Self {
-        Self { period: period.max(1), seeded: 0, value: 0.0 }
+        Self(Average::new(period, 0))
     }
 
-    #[inline]
+    fn share(&self) -> f64 {
+        1.0 / f64::from(self.0.period)
+    }
+
+    pub(super) fn is_warm(&self) -> bool {
+        self.0.warm
+    }
+
+    #[inline(always)]
     pub(super) fn update(&mut self, value: f64) -> Option<f64> {
-        let n = f64::from(self.period);
-        if self.seeded == self.period {
-            let share = 1.0 / n;
-            self.value = self.value * (1.0 - share) + value * share;
-            return Some(self.value);
-        }
-        self.value += value;
-        self.seeded += 1;
-        if self.seeded < self.period {
-            return None;
-        }
-        self.value /= n;
-        Some(self.value)
+        self.0.update(self.share(), value)
+    }
+
+    /// The next average, of one that is warm.
+    #[inline(always)]
+    pub(super) fn step(&mut self, value: f64) -> f64 {
+        self.0.step(self.share(), value)
+    }
+
+    /// The last average.
+    #[inline(always)]
+    pub(super) fn last(&self) -> f64 {
+        self.0.value
     }
 }
 
@@ -169,23 +236,76 @@ pub struct Macd {
     fast: Ema,
     slow: Ema,
     signal: Ema,
+    /// The first value, which both averages leave out: their difference stays, and is nothing where nothing moves.
+    #[serde(default)]
+    origin: f64,
 }
 
 impl Macd {
     /// The usual periods are 12, 26 and 9.
     pub fn new(fast: u32, slow: u32, signal: u32) -> Self {
-        Self { fast: Ema::skipping(fast, slow.saturating_sub(fast)), slow: Ema::new(slow), signal: Ema::new(signal) }
+        let late = Ema(Average::new(fast, slow.saturating_sub(fast)));
+        Self { fast: late, slow: Ema::new(slow), signal: Ema::new(signal), origin: 0.0 }
     }
 }
 
 impl Indicator for Macd {
     type Input = f64;
     type Output = MacdValue;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, value: f64) -> Option<MacdValue> {
-        let (fast, slow) = (self.fast.update(value), self.slow.update(value));
+        if self.signal.0.warm {
+            return Some(self.step(value));
+        }
+        if self.slow.0.seeded == 0 {
+            self.origin = value;
+        }
+        let (fast, slow) = (self.fast.update(value - self.origin), self.slow.update(value - self.origin));
         let macd = fast? - slow?;
         let signal = self.signal.update(macd)?;
         Some(MacdValue { macd, signal, histogram: macd - signal })
+    }
+
+    #[inline(always)]
+    fn step(&mut self, value: f64) -> MacdValue {
+        let moved = value - self.origin;
+        let macd = self.fast.step(moved) - self.slow.step(moved);
+        let signal = self.signal.step(macd);
+        MacdValue { macd, signal, histogram: macd - signal }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before averages were taken two bars at a time a state was the average alone.
+    #[test]
+    fn two_bars_at_a_time_is_one_by_one_and_older_states_go_on() {
+        let value = |bar: u32| f64::from(bar * 7_919 % 1_000) + 20_000.0;
+        let mut ema = Ema::new(12);
+        let mut one_by_one = (0..12).map(value).sum::<f64>() / 12.0;
+        for bar in 0..500 {
+            let ours = ema.update(value(bar));
+            if bar >= 12 {
+                one_by_one += (value(bar) - one_by_one) * 2.0 / 13.0;
+            }
+            if bar >= 11 {
+                assert!((ours.unwrap() / one_by_one - 1.0).abs() < 1e-14, "bar {bar}");
+            }
+            if bar == 100 {
+                let old = format!(r#"{{"period":12,"skip":0,"seeded":12,"value":{one_by_one}}}"#);
+                ema = serde_json::from_str(&old).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn macd_of_what_does_not_move_is_nothing() {
+        for price in [1.0, 7.0, 10_000.0, 33_333.0, 999_999_999_999_999.0] {
+            let mut macd = Macd::new(12, 26, 9);
+            let last = (0..200).fold(None, |_, _| macd.update(price));
+            assert_eq!(last, Some(MacdValue::default()), "{price}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::candle::Candle;
 use super::Indicator;
+use super::averages::{Wilder, decay, tail_of};
 
 /// True range in ticks; first at bar 1.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -14,10 +15,17 @@ pub struct TrueRange {
 impl Indicator for TrueRange {
     type Input = Candle;
     type Output = i64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<i64> {
-        let last = self.last_close.replace(candle.close)?;
-        Some(candle.high.max(last) - candle.low.min(last))
+        let is_first = self.last_close.is_none();
+        let range = self.step(candle);
+        (!is_first).then_some(range)
+    }
+
+    #[inline(always)]
+    fn step(&mut self, candle: Candle) -> i64 {
+        let last = self.last_close.replace(candle.close).unwrap_or(candle.close);
+        candle.high.max(last) - candle.low.min(last)
     }
 }
 
@@ -32,7 +40,7 @@ pub struct DiValue {
 
 /// Wilder's sums of movement up, movement down and true range: n − 1 bars are added up, then each bar takes an nth off
 /// and adds its own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Movement {
     period: u32,
     /// High, low and close of the last candle.
@@ -42,30 +50,69 @@ struct Movement {
     plus: f64,
     minus: f64,
     range: f64,
+    /// Of plus, minus and range, once the sums exist: see [`decay`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tails: Option<[[f64; 2]; 3]>,
 }
 
 impl Movement {
     fn new(period: u32) -> Self {
-        Self { period: period.max(1), last: None, warm: 0, plus: 0.0, minus: 0.0, range: 0.0 }
+        Self { period: period.max(1), last: None, warm: 0, plus: 0.0, minus: 0.0, range: 0.0, tails: None }
     }
 
-    /// Whether the sums exist after this candle.
-    #[inline]
-    fn update(&mut self, candle: &Candle) -> bool {
-        let Some([high, low, close]) = self.last.replace([candle.high, candle.low, candle.close]) else { return false };
+    /// What a candle moved up, down, and in all.
+    #[inline(always)]
+    fn of(&mut self, candle: &Candle) -> Option<[f64; 3]> {
+        let [high, low, close] = self.last.replace([candle.high, candle.low, candle.close])?;
         let (up, down) = (candle.high - high, low - candle.low);
         // Products instead of branches: which of the two it is, no processor can foretell.
         let plus = (up.max(0) * i64::from(up > down)) as f64;
         let minus = (down.max(0) * i64::from(down > up)) as f64;
-        let range = (candle.high.max(close) - candle.low.min(close)) as f64;
-        let is_ready = self.warm + 1 >= self.period;
-        // A product instead of a division: the sums of one bar wait for those of the bar before.
-        let keep = if is_ready { 1.0 - 1.0 / f64::from(self.period) } else { 1.0 };
-        self.plus = self.plus * keep + plus;
-        self.minus = self.minus * keep + minus;
-        self.range = self.range * keep + range;
-        self.warm = (self.warm + 1).min(self.period);
-        is_ready
+        Some([plus, minus, (candle.high.max(close) - candle.low.min(close)) as f64])
+    }
+
+    /// |+DI − −DI| / (+DI + −DI) in percent: the true range cancels out. `None` of no movement.
+    #[inline(always)]
+    fn dx(&self) -> Option<f64> {
+        let both = self.plus + self.minus;
+        (both > 0.0).then(|| 100.0 * (self.plus - self.minus).abs() / both)
+    }
+
+    /// Takes a candle once the sums exist.
+    #[inline(always)]
+    fn step(&mut self, candle: &Candle) {
+        let bar = self.of(candle);
+        let keep = 1.0 - 1.0 / f64::from(self.period);
+        if let (Some([plus, minus, range]), Some([of_plus, of_minus, of_range])) = (bar, &mut self.tails) {
+            decay(keep, &mut self.plus, of_plus, plus);
+            decay(keep, &mut self.minus, of_minus, minus);
+            decay(keep, &mut self.range, of_range, range);
+        }
+    }
+
+    /// Takes a candle; whether the sums exist after it.
+    #[inline(always)]
+    fn update(&mut self, candle: &Candle) -> bool {
+        if self.tails.is_none() && !self.warm_up(candle) {
+            return false;
+        }
+        self.step(candle);
+        true
+    }
+
+    /// Adds up the first n − 1 bars; after those the sums exist, and the candle is not taken.
+    #[cold]
+    fn warm_up(&mut self, candle: &Candle) -> bool {
+        if self.warm + 1 >= self.period && self.last.is_some() {
+            let keep = 1.0 - 1.0 / f64::from(self.period);
+            self.tails = Some([self.plus, self.minus, self.range].map(|sum| tail_of(keep, sum)));
+            return true;
+        }
+        if let Some([plus, minus, range]) = self.of(candle) {
+            (self.plus, self.minus, self.range) = (self.plus + plus, self.minus + minus, self.range + range);
+            self.warm += 1;
+        }
+        false
     }
 }
 
@@ -83,7 +130,7 @@ impl Di {
 impl Indicator for Di {
     type Input = Candle;
     type Output = DiValue;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<DiValue> {
         let Movement { plus, minus, range, .. } = *self.0.update(&candle).then_some(&self.0)?;
         let share = |sum: f64| if range > 0.0 { 100.0 * sum / range } else { 0.0 };
@@ -91,42 +138,35 @@ impl Indicator for Di {
     }
 }
 
-/// Wilder's average directional index, 0 to 100: seeded with the mean of the first n values of DX; first at bar 2n − 1.
+/// Wilder's average directional index, 0 to 100: Wilder's average of DX; first at bar 2n − 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Adx {
     movement: Movement,
-    seeded: u32,
-    value: f64,
+    average: Wilder,
 }
 
 impl Adx {
     /// The usual period is 14.
     pub fn new(period: u32) -> Self {
-        Self { movement: Movement::new(period), seeded: 0, value: 0.0 }
+        Self { movement: Movement::new(period), average: Wilder::new(period) }
     }
 }
-
 impl Indicator for Adx {
     type Input = Candle;
     type Output = f64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<f64> {
-        let Movement { plus, minus, period, .. } = *self.movement.update(&candle).then_some(&self.movement)?;
-        // |+DI − −DI| / (+DI + −DI): the true range cancels out. A bar without movement adds nothing.
-        let dx = (plus + minus > 0.0).then(|| 100.0 * (plus - minus).abs() / (plus + minus));
-        let n = f64::from(period);
-        if self.seeded == period {
-            let inverse = 1.0 / n;
-            self.value = dx.map_or(self.value, |dx| self.value * (1.0 - inverse) + dx * inverse);
-            return Some(self.value);
+        if self.average.is_warm() {
+            return Some(self.step(candle));
         }
-        self.value += dx.unwrap_or(0.0);
-        self.seeded += 1;
-        if self.seeded < period {
-            return None;
-        }
-        self.value /= n;
-        Some(self.value)
+        // While it is seeded, a bar without movement counts, and adds nothing.
+        self.movement.update(&candle).then(|| self.average.update(self.movement.dx().unwrap_or(0.0)))?
+    }
+
+    #[inline(always)]
+    fn step(&mut self, candle: Candle) -> f64 {
+        self.movement.step(&candle);
+        self.movement.dx().map_or(self.average.last(), |dx| self.average.step(dx))
     }
 }
 
@@ -159,7 +199,7 @@ impl Sar {
 impl Indicator for Sar {
     type Input = Candle;
     type Output = f64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<f64> {
         let (last_high, last_low) = self.last.replace((candle.high, candle.low))?;
         let (high, low) = (candle.high as f64, candle.low as f64);

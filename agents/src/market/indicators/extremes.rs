@@ -2,73 +2,126 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::candle::Candle;
-use super::window::Ring;
-use super::{Indicator, LENGTH_MAX};
+use super::super::candle::{Candle, TICKS_MAX};
+use super::window::{Ring, float_of};
+use super::{Indicator, LENGTH_MAX, StateError};
 
-/// A rolling maximum or minimum. When the one there is leaves the window, the window is looked through for the next: in a
-/// market that happens seldom, and it is cheaper than a queue of all that may still become it.
+/// Bits of a place within a window: 10^15 ticks and a place fit an `i64`.
+const PLACE_BITS: u32 = LENGTH_MAX.ilog2();
+const PLACES: i64 = LENGTH_MAX as i64 - 1;
+
+/// Highest high and lowest low of the last candles, for as much work at every candle, whatever the market does: no branch
+/// to foretell, no window to look through. Candles are taken in blocks of the window's length; the window is then the end
+/// of the block before, of which the maxima up to its end are known, and the beginning of this one, of which the maximum
+/// is carried along (van Herk, Gil and Werman).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Extreme {
-    /// 1 for a maximum, −1 for a minimum, which is the maximum of the negated values.
-    sign: i64,
-    /// The values times the sign.
-    ring: Ring,
-    best: i64,
-    /// How many bars ago the best was; of equal ones the newest counts.
-    age: usize,
-}
-
-impl Extreme {
-    fn new(length: usize, sign: i64) -> Self {
-        Self { sign, ring: Ring::new(length), best: i64::MIN, age: 0 }
-    }
-
-    #[inline]
-    fn push(&mut self, value: i64) {
-        let value = value * self.sign;
-        self.ring.push(value);
-        if value >= self.best {
-            (self.best, self.age) = (value, 0);
-            return;
-        }
-        self.age += 1;
-        if self.age >= self.ring.length() {
-            (self.best, self.age) = (value, 0);
-            for age in 1..self.ring.length() {
-                let value = self.ring.back(age);
-                if value > self.best {
-                    (self.best, self.age) = (value, age);
-                }
-            }
-        }
-    }
-
-    /// The extreme and how many bars ago it was, once the window is full.
-    #[inline]
-    fn get(&self) -> Option<(i64, u64)> {
-        self.ring.is_full().then_some((self.best * self.sign, self.age as u64))
-    }
-}
-
-/// Highest high and lowest low of the last candles.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "ChannelJson", into = "ChannelJson")]
 struct Channel {
-    high: Extreme,
-    low: Extreme,
+    length: usize,
+    count: u64,
+    /// Where in its block the next candle comes to.
+    place: usize,
+    /// High, and the low negated, each with its place as one number: of equal values the newest is the greatest. Up to
+    /// `place` they are this block's, from there on the maxima of the block before. One more is less than all.
+    keys: Vec<[i64; 2]>,
+    /// The greatest of this block.
+    block: [i64; 2],
+    /// The greatest of the window.
+    best: [i64; 2],
+}
+
+/// The values, oldest first. Those of the block before may as well be its maxima.
+#[derive(Serialize, Deserialize)]
+struct ChannelJson {
+    high: LaneJson,
+    low: LaneJson,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LaneJson {
+    ring: Ring,
+}
+
+const NONE: [i64; 2] = [i64::MIN; 2];
+
+#[inline(always)]
+fn greater(a: [i64; 2], b: [i64; 2]) -> [i64; 2] {
+    [a[0].max(b[0]), a[1].max(b[1])]
 }
 
 impl Channel {
-    fn new(period: usize) -> Self {
-        Self { high: Extreme::new(period, 1), low: Extreme::new(period, -1) }
+    fn new(length: usize) -> Self {
+        let length = length.clamp(1, LENGTH_MAX);
+        Self { length, count: 0, place: 0, keys: vec![NONE; length + 1], block: NONE, best: NONE }
     }
 
-    /// ((Highest high, bars ago), (lowest low, bars ago)), this candle included.
-    #[inline]
-    fn update(&mut self, candle: &Candle) -> Option<((i64, u64), (i64, u64))> {
-        self.high.push(candle.high);
-        self.low.push(candle.low);
-        Some((self.high.get()?, self.low.get()?))
+    /// Highest high and lowest low, this candle included.
+    #[inline(always)]
+    fn update(&mut self, candle: &Candle) -> Option<(i64, i64)> {
+        let extremes = self.step(candle);
+        (self.count >= self.length as u64).then_some(extremes)
+    }
+
+    /// Those of the candles that there are.
+    #[inline(always)]
+    fn step(&mut self, candle: &Candle) -> (i64, i64) {
+        let key = [candle.high, -candle.low].map(|value| value << PLACE_BITS | self.place as i64);
+        self.keys[self.place] = key;
+        self.place += 1;
+        self.count += 1;
+        self.block = greater(self.block, key);
+        // Of equal values this block's is the newer one.
+        let (block, before) = (self.block, self.keys[self.place]);
+        self.best = [0, 1].map(|lane| if block[lane] | PLACES >= before[lane] { block[lane] } else { before[lane] });
+        if self.place == self.length {
+            let mut greatest = NONE;
+            for key in self.keys.iter_mut().rev() {
+                greatest = greater(greatest, *key);
+                *key = greatest;
+            }
+            (self.place, self.block) = (0, NONE);
+        }
+        let [high, low] = self.best.map(|key| key >> PLACE_BITS);
+        (high, -low)
+    }
+
+    /// How many bars ago the extremes were; of equal ones the newest counts.
+    fn ages(&self) -> [usize; 2] {
+        // The newest candle stands one before `place`.
+        self.best.map(|key| (self.place + 2 * self.length - 1 - (key & PLACES) as usize) % self.length)
+    }
+}
+
+impl From<Channel> for ChannelJson {
+    fn from(Channel { length, count, place, keys, .. }: Channel) -> Self {
+        let before = if count >= length as u64 { &keys[place..length] } else { &[] };
+        let lane = |lane: usize| {
+            let values = before.iter().chain(&keys[..place]).map(|key| key[lane] >> PLACE_BITS);
+            LaneJson { ring: Ring::restore(length, count, values) }
+        };
+        Self { high: lane(0), low: lane(1) }
+    }
+}
+
+impl TryFrom<ChannelJson> for Channel {
+    type Error = StateError;
+    fn try_from(ChannelJson { high, low }: ChannelJson) -> Result<Self, StateError> {
+        let (high, low) = (high.ring, low.ring);
+        if (high.length(), high.count()) != (low.length(), low.count()) {
+            return Err(StateError { what: "a window's length" });
+        }
+        let mut channel = Self::new(high.length());
+        let kept = high.count().min(high.length() as u64);
+        channel.count = high.count() - kept;
+        channel.place = (channel.count % high.length() as u64) as usize;
+        for age in (0..kept as usize).rev() {
+            let (high, low) = (high.back(age), low.back(age));
+            if high.unsigned_abs().max(low.unsigned_abs()) > TICKS_MAX as u64 {
+                return Err(StateError { what: "a window's value" });
+            }
+            channel.update(&Candle { high, low: -low, ..Candle::default() });
+        }
+        Ok(channel)
     }
 }
 
@@ -95,9 +148,9 @@ impl Donchian {
 impl Indicator for Donchian {
     type Input = Candle;
     type Output = DonchianValue;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<DonchianValue> {
-        let ((upper, _), (lower, _)) = self.0.update(&candle)?;
+        let (upper, lower) = self.0.update(&candle)?;
         Some(DonchianValue { upper, lower })
     }
 }
@@ -116,9 +169,9 @@ impl WilliamsR {
 impl Indicator for WilliamsR {
     type Input = Candle;
     type Output = f64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<f64> {
-        let ((high, _), (low, _)) = self.0.update(&candle)?;
+        let (high, low) = self.0.update(&candle)?;
         Some(if high > low { -100.0 * (high - candle.close) as f64 / (high - low) as f64 } else { 0.0 })
     }
 }
@@ -150,38 +203,60 @@ impl Aroon {
 impl Indicator for Aroon {
     type Input = Candle;
     type Output = AroonValue;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<AroonValue> {
-        let ((_, high), (_, low)) = self.channel.update(&candle)?;
+        self.channel.update(&candle)?;
         let n = f64::from(self.period);
-        let share = |ago: u64| 100.0 * (n - ago as f64) / n;
-        Some(AroonValue { down: share(low), up: share(high) })
+        let [up, down] = self.channel.ages().map(|age| 100.0 * (n - age as f64) / n);
+        Some(AroonValue { down, up })
     }
 }
 
 /// The mean of the last few numbers, summed anew each time: for windows so short that it costs nothing, so that
 /// nothing drifts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "ShortMeanJson")]
 struct ShortMean {
-    period: usize,
-    /// Of the next number; what is there is the oldest, if there is something.
-    place: usize,
     last: Vec<f64>,
+    /// Of the next number; what is there is the oldest.
+    place: usize,
+    /// Numbers taken, until there are as many as are kept.
+    taken: usize,
+}
+
+#[derive(Deserialize)]
+struct ShortMeanJson {
+    last: Vec<f64>,
+    place: usize,
+    taken: usize,
+}
+
+impl TryFrom<ShortMeanJson> for ShortMean {
+    type Error = StateError;
+    fn try_from(ShortMeanJson { last, place, taken }: ShortMeanJson) -> Result<Self, StateError> {
+        let is_possible = place < last.len() && taken <= last.len() && last.len() <= LENGTH_MAX;
+        is_possible.then_some(Self { last, place, taken }).ok_or(StateError { what: "a mean's length" })
+    }
 }
 
 impl ShortMean {
     fn new(period: usize) -> Self {
-        Self { period: period.clamp(1, LENGTH_MAX), place: 0, last: Vec::new() }
+        Self { last: vec![0.0; period.clamp(1, LENGTH_MAX)], place: 0, taken: 0 }
     }
 
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, value: f64) -> Option<f64> {
-        match self.last.get_mut(self.place) {
-            Some(oldest) => *oldest = value,
-            None => self.last.push(value),
-        }
-        self.place = if self.place + 1 >= self.period { 0 } else { self.place + 1 };
-        (self.last.len() >= self.period).then(|| self.last.iter().sum::<f64>() / self.period as f64)
+        self.taken = self.last.len().min(self.taken + 1);
+        let mean = self.step(value);
+        (self.taken == self.last.len()).then_some(mean)
+    }
+
+    #[inline(always)]
+    fn step(&mut self, value: f64) -> f64 {
+        let n = self.last.len();
+        self.last[self.place] = value;
+        self.place = if self.place + 1 >= n { 0 } else { self.place + 1 };
+        self.last.iter().sum::<f64>() * (1.0 / n as f64)
     }
 }
 
@@ -213,14 +288,26 @@ impl Stochastic {
 impl Indicator for Stochastic {
     type Input = Candle;
     type Output = StochasticValue;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<StochasticValue> {
-        let ((high, _), (low, _)) = self.channel.update(&candle)?;
-        let raw = if high > low { 100.0 * (candle.close - low) as f64 / (high - low) as f64 } else { 0.0 };
-        let k = self.k.update(raw)?;
+        let (high, low) = self.channel.update(&candle)?;
+        let k = self.k.update(within(&candle, high, low))?;
         let d = self.d.update(k)?;
         Some(StochasticValue { k, d })
     }
+
+    #[inline(always)]
+    fn step(&mut self, candle: Candle) -> StochasticValue {
+        let (high, low) = self.channel.step(&candle);
+        let k = self.k.step(within(&candle, high, low));
+        StochasticValue { k, d: self.d.step(k) }
+    }
+}
+
+/// Where the close lies between low and high, in percent.
+#[inline(always)]
+fn within(candle: &Candle, high: i64, low: i64) -> f64 {
+    if high > low { 100.0 * float_of((candle.close - low) as u64) / float_of((high - low) as u64) } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -229,19 +316,50 @@ mod tests {
 
     use super::*;
 
+    fn candle(high: i64, low: i64) -> Candle {
+        Candle { high, low, ..Candle::default() }
+    }
+
     proptest! {
         #[test]
-        fn extremes_are_those_of_the_window(
-            values in proptest::collection::vec(-20_i64..20, 1..80),
+        fn extremes_and_their_ages_are_those_of_the_window_after_restarts_too(
+            values in proptest::collection::vec((-9_i64..9, -TICKS_MAX..=TICKS_MAX), 1..80),
             length in 1_usize..12,
+            is_wide: bool,
+            restart: prop::sample::Index,
         ) {
-            let mut channel = Donchian::new(length);
+            let values: Vec<i64> = values.iter().map(|(near, far)| if is_wide { *far } else { *near }).collect();
+            let (mut channel, mut restarted) = (Channel::new(length), Channel::new(length));
+            let restart = restart.index(values.len());
             for i in 0..values.len() {
-                let window = (i + 1).checked_sub(length).map(|from| &values[from..=i]);
-                let candle = Candle { high: values[i], low: values[i], ..Candle::default() };
-                let of_window = |w: &[i64]| Some(DonchianValue { upper: *w.iter().max()?, lower: *w.iter().min()? });
-                prop_assert_eq!(channel.update(candle), window.and_then(of_window));
+                let expected = (i + 1).checked_sub(length).map(|from| {
+                    let window = &values[from..=i];
+                    let age = |extreme: i64| window.iter().rev().position(|value| *value == extreme).unwrap();
+                    let (upper, lower) = (*window.iter().max().unwrap(), *window.iter().min().unwrap());
+                    ((upper, lower), [age(upper), age(lower)])
+                });
+                if i >= restart {
+                    let json = serde_json::to_string(&restarted).unwrap();
+                    restarted = serde_json::from_str(&json).unwrap();
+                }
+                for channel in [&mut channel, &mut restarted] {
+                    let extremes = channel.update(&candle(values[i], values[i]));
+                    prop_assert_eq!(extremes.map(|extremes| (extremes, channel.ages())), expected);
+                }
+                prop_assert_eq!(&channel, &restarted);
             }
+        }
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_is_refused() {
+        let ring = |value: i64| format!(r#"{{"ring":{{"length":2,"count":2,"deltas":[{value},0]}}}}"#);
+        let channel = |high, low: String| serde_json::from_str::<Channel>(&format!(r#"{{"high":{high},"low":{low}}}"#));
+        assert!(channel(ring(1), ring(1)).is_ok());
+        assert!(channel(ring(TICKS_MAX + 1), ring(1)).is_err());
+        assert!(channel(ring(1), r#"{"ring":{"length":2,"count":1,"deltas":[1]}}"#.into()).is_err());
+        for bad in [r#"{"last":[],"place":0,"taken":0}"#, r#"{"last":[1.0],"place":1,"taken":0}"#] {
+            assert!(serde_json::from_str::<ShortMean>(bad).is_err(), "{bad}");
         }
     }
 

@@ -33,6 +33,16 @@ pub trait Indicator {
     type Output;
     /// Takes the next value; `None` while there is no result yet. What comes out is finite.
     fn update(&mut self, input: Self::Input) -> Option<Self::Output>;
+
+    /// The same once there has been a value: what is warm stays warm. Over a slice this is the whole loop, so an indicator
+    /// whose [`update`](Self::update) asks whether it is warm has its arithmetic here, and asks before.
+    ///
+    /// # Panics
+    /// If the indicator falls silent, which is a bug.
+    #[inline(always)]
+    fn step(&mut self, input: Self::Input) -> Self::Output {
+        self.update(input).expect("an indicator that is warm stays warm")
+    }
 }
 
 /// Runs an indicator over a slice: one result a value.
@@ -41,14 +51,11 @@ pub fn batch<I: Indicator>(mut indicator: I, inputs: impl IntoIterator<Item = I:
 }
 
 /// As [`batch`], without the bars before the first result: its bar, and all results from there on. Once an indicator
-/// has given a value it gives one at every bar.
+/// has given a value it gives one at every bar. Candles may be put together from columns, of those that are needed.
 ///
 /// # Panics
 /// If the indicator does not keep to that.
-pub fn values<I: Indicator>(indicator: I, inputs: &[I::Input]) -> (usize, Vec<I::Output>)
-where
-    I::Input: Copy,
-{
+pub fn values<I: Indicator>(indicator: I, inputs: impl IntoIterator<Item = I::Input>) -> (usize, Vec<I::Output>) {
     let mut values = Vec::new();
     (values_into(indicator, inputs, &mut values), values)
 }
@@ -57,22 +64,39 @@ where
 ///
 /// # Panics
 /// As [`values`].
-pub fn values_into<I: Indicator>(mut indicator: I, inputs: &[I::Input], values: &mut Vec<I::Output>) -> usize
-where
-    I::Input: Copy,
-{
+pub fn values_into<I: Indicator>(
+    indicator: I,
+    inputs: impl IntoIterator<Item = I::Input>,
+    values: &mut Vec<I::Output>,
+) -> usize {
+    let mut inputs = inputs.into_iter();
     values.clear();
-    values.reserve(inputs.len());
-    let mut rest = inputs.iter();
-    for input in rest.by_ref() {
-        if let Some(first) = indicator.update(*input) {
-            values.push(first);
-            break;
+    values.reserve(inputs.size_hint().0);
+    let (mut indicator, first) = warm_up(indicator, &mut inputs, values);
+    // Of known length, so that nothing is checked for room a bar.
+    values.extend(inputs.map(|input| indicator.step(input)));
+    first
+}
+
+/// Up to the first value; how many inputs came before it. A function of its own, by value: what the steady loop works
+/// on has then never been lent to anyone, and stays in registers.
+#[inline(never)]
+fn warm_up<I: Indicator>(
+    mut indicator: I,
+    inputs: &mut impl Iterator<Item = I::Input>,
+    values: &mut Vec<I::Output>,
+) -> (I, usize) {
+    let mut silent = 0;
+    for input in inputs {
+        match indicator.update(input) {
+            Some(value) => {
+                values.push(value);
+                break;
+            }
+            None => silent += 1,
         }
     }
-    // Of known length, so that nothing is checked for room a bar. An indicator that falls silent again is a bug.
-    values.extend(rest.map(|input| indicator.update(*input).expect("an indicator that is warm stays warm")));
-    inputs.len() - values.len()
+    (indicator, silent)
 }
 
 /// A saved state that cannot be one.
@@ -109,7 +133,7 @@ pub struct Features {
     pub bands: Option<Bands>,
 }
 
-/// Streaming state of [`Features`] for one series: about 700 bytes of JSON.
+/// Streaming state of [`Features`] for one series: up to 1,500 bytes of JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeatureSet {
     scale: Scale,

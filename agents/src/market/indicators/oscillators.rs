@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::candle::Candle;
+use super::super::money::float;
 use super::averages::Wilder;
 use super::directional::TrueRange;
 use super::window::Rolling;
@@ -26,13 +27,26 @@ impl Rsi {
 impl Indicator for Rsi {
     type Input = i64;
     type Output = f64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, ticks: i64) -> Option<f64> {
+        if self.loss.is_warm() {
+            return Some(self.step(ticks));
+        }
         let change = (ticks - self.last.replace(ticks)?) as f64;
         let (gain, loss) = (self.gain.update(change.max(0.0)), self.loss.update((-change).max(0.0)));
-        let (gain, loss) = (gain?, loss?);
-        Some(if gain + loss > 0.0 { 100.0 * gain / (gain + loss) } else { 0.0 })
+        Some(strength(gain?, loss?))
     }
+
+    #[inline(always)]
+    fn step(&mut self, ticks: i64) -> f64 {
+        let change = (ticks - self.last.replace(ticks).unwrap_or(ticks)) as f64;
+        strength(self.gain.step(change.max(0.0)), self.loss.step((-change).max(0.0)))
+    }
+}
+
+#[inline(always)]
+fn strength(gain: f64, loss: f64) -> f64 {
+    if gain + loss > 0.0 { 100.0 * gain / (gain + loss) } else { 0.0 }
 }
 
 /// Average true range of Wilder, in ticks; the true range exists from bar 1, its average from bar n.
@@ -52,9 +66,14 @@ impl Atr {
 impl Indicator for Atr {
     type Input = Candle;
     type Output = f64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<f64> {
         self.average.update(self.range.update(candle)? as f64)
+    }
+
+    #[inline(always)]
+    fn step(&mut self, candle: Candle) -> f64 {
+        self.average.step(self.range.step(candle) as f64)
     }
 }
 
@@ -98,16 +117,15 @@ impl Bollinger {
 impl Indicator for Bollinger {
     type Input = i64;
     type Output = Bands;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, ticks: i64) -> Option<Bands> {
         let old = self.window.push(ticks);
-        self.squares += square(ticks) - square(old);
+        self.squares += i128::from(ticks - old) * i128::from(ticks + old);
         let sum = self.window.full()?;
         let n = self.window.period() as f64;
         let spread = self.squares * self.window.period() as i128 - square(sum);
-        // A 64-bit conversion is one instruction, a 128-bit one a call.
-        let spread = i64::try_from(spread).map_or(spread as f64, |spread| spread as f64);
-        let (middle, deviation) = (sum as f64 / n, spread.sqrt() / n);
+        // The root and two divisions would wait for one another.
+        let (middle, deviation) = (sum as f64 / n, float(spread).sqrt() * (1.0 / n));
         let width = self.deviations * deviation;
         Some(Bands { upper: middle + width, middle, lower: middle - width, deviation })
     }

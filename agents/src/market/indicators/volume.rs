@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::candle::Candle;
-use super::Indicator;
-use super::window::{Ring, Rolling};
+use super::super::candle::{Candle, LOTS_MAX, TICKS_MAX};
+use super::super::money::float;
+use super::window::{Ring, Rolling, float_of};
+use super::{Indicator, LENGTH_MAX, StateError};
 
 /// Commodity channel index; first at bar n − 1, 0 where nothing moved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +26,7 @@ fn typical(candle: &Candle) -> i64 {
 impl Indicator for Cci {
     type Input = Candle;
     type Output = f64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<f64> {
         let typical = typical(&candle);
         self.0.push(typical);
@@ -36,43 +37,102 @@ impl Indicator for Cci {
     }
 }
 
-/// Money flow index, 0 to 100; first at bar n, 0 without any flow.
+/// Money flow index, 0 to 100; first at bar n, 0 without any flow. A flow is three times the typical price × volume,
+/// negative if the price fell; sums of flows are exact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "MfiJson", into = "MfiJson")]
 pub struct Mfi {
     last: Option<i64>,
-    /// Three times the typical price × volume, positive if the price rose: two rings, since a product needs 102 bits.
-    typical: Ring,
-    volume: Ring,
+    /// Up to [`FLOW_MAX`] each, so that 8,192 of them need 118 bits.
+    flows: Vec<i128>,
+    /// Of the next flow; what is there is the oldest.
+    place: usize,
+    /// Flows taken, until there are as many as are kept.
+    taken: usize,
+    net: i128,
+    up: i128,
+}
+
+/// The greatest volume at the greatest price.
+const FLOW_MAX: u128 = 3 * TICKS_MAX as u128 * LOTS_MAX as u128;
+
+/// Flows in halves, since JSON has no number of 128 bits; the sums follow.
+#[derive(Serialize, Deserialize)]
+struct MfiJson {
+    last: Option<i64>,
+    flows: Vec<(i64, u64)>,
+    place: usize,
+    taken: usize,
 }
 
 impl Mfi {
     /// The usual period is 14.
     pub fn new(period: usize) -> Self {
-        Self { last: None, typical: Ring::new(period), volume: Ring::new(period) }
+        Self { last: None, flows: vec![0; period.clamp(1, LENGTH_MAX)], place: 0, taken: 0, net: 0, up: 0 }
     }
 }
 
 impl Indicator for Mfi {
     type Input = Candle;
     type Output = f64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<f64> {
-        let typical = typical(&candle);
-        let last = self.last.replace(typical)?;
-        self.typical.push(typical);
-        // The direction is the volume's sign.
-        self.volume.push(candle.volume * (typical - last).signum());
-        if !self.volume.is_full() {
+        if self.last.is_none() {
+            self.last = Some(typical(&candle));
             return None;
         }
-        // Summed anew in floats: all terms are of one sign, so nothing is lost and nothing drifts.
-        let (mut up, mut down) = (0.0, 0.0);
-        for age in 0..self.volume.length() {
-            let flow = self.typical.back(age) as f64 * self.volume.back(age) as f64;
-            up += flow.max(0.0);
-            down += (-flow).max(0.0);
+        self.taken = self.flows.len().min(self.taken + 1);
+        let value = self.step(candle);
+        (self.taken == self.flows.len()).then_some(value)
+    }
+
+    #[inline(always)]
+    fn step(&mut self, candle: Candle) -> f64 {
+        let typical = typical(&candle);
+        let last = self.last.replace(typical).unwrap_or(typical);
+        let flow = i128::from(typical) * i128::from(candle.volume * (typical - last).signum());
+        let oldest = &mut self.flows[self.place];
+        let old = std::mem::replace(oldest, flow);
+        self.place = if self.place + 1 >= self.flows.len() { 0 } else { self.place + 1 };
+        self.net += flow - old;
+        self.up += positive(flow) - positive(old);
+        let total = self.up + self.up - self.net;
+        // The part is not more than the whole, so the whole decides whether 64 bits hold both, as they nearly always do.
+        match ((total >> 64) as u64, total as u64) {
+            (0, 0) => 0.0,
+            (0, total) => 100.0 * float_of(self.up as u64) / float_of(total),
+            _ => percent(self.up, total),
         }
-        Some(if up + down > 0.0 { 100.0 * up / (up + down) } else { 0.0 })
+    }
+}
+
+/// The number, or 0 instead of one below.
+#[inline(always)]
+fn positive(flow: i128) -> i128 {
+    flow & !(flow >> 127)
+}
+
+#[cold]
+fn percent(part: i128, whole: i128) -> f64 {
+    100.0 * float(part) / float(whole)
+}
+
+impl From<Mfi> for MfiJson {
+    fn from(Mfi { last, flows, place, taken, .. }: Mfi) -> Self {
+        Self { last, flows: flows.iter().map(|flow| ((flow >> 64) as i64, *flow as u64)).collect(), place, taken }
+    }
+}
+
+impl TryFrom<MfiJson> for Mfi {
+    type Error = StateError;
+    fn try_from(MfiJson { last, flows, place, taken }: MfiJson) -> Result<Self, StateError> {
+        let flows: Vec<i128> = flows.iter().map(|(high, low)| i128::from(*high) << 64 | i128::from(*low)).collect();
+        let is_long = flows.is_empty() || flows.len() > LENGTH_MAX || place >= flows.len() || taken > flows.len();
+        if is_long || flows.iter().any(|flow| flow.unsigned_abs() > FLOW_MAX) {
+            return Err(StateError { what: "a window's length or flow" });
+        }
+        let (net, up) = (flows.iter().sum(), flows.iter().map(|flow| (*flow).max(0)).sum());
+        Ok(Self { last, flows, place, taken, net, up })
     }
 }
 
@@ -98,7 +158,7 @@ impl Momentum {
 impl Indicator for Momentum {
     type Input = i64;
     type Output = i64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, ticks: i64) -> Option<i64> {
         Some(ticks - self.before(ticks)?)
     }
@@ -118,7 +178,7 @@ impl Roc {
 impl Indicator for Roc {
     type Input = i64;
     type Output = f64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, ticks: i64) -> Option<f64> {
         let before = self.0.before(ticks)?;
         Some(if before == 0 { 0.0 } else { 100.0 * (ticks - before) as f64 / before as f64 })
@@ -135,7 +195,7 @@ pub struct Obv {
 impl Indicator for Obv {
     type Input = Candle;
     type Output = i64;
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, candle: Candle) -> Option<i64> {
         let sign = self.last_close.replace(candle.close).map_or(1, |last| (candle.close - last).signum());
         self.sum = self.sum.saturating_add(candle.volume * sign);

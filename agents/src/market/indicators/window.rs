@@ -7,6 +7,13 @@ use super::StateError;
 /// The longest window: a sum of this many prices of [`TICKS_MAX`](super::super::candle::TICKS_MAX) fits an `i64`.
 pub const LENGTH_MAX: usize = 8_192;
 
+/// A number as a float. Of an unsigned number that is arithmetic; the instruction for a signed one
+/// waits for what its register held, which may be what the bar before made: two bars are then not worked on at once.
+#[inline(always)]
+pub(super) fn float_of(number: u64) -> f64 {
+    number as f64
+}
+
 /// A ring of the last values. Serialises as differences, oldest first: two or three digits instead of six a value.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "RingJson", into = "RingJson")]
@@ -32,6 +39,14 @@ impl Ring {
         Self { values: vec![0; length.next_power_of_two()], length, count: 0 }
     }
 
+    /// The ring of `count` values so far that keeps these, oldest first.
+    pub(crate) fn restore(length: usize, count: u64, values: impl Iterator<Item = i64>) -> Self {
+        let mut ring = Self::new(length);
+        ring.count = count - count.min(ring.length as u64);
+        values.for_each(|value| ring.push(value));
+        ring
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
@@ -42,18 +57,18 @@ impl Ring {
     }
 
     /// Whether it has as many as it keeps.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_full(&self) -> bool {
         self.count >= self.length as u64
     }
 
     /// The value pushed `age` pushes before the newest; 0 where there is none yet.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn back(&self, age: usize) -> i64 {
         self.values[(self.count.wrapping_sub(1 + age as u64) as usize) & (self.values.len() - 1)]
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, value: i64) {
         let mask = self.values.len() - 1;
         self.values[self.count as usize & mask] = value;
@@ -121,7 +136,7 @@ impl Rolling {
     }
 
     /// Takes the next value; answers the one that leaves, 0 while none does.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, value: i64) -> i64 {
         let old = self.ring.back(self.period - 1);
         self.ring.push(value);
@@ -138,13 +153,13 @@ impl Rolling {
     }
 
     /// The sum of what there is, whether it is all or not.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn sum(&self) -> i64 {
         self.sum
     }
 
     /// The sum, once there are enough values.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn full(&self) -> Option<i64> {
         self.ring.is_full().then_some(self.sum)
     }

@@ -92,10 +92,21 @@ impl Strategy for SmaCross {
         let (n_fast, n_slow) = (fast as i64, slow as i64);
         let sum = |n: usize| closes[by_one - n..by_one].iter().sum::<i64>();
         let mut above = sum(fast) * n_slow - sum(slow) * n_fast;
+        let mut stood = match self.stand {
+            Stand::Unknown => 2,
+            Stand::Below => -1,
+            Stand::Equal => 0,
+            Stand::Above => 1,
+        };
         // The value that comes, and those that leave the fast and the slow window.
         let leaving = closes[by_one - fast..].iter().zip(&closes[by_one - slow..]);
         for (place, (close, (left_fast, left_slow))) in closes[by_one..].iter().zip(leaving).enumerate() {
             above += (close - left_fast) * n_slow - (close - left_slow) * n_fast;
+            // Most bars stand where the last one stood, which is no cross.
+            if above.signum() == stood {
+                continue;
+            }
+            stood = above.signum();
             let reason = self.stand.cross(above.cmp(&0));
             if let Some(decision) = reason.and_then(|reason| decide(&mut self.target, reason, self.side)) {
                 decided.push((by_one + place, decision));
