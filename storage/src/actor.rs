@@ -268,6 +268,8 @@ impl StorageActor {
     async fn commit(&mut self, batch: &WriteBatch) -> Ending {
         let mut pause = self.options.backoff_first;
         let mut attempt = 0;
+        // Waiting for space has no end, so its tries are not held against the disk.
+        let mut n_full = 0;
         let mut was_unknown = false;
         // Once it was unknown, an error does not say that nothing is there: what a commit left in the log may be found
         // by the next process.
@@ -304,9 +306,10 @@ impl StorageActor {
                     sleep(pause).await;
                 }
                 StoreError::Full(_) => {
+                    (attempt, n_full) = (0, n_full + 1);
                     self.gauges.set_state(StorageState::Degraded);
-                    warn!(attempt, pause_ms = pause.as_millis() as u64, %error, "no space, probing until there is");
-                    if !self.wait_for_space(pause).await && attempt > 1 {
+                    warn!(attempt = n_full, pause_ms = pause.as_millis() as u64, %error, "no space, probing until there is");
+                    if !self.wait_for_space(pause).await && n_full > 1 {
                         return Ending::Failed(failed(error, was_unknown));
                     }
                 }

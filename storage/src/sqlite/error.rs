@@ -48,7 +48,7 @@ pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
     match code(error) {
         Some(BUSY | LOCKED | NOMEM) => StoreError::Busy(text),
         Some(FULL) => StoreError::Full(format!("{}: {text}", path.display())),
-        Some(IOERR) if extended_code(error) == Some(IOERR_WRITE) && is_out_of_room(path, sizes(path)) => {
+        Some(IOERR) if is_failed_write(error) && is_out_of_room(path, sizes(path)) => {
             StoreError::Full(format!("{}: {text}; the quota or the limit of a file's size is reached", path.display()))
         }
         // The log's index grows at the end of a commit, whose pages are in the log already.
@@ -82,7 +82,12 @@ pub(super) fn classify_opening(path: &Path, error: &sqlx::Error) -> StoreError {
 /// Whether an error says that a write failed, and a file of so many bytes beside the one that is written could not be
 /// made either.
 pub(super) fn is_for_want_of_room(error: &sqlx::Error, written: &Path, bytes: u64) -> bool {
-    extended_code(error) == Some(IOERR_WRITE) && is_out_of_room(written, bytes)
+    is_failed_write(error) && is_out_of_room(written, bytes)
+}
+
+/// Whether an error says that a write failed, and not a flush.
+pub(super) fn is_failed_write(error: &sqlx::Error) -> bool {
+    extended_code(error) == Some(IOERR_WRITE)
 }
 
 /// Where a database or its log ends.

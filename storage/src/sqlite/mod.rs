@@ -44,7 +44,7 @@ pub use trim::{forget_team, prune_file};
 use self::{
     chain::Link,
     connection::{FileLock, ReadMode, close, open_writer, set_level, used_bytes},
-    error::{classify, fatal},
+    error::{classify, fatal, is_failed_write},
     files::{FileId, size_of},
     names::{BatchNames, Interner},
     prune::{floor, next_piece, prune},
@@ -104,6 +104,8 @@ pub struct SqliteStore {
     level: Level,
     /// A transaction was begun and its end was not seen: the future was dropped in between.
     is_in_transaction: bool,
+    /// The last commit failed for want of space.
+    was_full: bool,
     /// Whether something was committed, so that statistics may be out of date.
     has_written: bool,
     names: Interner,
@@ -148,6 +150,7 @@ impl SqliteStore {
             is_closed: false,
             level: Level::Process,
             is_in_transaction: false,
+            was_full: false,
             has_written: false,
             names: Interner::default(),
             link: Link::START,
@@ -191,8 +194,15 @@ impl SqliteStore {
         self.db.as_mut().ok_or_else(|| fatal(&self.path, "it was closed"))
     }
 
-    fn class(&self, error: &sqlx::Error) -> StoreError {
-        classify(&self.path, error)
+    /// The class of a commit's error.
+    fn class(&mut self, error: &sqlx::Error) -> StoreError {
+        let class = classify(&self.path, error);
+        let was_full = std::mem::replace(&mut self.was_full, matches!(class, StoreError::Full(_)));
+        match class {
+            // Space came after the write and before the look for it: once more, before the disk is said to fail.
+            StoreError::Unknown(cause) if was_full && is_failed_write(error) => StoreError::Full(cause),
+            class => class,
+        }
     }
 
     /// Ends an open transaction without effect. An error is ignored: there may be none, or the connection
@@ -268,7 +278,7 @@ impl Store for SqliteStore {
             self.reopen_if_unknown(&error).await;
             return Err(error);
         }
-        (self.is_in_transaction, self.has_written) = (false, true);
+        (self.is_in_transaction, self.has_written, self.was_full) = (false, true, false);
         for (text, id) in names {
             self.names.learn(&text, id);
         }

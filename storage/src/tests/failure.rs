@@ -184,6 +184,15 @@ async fn only_the_guilty_command_of_a_batch_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn waiting_for_space_is_not_held_against_the_disk() {
+    let Running { storage, disk, actor: _actor, .. } = running().await;
+    disk.fail_next(2 * StorageOptions::default().retries_max as usize, &StoreError::Full("test".into()));
+    disk.fail_next(1, &StoreError::Unknown("test".into()));
+    let committed = storage.publish(publish(vec![new("x", "1", 1)])).await;
+    assert_eq!(committed.expect("committed").first, Seq(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fatal_error_answers_everybody_and_ends_the_writing() {
     let Running { storage, disk, actor, .. } = running().await;
     disk.delay_commits(Some(Duration::from_secs(1)));
