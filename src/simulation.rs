@@ -344,9 +344,8 @@ async fn difference(found: &dyn Read, peace: &dyn Read, name: &Name) -> Result<O
 
 /// What an agent published, in order, as text: all that the digest is made of.
 async fn published_by(disk: &dyn Read, name: &Name) -> Result<Vec<(Seq, String)>, StoreError> {
-    let last = disk.last_seq().await?;
     let everything = Interest::in_topics(Filter::new(">").into_iter().collect());
-    let (events, _) = disk.journal(Seq::ZERO, last, &everything, usize::MAX).await?;
+    let events = disk.journal_tail(&everything, usize::MAX).await?;
     let own = events.into_iter().filter(|committed| {
         committed.event.source == *name && !committed.event.topic.as_str().starts_with(SYSTEM_ROOT)
     });

@@ -1,10 +1,11 @@
 //! What a child can be told to do: write as hard as it can, flood the queue, or one of an operator's commands.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use atra_bus::Name;
+use atra_bus::{Filter, Interest, Name, Seq};
 use atra_storage::{
-    Keep, SqliteOptions, SqliteStore, Store as _, StoreError, backup, forget_team, prune_file, restore, vacuum,
+    Keep, SqliteOptions, SqliteReader, SqliteStore, Store as _, StoreError, backup, digest, forget_team, prune_file,
+    restore, vacuum,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,8 @@ pub enum Command {
     Vacuum,
     /// A team in it is forgotten.
     Forget(Name),
+    /// All of it is read: for a digest, and the journal from its end to its beginning.
+    ReadAll,
 }
 
 impl Job {
@@ -85,7 +88,18 @@ impl Command {
                 prune_file(&db, keep, |_, _| {}).await.map(drop)
             }
             Self::Vacuum => vacuum(&db, |_| {}).await.map(drop),
+            Self::ReadAll => read_all(&db).await,
             Self::Forget(team) => forget_team(&db, team).await.map(drop),
         }
     }
+}
+
+async fn read_all(db: &Path) -> Result<(), StoreError> {
+    let reader = SqliteReader::open_read_only(db).await?;
+    digest(&*reader).await?;
+    let (everything, mut before) = (Interest::in_topics(vec![Filter::all()]), Seq(u64::MAX));
+    while let Some(first) = reader.journal_before(before, &everything, usize::MAX).await?.first() {
+        before = first.seq;
+    }
+    Ok(())
 }

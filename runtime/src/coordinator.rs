@@ -12,7 +12,7 @@ use crate::{
     kernel::{JournalReader, Kernel, Releaser},
     memory::{Entry, SharedMemory},
     runtime::{Inner, Runtime, TeamHandle},
-    supervisor::{CONTROL_COMMANDS_MAX, Supervisor, TeamState},
+    supervisor::{CONTROL_COMMANDS_MAX, PAGE_KEYS, Supervisor, TeamState},
     team::{Team, TurnWatch},
     topology::{self, TopologyError},
 };
@@ -180,11 +180,17 @@ pub(crate) fn runtime_name() -> Name {
     Name::new("atra").unwrap_or_else(|error| panic!("{error}"))
 }
 
-async fn load_memory(reader: &dyn atra_storage::Read, memory: &SharedMemory) -> Result<(), StoreError> {
-    for row in reader.facts(FactKind::Memory, None).await? {
-        if let (Some(json), Some(revision)) = (row.value, row.event) {
-            memory.load(&row.key, row.version, Entry { value: Payload::from_json(json), revision });
+/// All of shared memory, page by page: nothing is held twice.
+pub(crate) async fn load_memory(reader: &dyn atra_storage::Read, memory: &SharedMemory) -> Result<(), StoreError> {
+    let mut from = Some(String::new());
+    while let Some(key) = from {
+        let page = reader.memory_page(&key, PAGE_KEYS).await?;
+        for row in page.facts {
+            if let (Some(json), Some(revision)) = (row.value, row.event) {
+                memory.load(&row.key, row.version, Entry { value: Payload::from_json(json), revision });
+            }
         }
+        from = page.next;
     }
     Ok(())
 }

@@ -22,9 +22,10 @@ use serde_json::Value;
 use crate::{
     AgentSpec, Clock, Team,
     context::{TeamShared, TimerChange, TurnInput},
+    coordinator::load_memory,
     ledger::EffectLedger,
-    memory::{Entry, SharedMemory},
-    supervisor::{Stored, interest, start},
+    memory::SharedMemory,
+    supervisor::{PAGE_KEYS, Stored, interest, start},
     team::{Crew, Decided, Member, RoundEvent, Routes, Timers, TurnFailure, TurnRules, TurnWatch},
 };
 
@@ -233,17 +234,17 @@ impl Sandbox {
         };
         let memory = SharedMemory::default();
         if let Some(state) = &replay.state {
-            for row in state.facts(FactKind::Memory, None).await? {
-                if let (Some(json), Some(revision)) = (row.value, row.event) {
-                    memory.load(&row.key, row.version, Entry { value: Payload::from_json(json), revision });
-                }
-            }
+            load_memory(&**state, &memory).await?;
             memory.set_loaded(state.last_seq().await?);
         }
         let mut letters = BTreeSet::new();
         for spec in team.specs() {
-            for letter in replay.db.facts(FactKind::DeadLetter, Some(&spec.name)).await? {
-                letters.extend(letter.key.parse().ok().map(|event| (spec.name.clone(), event)));
+            let mut from = Some(String::new());
+            while let Some(key) = from {
+                let page = replay.db.facts_page(FactKind::DeadLetter, &spec.name, &key, PAGE_KEYS).await?;
+                let events = page.facts.iter().filter_map(|letter| letter.key.parse().ok());
+                letters.extend(events.map(|event| (spec.name.clone(), event)));
+                from = page.next;
             }
         }
         let position = memory.position_of(team.name());

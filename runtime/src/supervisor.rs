@@ -17,7 +17,7 @@ use std::{
 };
 
 use atra_bus::{Event, EventId, Filter, Interest, Name, Payload, Seq, Timestamp, Topic};
-use atra_storage::{FactKind, FactRow, Read, Rejected, StoreError, TeamRow};
+use atra_storage::{FactKind, FactPage, Read, Rejected, StoreError, TeamRow};
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ use crate::{
 /// Commands that wait for a team. 64: callers ask and wait, they do not stream.
 pub(crate) const CONTROL_COMMANDS_MAX: usize = 64;
 /// Keys of a team's own memory that are read at a time. 256: most teams own fewer.
-const PAGE_KEYS: usize = 256;
+pub(crate) const PAGE_KEYS: usize = 256;
 /// The key of the fact that says why a team does not run; its owner is the team.
 pub const STATE_KEY: &str = "state";
 
@@ -525,24 +525,24 @@ impl Stored {
             if reader.fact(FactKind::Meta, &spec.name, INIT_KEY).await?.is_some() {
                 stored.had_init.insert(place);
             }
-            let of = |kind| reader.facts(kind, Some(&spec.name));
-            let offsets = by_key(of(FactKind::Offset).await?);
+            let of = |kind| by_key(reader, kind, &spec.name);
+            let offsets = of(FactKind::Offset).await?;
             stored.members.push(MemberFacts {
-                state: by_key(of(FactKind::State).await?),
+                state: of(FactKind::State).await?,
                 offsets: offsets
                     .into_iter()
                     .filter_map(|(key, json)| Some((key, serde_json::from_str::<String>(&json).ok()?)))
                     .collect(),
-                timers: by_key(of(FactKind::Timer).await?),
+                timers: of(FactKind::Timer).await?,
             });
         }
         for prefix in plan.specs().flat_map(|spec| &spec.owns) {
             stored.read_memory(reader, prefix).await?;
         }
-        let meta = by_key(reader.facts(FactKind::Meta, Some(&plan.name)).await?);
+        let meta = by_key(reader, FactKind::Meta, &plan.name).await?;
         stored.clock = Timestamp(meta.get(CLOCK_KEY).and_then(|json| json.parse().ok()).unwrap_or_default());
         stored.resting = meta.contains_key(STATE_KEY);
-        for (input, json) in by_key(reader.facts(FactKind::Attempt, Some(&plan.name)).await?) {
+        for (input, json) in by_key(reader, FactKind::Attempt, &plan.name).await? {
             if let (Ok(input), Ok(mark)) = (input.parse(), serde_json::from_str(&json)) {
                 stored.marks.insert(input, mark);
             }
@@ -554,24 +554,27 @@ impl Stored {
 impl Stored {
     /// The memory under one owned prefix, page by page: a thousand teams that start do not each read the memory of all.
     async fn read_memory(&mut self, reader: &dyn Read, prefix: &str) -> Result<(), StoreError> {
-        let mut from = prefix.to_owned();
-        loop {
-            let page = reader.memory_page(&from, PAGE_KEYS).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            let is_over = page.len() < PAGE_KEYS || !last.key.starts_with(prefix);
-            from = format!("{}\0", last.key);
-            for row in page.into_iter().take_while(|row| row.key.starts_with(prefix)) {
+        let mut from = Some(prefix.to_owned());
+        while let Some(key) = from {
+            let FactPage { facts, next } = reader.memory_page(&key, PAGE_KEYS).await?;
+            from = next.filter(|next| next.starts_with(prefix));
+            for row in facts.into_iter().take_while(|row| row.key.starts_with(prefix)) {
                 if let (Some(json), Some(revision)) = (row.value, row.event) {
                     self.memory.insert(row.key, Some(Entry { value: Payload::from_json(json), revision }));
                 }
             }
-            if is_over {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 }
 
-fn by_key(rows: Vec<FactRow>) -> BTreeMap<String, Arc<str>> {
-    rows.into_iter().filter_map(|row| Some((row.key, row.value?))).collect()
+/// What an owner has of a kind, page by page: nothing is held twice.
+async fn by_key(reader: &dyn Read, kind: FactKind, owner: &Name) -> Result<BTreeMap<String, Arc<str>>, StoreError> {
+    let (mut rows, mut from) = (BTreeMap::new(), Some(String::new()));
+    while let Some(key) = from {
+        let FactPage { facts, next } = reader.facts_page(kind, owner, &key, PAGE_KEYS).await?;
+        rows.extend(facts.into_iter().filter_map(|row| Some((row.key, row.value?))));
+        from = next;
+    }
+    Ok(rows)
 }

@@ -27,9 +27,24 @@ pub(crate) async fn tail(args: &TailArgs, out: &mut Output) -> Result<(), CliErr
     let mut upto = db.last_seq().await?;
     match args.after {
         Some(after) => upto = print_after(&*db, &interest, Seq(after), upto, args.lines, out).await?,
-        None => print(&db.journal_tail(&interest, args.lines).await?, out)?,
+        None => print_last(&*db, &interest, args.lines, out).await?,
     }
     if args.follow { follow(&*db, &interest, upto, out).await } else { Ok(()) }
+}
+
+/// Prints the last `lines` events: page by page back to the first one, then forth, so that one page is held at a time.
+async fn print_last(db: &dyn Read, interest: &Interest, lines: usize, out: &mut Output) -> Result<(), CliError> {
+    let (mut pages, mut before, mut left) = (Vec::new(), Seq(u64::MAX), lines);
+    while left > 0 {
+        let page = db.journal_before(before, interest, left.min(PAGE_EVENTS)).await?;
+        let Some(first) = page.first() else { break };
+        pages.push((before, page.len()));
+        (before, left) = (first.seq, left - page.len());
+    }
+    for (before, n_events) in pages.into_iter().rev() {
+        print(&db.journal_before(before, interest, n_events).await?, out)?;
+    }
+    Ok(())
 }
 
 /// Prints at most `lines` events behind `after`, and gives the seq up to which nothing was left out.

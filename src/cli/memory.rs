@@ -17,14 +17,11 @@ const PAGE_KEYS: usize = 1_000;
 /// Lists the keys that begin with `prefix`, page by page.
 pub(crate) async fn ls(prefix: &str, db: &Path, out: &mut Output) -> Result<(), CliError> {
     let db = open(db).await?;
-    let (mut from, mut rows) = (prefix.to_owned(), Vec::new());
-    loop {
-        let page = db.memory_page(&from, PAGE_KEYS).await?;
-        let is_last = page.len() < PAGE_KEYS;
-        let Some(last) = page.last() else { break };
-        from = format!("{}\0", last.key);
-        let is_over = is_last || !last.key.starts_with(prefix);
-        for fact in page.iter().take_while(|fact| fact.key.starts_with(prefix)) {
+    let (mut from, mut rows) = (Some(prefix.to_owned()), Vec::new());
+    while let Some(key) = from {
+        let page = db.memory_page(&key, PAGE_KEYS).await?;
+        from = page.next.filter(|next| next.starts_with(prefix));
+        for fact in page.facts.iter().take_while(|fact| fact.key.starts_with(prefix)) {
             if out.is_json() {
                 let value = value_of(fact.value.as_deref());
                 out.json(&json!({ "key": fact.key, "value": value, "owner": fact.owner, "seq": fact.version }))?;
@@ -32,9 +29,6 @@ pub(crate) async fn ls(prefix: &str, db: &Path, out: &mut Output) -> Result<(), 
                 let value = short(fact.value.as_deref().unwrap_or("null"), SHORT_CHARS);
                 rows.push(vec![fact.key.clone(), format!("#{}", fact.version), fact.owner.to_string(), value]);
             }
-        }
-        if is_over {
-            break;
         }
     }
     if out.is_json() { Ok(()) } else { out.table(&["key", "seq", "written by", "value"], &rows) }

@@ -43,7 +43,7 @@ pub(crate) async fn status(config: &Config, out: &mut Output) -> Result<(), CliE
     let topics = db.topic_counts().await?;
     let last = db.journal_tail(&Interest::in_topics(vec![Filter::all()]), 1).await?;
     let last = last.first().map(|committed| committed.event.time);
-    let dead_letters = db.facts(FactKind::DeadLetter, None).await?.len();
+    let dead_letters = db.count_facts(FactKind::DeadLetter, None).await?;
     let series = candles::series(&*db).await?;
     let info = info(path).await?;
     let limit = config.storage.db_bytes_max;

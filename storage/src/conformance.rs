@@ -3,6 +3,7 @@
 //! Each case gets a fresh place and panics, with what it found, when the backend breaks the rule that is its
 //! name. Run all of them with [`run`].
 
+mod pages;
 mod prune;
 
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub async fn run<P: Place>(mut fresh: impl FnMut() -> P) {
     reopening_keeps_everything(&mut fresh()).await;
     a_reader_sees_whole_batches_only(&mut fresh()).await;
     large_batches_of_every_size_are_stored(&mut fresh()).await;
+    pages::run(&mut fresh).await;
     prune::run(&mut fresh).await;
 }
 
@@ -118,7 +120,7 @@ async fn commit(store: &mut Box<dyn Store>, batch: &WriteBatch) {
 }
 
 async fn seqs(reader: &Arc<dyn Read>, interest: &Interest) -> Vec<u64> {
-    let (events, _) = reader.journal(Seq::ZERO, Seq(u64::MAX >> 1), interest, usize::MAX >> 1).await.expect("a page");
+    let events = reader.journal_tail(interest, usize::MAX).await.expect("a tail");
     events.iter().map(|event| event.seq.get()).collect()
 }
 

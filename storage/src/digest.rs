@@ -19,6 +19,12 @@ const PAGE_EVENTS: usize = 8_192;
 /// Bytes of a publisher's events that are hashed at once; BLAKE3 is several times faster on long inputs.
 const HASHED_BYTES: usize = 64 << 10;
 
+/// Publishers whose buffers are kept from page to page. 64: four megabytes.
+const BUFFERS_MAX: usize = 64;
+
+/// Facts read at once. 1,024: the price of a page is spread.
+const PAGE_FACTS: usize = 1_024;
+
 /// What the digest holds of facts, in this order.
 const FACT_KINDS: [FactKind; 4] = [FactKind::Memory, FactKind::State, FactKind::Offset, FactKind::Timer];
 
@@ -61,20 +67,24 @@ pub async fn digest(read: &dyn Read) -> Result<Digest, StoreError> {
         publishers.push((name, hash.to_hex().to_string(), n_events));
     }
     for kind in FACT_KINDS {
-        // Sorted by (owner, key); memory, whose owner is only who wrote last, by key alone.
-        let mut facts = read.facts(kind, None).await?;
-        if kind == FactKind::Memory {
-            facts.sort_by(|a, b| a.key.cmp(&b.key));
-        }
-        put_facts(&mut buffer, kind, &facts);
+        buffer.push(kind as u8);
+        buffer.extend(read.count_facts(kind, None).await?.to_le_bytes());
+        each_fact(read, kind, |fact| {
+            put(&mut buffer, fact.owner.as_str().as_bytes());
+            put(&mut buffer, fact.key.as_bytes());
+            put(&mut buffer, fact.value.as_deref().unwrap_or_default().as_bytes());
+            hash_full(&mut whole, &mut buffer);
+        })
+        .await?;
     }
-    let dead_letters = read.facts(FactKind::DeadLetter, None).await?;
     buffer.push(FactKind::DeadLetter as u8);
-    for letter in &dead_letters {
+    each_fact(read, FactKind::DeadLetter, |letter| {
         // Their values tell of attempts and errors, which may differ.
         put(&mut buffer, letter.owner.as_str().as_bytes());
         put(&mut buffer, letter.key.as_bytes());
-    }
+        hash_full(&mut whole, &mut buffer);
+    })
+    .await?;
     whole.update(&buffer);
     Ok(Digest { whole: whole.finalize().to_hex().to_string(), publishers })
 }
@@ -90,6 +100,34 @@ pub async fn digest_of_publisher(read: &dyn Read, name: &Name) -> Result<(String
     let mut streams = publishers(read, |publisher| publisher == name).await?;
     let (hash, n_events) = streams.remove(name).unwrap_or_default().finish();
     Ok((hash.to_hex().to_string(), n_events))
+}
+
+/// Takes every fact of a kind, page by page: sorted by (owner, key), or memory, whose owner is only who wrote last, by
+/// key alone.
+async fn each_fact(read: &dyn Read, kind: FactKind, mut take: impl FnMut(&FactRow)) -> Result<(), StoreError> {
+    let owners = match kind {
+        FactKind::Memory => vec![None],
+        _ => read.fact_owners(kind).await?.into_iter().map(Some).collect(),
+    };
+    for owner in owners {
+        let mut from = Some(String::new());
+        while let Some(key) = from {
+            let page = match &owner {
+                Some(owner) => read.facts_page(kind, owner, &key, PAGE_FACTS).await?,
+                None => read.memory_page(&key, PAGE_FACTS).await?,
+            };
+            page.facts.iter().for_each(&mut take);
+            from = page.next;
+        }
+    }
+    Ok(())
+}
+
+fn hash_full(hasher: &mut blake3::Hasher, buffer: &mut Vec<u8>) {
+    if buffer.len() >= HASHED_BYTES {
+        hasher.update(buffer);
+        buffer.clear();
+    }
 }
 
 /// A publisher's events on their way into a hash.
@@ -114,11 +152,13 @@ impl Stream {
         }
         put(buffer, json.as_bytes());
         self.n_events += 1;
-        if buffer.len() >= HASHED_BYTES {
-            self.hasher.update(buffer);
-            buffer.clear();
-        }
+        hash_full(&mut self.hasher, buffer);
         Ok(())
+    }
+
+    /// Keeps no buffer: there may be many publishers.
+    fn rest(&mut self) {
+        self.hasher.update(&std::mem::take(&mut self.buffer));
     }
 
     fn finish(mut self) -> (blake3::Hash, u64) {
@@ -150,6 +190,9 @@ async fn publishers(read: &dyn Read, is_wanted: impl Fn(&Name) -> bool) -> Resul
                 None => streams.entry(event.source.clone()).or_default().add(event)?,
             }
         }
+        if streams.len() > BUFFERS_MAX {
+            streams.values_mut().for_each(Stream::rest);
+        }
     }
     Ok(streams)
 }
@@ -158,16 +201,6 @@ async fn publishers(read: &dyn Read, is_wanted: impl Fn(&Name) -> bool) -> Resul
 fn put(buffer: &mut Vec<u8>, bytes: &[u8]) {
     buffer.extend((bytes.len() as u64).to_le_bytes());
     buffer.extend(bytes);
-}
-
-fn put_facts(buffer: &mut Vec<u8>, kind: FactKind, facts: &[FactRow]) {
-    buffer.push(kind as u8);
-    buffer.extend((facts.len() as u64).to_le_bytes());
-    for fact in facts {
-        put(buffer, fact.owner.as_str().as_bytes());
-        put(buffer, fact.key.as_bytes());
-        put(buffer, fact.value.as_deref().unwrap_or_default().as_bytes());
-    }
 }
 
 #[cfg(test)]

@@ -40,4 +40,6 @@ pub use sqlite::{
 pub use step::{
     Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, OPEN_EFFECT, Publish, Step, new_event_bytes,
 };
-pub use store::{Loaded, Read, SeriesRow, Sizes, Store, StoreError, TeamMove, TeamRow, WriteBatch};
+pub use store::{
+    FactPage, Loaded, PAGE_BYTES, Read, SeriesRow, Sizes, Store, StoreError, TeamMove, TeamRow, WriteBatch,
+};

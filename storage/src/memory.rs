@@ -17,7 +17,8 @@ use atra_bus::{Committed, Event, EventId, Interest, Name, Payload, Seq, Topic, t
 use rustc_hash::FxHashMap;
 
 use crate::{
-    Block, FactKind, FactRow, Loaded, OPEN_EFFECT, Read, SeriesRow, Store, StoreError, TeamRow, WriteBatch,
+    Block, FactKind, FactPage, FactRow, Loaded, OPEN_EFFECT, PAGE_BYTES, Read, SeriesRow, Store, StoreError, TeamRow,
+    WriteBatch,
     retention::{KEPT_TOPIC, event_of},
 };
 
@@ -444,6 +445,34 @@ fn stored(committed: &Committed) -> Committed {
     Committed { event: Arc::new(event), ..committed.clone() }
 }
 
+fn payload_bytes(committed: &Committed) -> usize {
+    // Checked by `State::check` before it was taken.
+    committed.event.payload.json().map_or(0, str::len)
+}
+
+/// What fits a page: up to the row that crosses the line.
+fn first_page<T>(rows: impl Iterator<Item = T>, bytes_of: impl Fn(&T) -> usize) -> impl Iterator<Item = T> {
+    let mut n_bytes = 0;
+    rows.take_while(move |row| {
+        let fits = n_bytes < PAGE_BYTES;
+        n_bytes += bytes_of(row);
+        fits
+    })
+}
+
+fn fact_page<'a>(rows: impl Iterator<Item = &'a FactRow>, limit: usize) -> FactPage {
+    let mut rows = rows.peekable();
+    let (mut page, mut n_bytes) = (FactPage::default(), 0);
+    while let Some(row) = rows.next_if(|_| page.facts.len() < limit && n_bytes < PAGE_BYTES) {
+        n_bytes += row.value.as_ref().map_or(0, |value| value.len());
+        page.facts.push(row.clone());
+    }
+    let is_cut = n_bytes >= PAGE_BYTES && rows.peek().is_some();
+    let last = page.facts.last().filter(|_| is_cut || page.facts.len() >= limit);
+    page.next = last.map(|last| format!("{}\0", last.key));
+    page
+}
+
 #[async_trait]
 impl Read for MemoryDisk {
     async fn last_seq(&self) -> Result<Seq, StoreError> {
@@ -460,15 +489,16 @@ impl Read for MemoryDisk {
         let state = self.state();
         state.check_floor(after)?;
         let end = upto.min(state.last_seq());
-        let (mut events, mut at) = (Vec::new(), after);
+        let (mut events, mut at, mut n_bytes) = (Vec::new(), after, 0);
         while at < end {
             let next = at.next();
             if let Some(committed) = state.get(next)
                 && interest.wants(committed.event.topic.as_str(), &committed.event.source)
             {
-                if events.len() == limit {
+                if events.len() == limit || n_bytes >= PAGE_BYTES {
                     return Ok((events, at));
                 }
+                n_bytes += payload_bytes(committed);
                 events.push(stored(committed));
             }
             at = next;
@@ -492,10 +522,17 @@ impl Read for MemoryDisk {
         Ok(first.map_or(state.last_seq(), |first| Seq(first.seq.get() - 1)))
     }
 
-    async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError> {
+    async fn journal_before(
+        &self,
+        before: Seq,
+        interest: &Interest,
+        limit: usize,
+    ) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
+        let n_before = before.get().saturating_sub(1).min(state.last_seq().get());
         let wanted = |committed: &&Committed| interest.wants(committed.event.topic.as_str(), &committed.event.source);
-        let mut events: Vec<_> = state.events().rev().filter(wanted).take(limit).map(stored).collect();
+        let events = state.journal[..n_before as usize].iter().rev().flatten().filter(wanted).take(limit);
+        let mut events: Vec<_> = first_page(events, |committed| payload_bytes(committed)).map(stored).collect();
         events.reverse();
         Ok(events)
     }
@@ -530,22 +567,35 @@ impl Read for MemoryDisk {
         Ok(self.state().facts.get(kind, owner, key).cloned())
     }
 
-    async fn facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<Vec<FactRow>, StoreError> {
+    async fn facts_page(&self, kind: FactKind, owner: &Name, from: &str, limit: usize) -> Result<FactPage, StoreError> {
         let state = self.state();
-        let mut facts: Vec<FactRow> = match owner {
-            Some(owner) if kind == FactKind::Memory => {
-                state.facts.of(kind, None).filter(|fact| fact.owner == *owner).cloned().collect()
-            }
-            Some(owner) => state.facts.of(kind, Some(owner.clone())).cloned().collect(),
-            None => state.facts.of_kind(kind).cloned().collect(),
+        let mut rows: Vec<&FactRow> = match kind {
+            FactKind::Memory => Vec::new(),
+            _ => state.facts.of(kind, Some(owner.clone())).filter(|row| *row.key >= *from).collect(),
         };
-        facts.sort_unstable_by(|a, b| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
-        Ok(facts)
+        rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(fact_page(rows.into_iter(), limit))
     }
 
-    async fn memory_page(&self, from: &str, limit: usize) -> Result<Vec<FactRow>, StoreError> {
+    async fn memory_page(&self, from: &str, limit: usize) -> Result<FactPage, StoreError> {
+        Ok(fact_page(self.state().facts.memory_from(from), limit))
+    }
+
+    async fn fact_owners(&self, kind: FactKind) -> Result<Vec<Name>, StoreError> {
         let state = self.state();
-        Ok(state.facts.memory_from(from).take(limit).cloned().collect())
+        let places = state.facts.rows.iter().filter(|((of, _), rows)| *of == kind && !rows.is_empty());
+        let mut owners: Vec<Name> = places.filter_map(|((_, owner), _)| owner.clone()).collect();
+        owners.sort();
+        Ok(owners)
+    }
+
+    async fn count_facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<u64, StoreError> {
+        let state = self.state();
+        let count = match owner {
+            Some(owner) if kind != FactKind::Memory => state.facts.of(kind, Some(owner.clone())).count(),
+            _ => state.facts.of_kind(kind).count(),
+        };
+        Ok(count as u64)
     }
 
     async fn memory_keys(&self, prefix: &str) -> Result<Vec<String>, StoreError> {

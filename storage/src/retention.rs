@@ -184,7 +184,7 @@ pub async fn plan_forget(read: &dyn Read, team: &Name) -> Result<ForgetPlan, Sto
     let owners: Vec<Name> = plan.owners().cloned().collect();
     for owner in &owners {
         for kind in FORGOTTEN {
-            plan.facts += read.facts(kind, Some(owner)).await?.len() as u64;
+            plan.facts += read.count_facts(kind, Some(owner)).await?;
         }
     }
     Ok(plan)

@@ -217,14 +217,33 @@ pub struct Sizes {
     pub reads_cut: u64,
 }
 
+/// Bytes of content from which on a page ends, whatever its limit of rows is; the row that crosses the line is still
+/// in it. 4 MiB: the price of a page is spread, and a few of them fit anywhere.
+pub const PAGE_BYTES: usize = 4 << 20;
+
+/// Facts that are read at once where all are wanted.
+const FACTS_AT_ONCE: usize = 4_096;
+
+/// A page of facts, sorted by key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FactPage {
+    /// The facts; at least one, unless there are no more.
+    pub facts: Vec<FactRow>,
+    /// The key that the next page begins from; `None`: there are no more.
+    pub next: Option<String>,
+}
+
 /// Reads of committed data. All are cancel safe and see whole batches only.
+///
+/// What can be large is read in pages, each bounded by a count and by [`PAGE_BYTES`], and each a read of its own: between
+/// two of them something may be committed. What gives everything at once says so.
 #[async_trait]
 pub trait Read: Send + Sync {
     /// The last committed seq.
     async fn last_seq(&self) -> Result<Seq, StoreError>;
 
-    /// Events of seqs in (`after`, `upto`] that `interest` wants, in order, at most `limit`; and the seq up
-    /// to which the answer is complete.
+    /// Events of seqs in (`after`, `upto`] that `interest` wants, in order, at most `limit` of them and
+    /// [`PAGE_BYTES`]; and the seq up to which the answer is complete.
     async fn journal(
         &self,
         after: Seq,
@@ -243,8 +262,26 @@ pub trait Read: Send + Sync {
     /// needs it.
     async fn last_older_than(&self, span: std::time::Duration) -> Result<Seq, StoreError>;
 
-    /// The last `limit` events that `interest` wants, in journal order.
-    async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError>;
+    /// The last events before `before` that `interest` wants, in journal order, at most `limit` of them and
+    /// [`PAGE_BYTES`]; none if there are no more. Those below the floor that are kept are among them.
+    async fn journal_before(
+        &self,
+        before: Seq,
+        interest: &Interest,
+        limit: usize,
+    ) -> Result<Vec<Committed>, StoreError>;
+
+    /// The last `limit` events that `interest` wants, in journal order: all at once, so for a small `limit`.
+    async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError> {
+        let (mut pages, mut before, mut left) = (Vec::new(), Seq(u64::MAX), limit);
+        while left > 0 {
+            let page = self.journal_before(before, interest, left).await?;
+            let Some(first) = page.first() else { break };
+            (before, left) = (first.seq, left - page.len());
+            pages.push(page);
+        }
+        Ok(pages.into_iter().rev().flatten().collect())
+    }
 
     /// One event.
     async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError>;
@@ -261,12 +298,44 @@ pub trait Read: Send + Sync {
     /// One fact.
     async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError>;
 
-    /// Facts of one kind, of one owner or of all, sorted by (owner, key).
-    async fn facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<Vec<FactRow>, StoreError>;
+    /// Facts of a kind other than memory, of one owner, with keys from `from` on, at most `limit` of them and
+    /// [`PAGE_BYTES`].
+    async fn facts_page(&self, kind: FactKind, owner: &Name, from: &str, limit: usize) -> Result<FactPage, StoreError>;
 
-    /// Memory facts with keys from `from` on, sorted by key, at most `limit`: a page, so that a large memory is
-    /// listed in bounded space. The next page begins at the last key and a zero byte.
-    async fn memory_page(&self, from: &str, limit: usize) -> Result<Vec<FactRow>, StoreError>;
+    /// Memory facts with keys from `from` on, at most `limit` of them and [`PAGE_BYTES`].
+    async fn memory_page(&self, from: &str, limit: usize) -> Result<FactPage, StoreError>;
+
+    /// Who has facts of a kind other than memory, sorted.
+    async fn fact_owners(&self, kind: FactKind) -> Result<Vec<Name>, StoreError>;
+
+    /// How many facts of a kind there are, of one owner or of all; the owner of memory does not count.
+    async fn count_facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<u64, StoreError>;
+
+    /// Facts of one kind, of one owner or of all, sorted by (owner, key): all at once, so for few.
+    async fn facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<Vec<FactRow>, StoreError> {
+        let mut facts = Vec::new();
+        let owners = match owner {
+            _ if kind == FactKind::Memory => Vec::new(),
+            Some(owner) => vec![owner.clone()],
+            None => self.fact_owners(kind).await?,
+        };
+        for owner in &owners {
+            let mut from = Some(String::new());
+            while let Some(key) = from {
+                let page = self.facts_page(kind, owner, &key, FACTS_AT_ONCE).await?;
+                facts.extend(page.facts);
+                from = page.next;
+            }
+        }
+        let mut from = (kind == FactKind::Memory).then(String::new);
+        while let Some(key) = from {
+            let page = self.memory_page(&key, FACTS_AT_ONCE).await?;
+            facts.extend(page.facts.into_iter().filter(|fact| owner.is_none_or(|owner| fact.owner == *owner)));
+            from = page.next;
+        }
+        facts.sort_by(|a: &FactRow, b| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
+        Ok(facts)
+    }
 
     /// Every memory key that begins with `prefix` and was ever written, removed ones too, sorted.
     async fn memory_keys(&self, prefix: &str) -> Result<Vec<String>, StoreError>;

@@ -23,8 +23,8 @@ use std::{
 use async_trait::async_trait;
 use atra_bus::{Committed, Interest, Name, Seq};
 use atra_storage::{
-    Block, FactKind, FactRow, Level, Loaded, MemoryDisk, MemoryStore, Read, SeriesRow, SqliteOptions, SqliteReader,
-    SqliteStore, Store, StoreError, TeamMove, TeamRow, WriteBatch,
+    Block, FactKind, FactPage, FactRow, Level, Loaded, MemoryDisk, MemoryStore, Read, SeriesRow, SqliteOptions,
+    SqliteReader, SqliteStore, Store, StoreError, TeamMove, TeamRow, WriteBatch,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -283,14 +283,16 @@ driven! {
     journal(after: Seq, upto: Seq, interest: &Interest, limit: usize) -> (Vec<Committed>, Seq);
     floor() -> Seq;
     last_older_than(span: Duration) -> Seq;
-    journal_tail(interest: &Interest, limit: usize) -> Vec<Committed>;
+    journal_before(before: Seq, interest: &Interest, limit: usize) -> Vec<Committed>;
     event(seq: Seq) -> Option<Committed>;
     effects_of(seq: Seq, limit: usize) -> Vec<Committed>;
     topic_counts() -> Vec<(String, u64)>;
     memory_as_of(key: &str, at: Seq) -> Option<Committed>;
     fact(kind: FactKind, owner: &Name, key: &str) -> Option<FactRow>;
-    facts(kind: FactKind, owner: Option<&Name>) -> Vec<FactRow>;
-    memory_page(from: &str, limit: usize) -> Vec<FactRow>;
+    facts_page(kind: FactKind, owner: &Name, from: &str, limit: usize) -> FactPage;
+    memory_page(from: &str, limit: usize) -> FactPage;
+    fact_owners(kind: FactKind) -> Vec<Name>;
+    count_facts(kind: FactKind, owner: Option<&Name>) -> u64;
     memory_keys(prefix: &str) -> Vec<String>;
     teams() -> Vec<TeamRow>;
     blocks(series: &Name, from: i64, to: i64, limit: usize) -> Vec<Block>;

@@ -11,7 +11,7 @@ use atra::{
         events::PositionChanged,
         market::{fill::Trade, metrics::Metrics, money::Money, risk::RiskLimits, strategy::StrategySpec},
     },
-    bus::{Interest, Seq},
+    bus::Interest,
     storage::{Read, Store, WriteBatch},
 };
 use serde_json::Value;
@@ -100,7 +100,7 @@ async fn through_the_seven(
         serde_json::from_value(report).map_err(|error| CliError::Output(std::io::Error::other(error)))?;
     let filter = Filter::new("portfolio.position").map(|filter| Interest::in_topics(vec![filter]));
     let interest = filter.map_err(|error| CliError::Output(std::io::Error::other(error)))?;
-    let (events, _) = reader.journal(Seq::ZERO, reader.last_seq().await?, &interest, usize::MAX).await?;
+    let events = reader.journal_tail(&interest, usize::MAX).await?;
     let trade = |changed: &PositionChanged| {
         let place = loaded.iter().position(|loaded| loaded.key == changed.series)?;
         Some((place, changed.trade?))

@@ -22,13 +22,12 @@ async fn memory_is_listed_in_pages(place: &mut dyn Place) {
     let facts = (0..25).map(|n| memory(&format!("k{n:02}"), n + 1, Some("1")));
     let other = fact(FactKind::State, "a", "k05", Some("1"), 1);
     commit(&mut store, &WriteBatch { facts: facts.chain([other]).collect(), ..WriteBatch::default() }).await;
-    let (mut from, mut keys) = (String::from("k03"), Vec::new());
-    loop {
-        let page = reader.memory_page(&from, 10).await.expect("a page");
-        assert!(page.len() <= 10);
-        let Some(last) = page.last() else { break };
-        from = format!("{}\0", last.key);
-        keys.extend(page.into_iter().map(|fact| fact.key));
+    let (mut from, mut keys) = (Some(String::from("k03")), Vec::new());
+    while let Some(key) = from {
+        let page = reader.memory_page(&key, 10).await.expect("a page");
+        assert!(page.facts.len() <= 10);
+        keys.extend(page.facts.into_iter().map(|fact| fact.key));
+        from = page.next;
     }
     assert_eq!(keys, (3..25).map(|n| format!("k{n:02}")).collect::<Vec<_>>());
 }

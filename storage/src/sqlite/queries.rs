@@ -125,12 +125,12 @@ pub(super) const JOURNAL_WANTED: &str = concat!(
      AND (topic IN (SELECT value FROM json_each(?4)) OR topic > ?5 OR topic < ?6) \
      AND source NOT IN (SELECT value FROM json_each(?7)) ORDER BY seq LIMIT ?3"
 );
-pub(super) const TAIL: &str = concat!(events!(), " ORDER BY seq DESC LIMIT ?1");
+pub(super) const TAIL: &str = concat!(events!(), " WHERE seq < ?2 ORDER BY seq DESC LIMIT ?1");
 pub(super) const TAIL_WANTED: &str = concat!(
     events!(),
     " \
-     WHERE (topic IN (SELECT value FROM json_each(?2)) OR topic > ?3 OR topic < ?4) \
-     AND source NOT IN (SELECT value FROM json_each(?5)) ORDER BY seq DESC LIMIT ?1"
+     WHERE seq < ?2 AND (topic IN (SELECT value FROM json_each(?3)) OR topic > ?4 OR topic < ?5) \
+     AND source NOT IN (SELECT value FROM json_each(?6)) ORDER BY seq DESC LIMIT ?1"
 );
 /// The time of the newest event that is not the runtime's own.
 pub(super) const NEWEST_TIME: &str = "SELECT time FROM journal \
@@ -156,9 +156,15 @@ pub(super) const MEMORY_PAGE: &str = "SELECT owner, writer, key, version, event,
 /// The plus keeps the planner at the range of texts, which is the sorted one. A key ends before the greatest character.
 pub(super) const MEMORY_KEYS: &str = "SELECT substr(text, 8) FROM names \
      WHERE text >= 'memory.' || ?1 AND text < 'memory.' || ?1 || char(1114111) AND +id < 0 ORDER BY text";
-pub(super) const FACTS: &str = "SELECT owner, writer, key, version, event, value FROM facts WHERE kind = ?1";
-pub(super) const FACTS_OF: &str = "SELECT owner, writer, key, version, event, value FROM facts \
-     WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2)";
+pub(super) const FACTS_PAGE: &str = "SELECT owner, writer, key, version, event, value FROM facts \
+     WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2) AND key >= ?3 ORDER BY key LIMIT ?4";
+/// From each owner to the next one, so that what they have is not read.
+pub(super) const FACT_OWNERS: &str = "WITH RECURSIVE owners(owner) AS (SELECT min(owner) FROM facts WHERE kind = ?1 \
+     UNION ALL SELECT (SELECT min(owner) FROM facts WHERE kind = ?1 AND owner > owners.owner) FROM owners \
+     WHERE owner IS NOT NULL) SELECT owner FROM owners WHERE owner IS NOT NULL";
+pub(super) const COUNT_FACTS: &str = "SELECT count(*) FROM facts WHERE kind = ?1";
+pub(super) const COUNT_FACTS_OF: &str =
+    "SELECT count(*) FROM facts WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2)";
 
 pub(super) const TEAMS: &str = "SELECT team, epoch, number, cursor FROM teams";
 pub(super) const BLOCKS: &str = "SELECT start, rows, data FROM blocks \

@@ -27,7 +27,7 @@ use super::{
     pool::{Readers, Reading},
     queries,
 };
-use crate::{Block, FactKind, FactRow, Read, SeriesRow, StoreError, TeamRow};
+use crate::{Block, FactKind, FactPage, FactRow, PAGE_BYTES, Read, SeriesRow, StoreError, TeamRow};
 
 /// Events that are looked at in one query for their times. 100,000: some tens of milliseconds.
 const AGE_PAGE: u64 = 100_000;
@@ -206,19 +206,38 @@ impl SqliteReader {
         Ok(())
     }
 
-    /// Runs a query and turns its rows into values, in order. Rows with names that are not known yet wait
-    /// until all are read, since learning needs a connection of its own.
+    /// Runs a query and turns its rows into values, in order.
     async fn rows<T>(
         &self,
         query: Prepared,
         decode: impl Fn(&SqliteRow, &NameTable) -> Result<T, RowError>,
     ) -> Result<Vec<T>, StoreError> {
+        Ok(self.page(query, None, decode).await?.0)
+    }
+
+    /// The same for as many rows as fit a page by the length of the text in column `measured`; and whether there were
+    /// more. Rows with names that are not known yet wait until the others are read, since learning needs a connection
+    /// of its own.
+    async fn page<T>(
+        &self,
+        query: Prepared,
+        measured: Option<usize>,
+        decode: impl Fn(&SqliteRow, &NameTable) -> Result<T, RowError>,
+    ) -> Result<(Vec<T>, bool), StoreError> {
         let (mut values, mut waiting) = (Vec::new(), Vec::new());
         let began = Instant::now();
         let mut db = self.acquire().await.map_err(|error| self.class(&error))?;
         let (sql, waited) = (query.sql, began.elapsed());
         let mut rows = query.query.fetch(&mut *db);
+        let (mut n_bytes, mut is_cut) = (0, false);
         while let Some(row) = rows.try_next().await.map_err(|error| self.class(&error))? {
+            if n_bytes >= PAGE_BYTES {
+                is_cut = true;
+                break;
+            }
+            if let Some(column) = measured {
+                n_bytes += row.try_get_unchecked::<&str, _>(column).map_err(|error| self.class(&error))?.len();
+            }
             if !waiting.is_empty() {
                 waiting.push(row);
                 continue;
@@ -230,7 +249,12 @@ impl SqliteReader {
             }
         }
         drop(rows);
-        db.finish();
+        // After a cut the statement may still be running: the next user of the connection waits until it is not.
+        if is_cut {
+            drop(db)
+        } else {
+            db.finish()
+        }
         self.tell_if_slow(sql, began, waited, values.len() + waiting.len());
         if !waiting.is_empty() {
             self.learn().await?;
@@ -238,7 +262,7 @@ impl SqliteReader {
                 self.with_names(|names| waiting.iter().map(|row| decode(row, names)).collect());
             values.extend(decoded.map_err(|error| self.row_error(error))?);
         }
-        Ok(values)
+        Ok((values, is_cut))
     }
 
     fn tell_if_slow(&self, sql: &str, began: Instant, waited: Duration, n_rows: usize) {
@@ -264,6 +288,14 @@ impl SqliteReader {
         }
     }
 
+    async fn fact_page(&self, query: Prepared, kind: FactKind, limit: usize) -> Result<FactPage, StoreError> {
+        let (facts, is_cut) = self.page(query, Some(VALUE), |row, names| fact(row, names, kind)).await?;
+        let last = facts.last().filter(|_| is_cut || facts.len() >= limit);
+        // The smallest key that is greater.
+        let next = last.map(|last| format!("{}\0", last.key));
+        Ok(FactPage { facts, next })
+    }
+
     /// The number that a query gives, if it gives one.
     async fn number(&self, query: Prepared) -> Result<Option<i64>, StoreError> {
         Ok(self.rows(query, |row, _| Ok(row.try_get::<i64, _>(0)?)).await?.pop())
@@ -286,8 +318,8 @@ impl SqliteReader {
             };
             Ok((committed, is_wanted))
         };
-        let rows = self.rows(query, decode).await?;
-        let read = Rows { n_rows: rows.len(), last: rows.last().map(|(committed, _)| committed.seq) };
+        let (rows, is_cut) = self.page(query, Some(PAYLOAD), decode).await?;
+        let read = Rows { n_rows: rows.len(), last: rows.last().map(|(committed, _)| committed.seq), is_cut };
         let events = rows.into_iter().filter(|(_, is_wanted)| *is_wanted).map(|(committed, _)| committed).collect();
         Ok((events, read))
     }
@@ -297,6 +329,8 @@ impl SqliteReader {
 struct Rows {
     n_rows: usize,
     last: Option<Seq>,
+    /// There were more than fit a page.
+    is_cut: bool,
 }
 
 /// Whether there is a log with something in it beside the file.
@@ -346,15 +380,20 @@ impl Read for SqliteReader {
         let (events, rows) = self.events(query, Some((interest, &wanted)).filter(|_| !wanted.is_all)).await?;
         self.check_floor(after).await?;
         // A full page ends at its last row; any other is complete.
-        let complete = if rows.n_rows >= limit { rows.last.unwrap_or(end) } else { end };
+        let complete = if rows.n_rows >= limit || rows.is_cut { rows.last.unwrap_or(end) } else { end };
         Ok((events, complete))
     }
 
-    async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError> {
+    async fn journal_before(
+        &self,
+        before: Seq,
+        interest: &Interest,
+        limit: usize,
+    ) -> Result<Vec<Committed>, StoreError> {
         loop {
             let wanted = self.with_names(|names| names.wanted(interest));
             let mut query = query(if wanted.is_all { queries::TAIL } else { queries::TAIL_WANTED });
-            query = query.bind(limit_of(limit));
+            query = query.bind(limit_of(limit)).bind(seq_of(before));
             if !wanted.is_all {
                 query = query.bind(wanted.topics.clone()).bind(wanted.greatest).bind(wanted.least);
                 query = query.bind(wanted.except.clone());
@@ -363,7 +402,7 @@ impl Read for SqliteReader {
             let (mut events, rows) = self.events(query, filter).await?;
             // Rows of new names took the place of wanted ones; the names are known now. Ends, since each
             // round has learnt a name.
-            if events.len() < rows.n_rows && rows.n_rows >= limit {
+            if events.len() < rows.n_rows && (rows.n_rows >= limit || rows.is_cut) {
                 continue;
             }
             events.reverse();
@@ -433,23 +472,32 @@ impl Read for SqliteReader {
         Ok(self.rows(query, |row, names| fact(row, names, kind)).await?.pop())
     }
 
-    async fn facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<Vec<FactRow>, StoreError> {
-        let query = match owner {
-            // Memory is stored under owner 0: its writer is looked at below.
-            Some(owner) if kind != FactKind::Memory => {
-                query(queries::FACTS_OF).bind(kind as i64).bind(owner.as_str().to_owned())
-            }
-            _ => query(queries::FACTS).bind(kind as i64),
-        };
-        let mut facts = self.rows(query, |row, names| fact(row, names, kind)).await?;
-        facts.retain(|fact| owner.is_none_or(|owner| fact.owner == *owner));
-        facts.sort_by(|a, b| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
-        Ok(facts)
+    async fn facts_page(&self, kind: FactKind, owner: &Name, from: &str, limit: usize) -> Result<FactPage, StoreError> {
+        let query = query(queries::FACTS_PAGE).bind(kind as i64).bind(owner.as_str().to_owned());
+        self.fact_page(query.bind(from.to_owned()).bind(limit_of(limit)), kind, limit).await
     }
 
-    async fn memory_page(&self, from: &str, limit: usize) -> Result<Vec<FactRow>, StoreError> {
+    async fn memory_page(&self, from: &str, limit: usize) -> Result<FactPage, StoreError> {
         let query = query(queries::MEMORY_PAGE).bind(from.to_owned()).bind(limit_of(limit));
-        self.rows(query, |row, names| fact(row, names, FactKind::Memory)).await
+        self.fact_page(query, FactKind::Memory, limit).await
+    }
+
+    async fn fact_owners(&self, kind: FactKind) -> Result<Vec<Name>, StoreError> {
+        let query = query(queries::FACT_OWNERS).bind(kind as i64);
+        let decode = |row: &SqliteRow, names: &NameTable| names.name(row.try_get(0)?).ok_or(RowError::UnknownName);
+        let mut owners = self.rows(query, decode).await?;
+        owners.sort();
+        Ok(owners)
+    }
+
+    async fn count_facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<u64, StoreError> {
+        let query = match owner {
+            Some(owner) if kind != FactKind::Memory => {
+                query(queries::COUNT_FACTS_OF).bind(kind as i64).bind(owner.as_str().to_owned())
+            }
+            _ => query(queries::COUNT_FACTS).bind(kind as i64),
+        };
+        Ok(self.number(query).await?.unwrap_or(0) as u64)
     }
 
     async fn memory_keys(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
@@ -508,6 +556,11 @@ pub(super) struct EventRow {
     source: i64,
 }
 
+/// The column of an event's payload.
+const PAYLOAD: usize = 2;
+/// The column of a fact's value.
+const VALUE: usize = 5;
+
 /// Columns: numbers (seq, topic, version, source, time, hops, cause_seq, seen), ids (id, root, cause), payload.
 pub(super) fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowError> {
     // Unchecked: the query makes these types; this is the hot path.
@@ -532,7 +585,7 @@ pub(super) fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowE
         cause: id(2),
         root: needed(1)?,
         hops: hops as u16,
-        payload: Payload::from_json(row.try_get_unchecked::<&str, _>(2)?.into()),
+        payload: Payload::from_json(row.try_get_unchecked::<&str, _>(PAYLOAD)?.into()),
     };
     let committed = Committed {
         seq: Seq(seq as u64),
@@ -552,7 +605,7 @@ fn fact(row: &SqliteRow, names: &NameTable, kind: FactKind) -> Result<FactRow, R
         kind,
         owner: names.name(row.try_get(1)?).ok_or(RowError::UnknownName)?,
         key: row.try_get(2)?,
-        value: Some(row.try_get::<&str, _>(5)?.into()),
+        value: Some(row.try_get::<&str, _>(VALUE)?.into()),
         version: Seq(row.try_get::<i64, _>(3)? as u64),
         event: event.transpose()?,
     })
