@@ -251,9 +251,9 @@ impl SqliteReader {
         drop(rows);
         // After a cut the statement may still be running: the next user of the connection waits until it is not.
         if is_cut {
-            drop(db)
+            drop(db);
         } else {
-            db.finish()
+            db.finish();
         }
         self.tell_if_slow(sql, began, waited, values.len() + waiting.len());
         if !waiting.is_empty() {
