@@ -522,6 +522,7 @@ fn a_killed_run_is_told_and_goes_on_to_the_same_end() {
     assert_eq!(first.end().code, -1);
     let status = folder.atra(&["status", "--db", "a.db", "--json"]).ok().one();
     assert_eq!((&status["running"], &status["clean"]), (&false.into(), &false.into()));
+    assert_eq!(status["teams"][0]["state"]["state"], "killed", "a team whose process is gone did not stop: {status}");
     let second = folder.run(&[]).ok();
     assert!(second.err.contains("did not stop cleanly"), "{}", second.err);
     assert_eq!(second.one()["digest"], Value::String(whole));

@@ -333,7 +333,7 @@ fn choose(wanted: &[String], known: Vec<SeriesKey>) -> Result<Vec<SeriesKey>, De
 
 #[cfg(test)]
 mod tests {
-    use atra_bus::{EventType, Filter, Interest, Seq};
+    use atra_bus::{EventType, Filter, Interest};
     use atra_runtime::sim::Swarm;
     use atra_storage::{MemoryDisk, Read};
 

@@ -57,6 +57,8 @@ pub struct Work {
     pub checkpoint_ms: u64,
     /// From which size on the log is begun anew under load.
     pub wal_bytes_max: u64,
+    /// How large the database may become before producers are refused.
+    pub db_bytes_max: Option<u64>,
     /// Work ends early when a file of this name exists.
     pub until: Option<PathBuf>,
 }
@@ -79,6 +81,7 @@ impl Work {
             bytes_max: 2_000,
             checkpoint_ms: 5,
             wal_bytes_max: 64 << 20,
+            db_bytes_max: None,
             until: None,
         }
     }
@@ -127,6 +130,7 @@ pub fn run(work: &Work) -> bool {
         let mut options = StorageOptions::default();
         options.checkpoint_after_idle = Duration::from_millis(work.checkpoint_ms);
         options.wal_bytes_max = work.wal_bytes_max;
+        options.db_bytes_max = work.db_bytes_max;
         options.backoff_max = Duration::from_millis(20);
         options.retries_max = 6;
         let opened = match SqliteStore::open(SqliteOptions::new(&work.db)).await {
@@ -215,6 +219,9 @@ impl Child<'_> {
             let began = Instant::now();
             let answer = self.storage.publish(publish).await;
             self.waits.borrow_mut().push(began.elapsed().as_micros() as u64);
+            if let Err(Rejected::Full { .. }) = answer {
+                sleep(Duration::from_millis(20)).await;
+            }
             self.answered(order, answer);
         }
         self.done();

@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use atra_bus::{Batch, Committed, Event, EventId, Filter, Interest, Name, Payload, Seq, Timestamp};
+use atra_bus::{Batch, Committed, Event, EventId, Filter, Interest, Name, Seq, Timestamp};
 use atra_storage::{Ancestor, FactKind, Read, StoreError};
 use serde_json::Value;
 

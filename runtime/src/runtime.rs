@@ -287,6 +287,19 @@ impl Runtime {
     /// # Cancel safety
     /// A dropped call is answered into the void; nothing changes.
     pub async fn query(&self, agent: &str, query: Query) -> Result<Value, RuntimeError> {
+        Ok(self.query_as_of(agent, query).await?.0)
+    }
+
+    /// The same, and the seq as of which the answer holds: everything up to it that the agent's team subscribes to has
+    /// been taken, and what was made of it is committed. Who was told a seq by a publish and gets a greater or the same
+    /// one here sees its effects in that team; [`settled`](Self::settled) waits for them.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    ///
+    /// # Cancel safety
+    /// A dropped call is answered into the void; nothing changes.
+    pub async fn query_as_of(&self, agent: &str, query: Query) -> Result<(Value, Seq), RuntimeError> {
         let found = self
             .teams
             .iter()

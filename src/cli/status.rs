@@ -47,7 +47,10 @@ pub(crate) async fn status(config: &Config, out: &mut Output) -> Result<(), CliE
     let series = candles::series(&*db).await?;
     let info = info(path).await?;
     let limit = config.storage.db_bytes_max;
-    let is_full = limit.is_some_and(|limit| info.used_bytes >= limit);
+    // As the storage counts: what the log has above its own bound is held there by somebody who reads.
+    let held_bytes = info.wal_bytes.saturating_sub(config.storage.wal_bytes_max);
+    let used_bytes = info.used_bytes + held_bytes;
+    let is_full = limit.is_some_and(|limit| used_bytes >= limit);
     if out.is_json() {
         let teams: Vec<Value> =
             teams.iter().zip(&states).map(|(team, state)| team_json(team, state.as_ref(), running)).collect();
@@ -67,7 +70,7 @@ pub(crate) async fn status(config: &Config, out: &mut Output) -> Result<(), CliE
             "dead_letters": dead_letters,
             "series": series,
             "floor": info.floor,
-            "used_bytes": info.used_bytes,
+            "used_bytes": used_bytes,
             "db_bytes_max": limit,
             "full": is_full,
             "file_bytes": info.file_bytes,
@@ -93,13 +96,19 @@ pub(crate) async fn status(config: &Config, out: &mut Output) -> Result<(), CliE
         ("size", format!("{} and {} of log", bytes(info.file_bytes), bytes(info.wal_bytes))),
     ])?;
     if let Some(limit) = limit {
-        let used = format!("{} of {} are in use", bytes(info.used_bytes), bytes(limit));
+        let used = format!("{} of {} are in use", bytes(used_bytes), bytes(limit));
         let slowest = info.teams.iter().min_by_key(|team| team.cursor).filter(|team| team.cursor < info.last_seq);
         let pins = slowest.map_or_else(String::new, |team| {
             format!("; team {} pins the journal at {}", team.team, grouped(team.cursor.get()))
         });
+        let reader = info.log.readers.first().map(|reader| reader.process);
+        let holds = match (held_bytes, reader) {
+            (0, _) => String::new(),
+            (_, Some(process)) => format!("; process {process} reads from the log and holds {}", bytes(held_bytes)),
+            (_, None) => format!("; somebody reads from the log and holds {}", bytes(held_bytes)),
+        };
         let text = if is_full {
-            out.paint(Style::Red, &format!("limit         full: {used}, callers are refused{pins}"))
+            out.paint(Style::Red, &format!("limit         full: {used}, callers are refused{pins}{holds}"))
         } else {
             format!("limit         {used}")
         };
@@ -134,7 +143,10 @@ fn state_of(state: Option<&Value>, running: Running) -> Value {
         (Some(state), _) if state["state"].is_object() => state["state"].clone(),
         (Some(state), _) => state.clone(),
         (None, Running::Yes { .. }) => json!({ "state": "running" }),
-        (None, _) => json!({ "state": "stopped" }),
+        (None, Running::No) => json!({ "state": "stopped" }),
+        (None, Running::Killed { process }) => {
+            json!({ "state": "killed", "reason": format!("process {process} did not stop cleanly") })
+        }
     }
 }
 

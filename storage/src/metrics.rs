@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -159,7 +159,7 @@ pub(crate) struct Gauges {
     pub(crate) batch_steps: Histogram,
     pub(crate) checkpoints: AtomicU64,
     pub(crate) checkpoints_held: AtomicU64,
-    sizes: [AtomicU64; 4],
+    sizes: Mutex<Sizes>,
     floor: AtomicU64,
     is_full: AtomicBool,
     /// Released seq. Written with `Release` after the batch was handed over, read with `Acquire`: who sees
@@ -223,23 +223,12 @@ impl Gauges {
     }
 
     pub(crate) fn set_sizes(&self, sizes: Sizes) {
-        let Sizes { used_bytes, wal_bytes, readers, reads_cut } = sizes;
-        for (place, size) in self.sizes.iter().zip([used_bytes, wal_bytes, readers, reads_cut]) {
-            place.store(size, Ordering::Relaxed);
-        }
+        *self.sizes.lock().unwrap_or_else(PoisonError::into_inner) = sizes;
     }
 
-    fn sizes(&self) -> Sizes {
-        let [used_bytes, wal_bytes, readers, reads_cut] = [0, 1, 2, 3].map(|n| self.sizes[n].load(Ordering::Relaxed));
-        Sizes { used_bytes, wal_bytes, readers, reads_cut }
-    }
-
-    pub(crate) fn used_bytes(&self) -> u64 {
-        self.sizes().used_bytes
-    }
-
-    pub(crate) fn wal_bytes(&self) -> u64 {
-        self.sizes().wal_bytes
+    pub(crate) fn sizes(&self) -> Sizes {
+        // Plain numbers: whole after a panic elsewhere.
+        *self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn set_floor(&self, floor: Seq) {

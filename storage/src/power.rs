@@ -15,7 +15,7 @@ use crate::{Level, Rejected, StorageActor, StoreError, answers::level_of, metric
 /// What the log may grow by before it is moved into the database under load. 16 MiB: moving it then takes some ten
 /// milliseconds, and the log stays in the system's cache.
 const LOG_BYTES: u64 = 16 << 20;
-/// What a commit adds to the log besides its content: the pages that it touches.
+/// What a commit is taken to add to the log besides its content, where the store does not tell how much it was.
 const COMMIT_BYTES: u64 = 12 << 10;
 
 /// Whether level `power` can be promised, and how far the log has grown since it was last moved.
@@ -24,12 +24,35 @@ pub(crate) struct Power {
     is_in_doubt: bool,
     /// Not before then is the database written anew.
     renew_at: Option<Instant>,
+    /// What was committed since the log was moved, as far as its content tells.
     log_bytes: u64,
+    /// What is in the log and not moved, as the store tells it.
+    unmoved_bytes: Option<u64>,
+    /// What of that was left when the log was last moved, since somebody reads from it; `None`: not looked yet.
+    left_bytes: Option<u64>,
 }
 
 impl Power {
     pub(crate) fn new(is_in_doubt: bool) -> Self {
         Self { is_in_doubt, ..Self::default() }
+    }
+
+    /// The store was asked how much of its log is not moved.
+    pub(crate) fn log_is(&mut self, unmoved_bytes: Option<u64>) {
+        let Some(unmoved) = unmoved_bytes else { return };
+        self.unmoved_bytes = unmoved_bytes;
+        // Less than was left: it was begun anew meanwhile.
+        self.left_bytes = Some(self.left_bytes.map_or(unmoved, |left| left.min(unmoved)));
+    }
+
+    /// By how much the log has grown since it was moved.
+    fn grown(&self) -> u64 {
+        match (self.unmoved_bytes, self.left_bytes) {
+            (Some(unmoved), Some(left)) => unmoved - left.min(unmoved),
+            // Moved, and not looked since.
+            (Some(_), None) => 0,
+            (None, _) => self.log_bytes,
+        }
     }
 }
 
@@ -76,22 +99,23 @@ impl StorageActor {
     pub(crate) async fn checkpoint(&mut self) {
         self.answer_committed();
         Gauges::add(&self.gauges.checkpoints, 1);
-        self.power.log_bytes = 0;
+        (self.power.log_bytes, self.power.left_bytes) = (0, None);
         match self.store.checkpoint().await {
             Ok(()) => {}
             Err(StoreError::Unknown(cause)) => self.doubt_power(&cause),
             Err(error) => warn!(%error, "log could not be moved into the database"),
         }
+        self.see_what_is_left().await;
     }
 
     /// Moves the log when it has grown by enough. SQLite would do so by itself, but tell nobody when it fails.
     pub(crate) async fn checkpoint_under_load(&mut self) {
-        if self.power.log_bytes >= LOG_BYTES {
+        if self.power.grown() >= LOG_BYTES {
             self.checkpoint().await;
         }
     }
 
-    /// A batch of so many bytes was committed.
+    /// A batch of so many bytes was committed: all that is known of the log when the store does not tell.
     pub(crate) fn log_grew(&mut self, commands: &[Command]) {
         let bytes: usize = commands.iter().map(|command| command.bytes).sum();
         self.power.log_bytes += bytes as u64 + COMMIT_BYTES;

@@ -71,12 +71,20 @@ pub enum Rejected {
         retry_after: Duration,
     },
     /// The database is as large as it may be: `db_bytes_max`.
-    #[error("database is full: {used_bytes} of {limit_bytes} bytes are in use{}", pins(pinned_by))]
+    #[error(
+        "database is full: {used_bytes} of {limit_bytes} bytes are in use{}{}",
+        holds(*log_bytes, *log_held_by),
+        pins(pinned_by)
+    )]
     Full {
         /// Bytes in use.
         used_bytes: u64,
         /// The limit.
         limit_bytes: u64,
+        /// Bytes of them that the write-ahead log has above `wal_bytes_max`: somebody keeps it from being begun anew.
+        log_bytes: u64,
+        /// The process that does, if it is known.
+        log_held_by: Option<u32>,
         /// The team that is farthest behind, and its cursor: nothing after that can be deleted.
         pinned_by: Option<(Name, Seq)>,
     },
@@ -110,6 +118,16 @@ impl Rejected {
             Self::Failed(cause) => cause.is_retryable(),
             _ => false,
         }
+    }
+}
+
+fn holds(log_bytes: u64, held_by: Option<u32>) -> String {
+    match (log_bytes, held_by) {
+        (0, _) => String::new(),
+        (_, Some(process)) => {
+            format!(", {log_bytes} of them in a log that process {process} reads from without an end: end it")
+        }
+        (_, None) => format!(", {log_bytes} of them in a log that somebody reads from without an end"),
     }
 }
 

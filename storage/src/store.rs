@@ -211,6 +211,11 @@ pub struct Sizes {
     pub used_bytes: u64,
     /// Size of the write-ahead log.
     pub wal_bytes: u64,
+    /// Bytes of the log that have not been moved into the database; `None`: it cannot be told.
+    pub unmoved_bytes: Option<u64>,
+    /// Another process that reads from the log and so keeps it from being begun anew, if one was found the last time
+    /// that this failed.
+    pub log_held_by: Option<u32>,
     /// Reading connections that were opened.
     pub readers: u64,
     /// Reads that were cut at their deadline.

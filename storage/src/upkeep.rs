@@ -101,6 +101,8 @@ impl StorageActor {
             self.checkpoint().await;
             self.shorten_log(IDLE_WAL_BYTES).await;
         }
+        // A reader that held it may have gone, and nobody writes because the log made the database full.
+        self.shorten_log(self.options.wal_bytes_max).await;
         self.look_after().await?;
         self.plan_retention().await;
         self.prune_some().await;
@@ -127,7 +129,9 @@ impl StorageActor {
         let deep = now >= self.upkeep.measured_at + LOOK_EVERY;
         match self.store.look(deep).await {
             Ok(sizes) => {
-                self.gauges.set_sizes(sizes.unwrap_or_default());
+                let sizes = sizes.unwrap_or_default();
+                self.gauges.set_sizes(sizes);
+                self.power.log_is(sizes.unmoved_bytes);
                 self.upkeep.seen = self.ledger.last;
                 self.upkeep.looked_at = now;
                 if deep {
@@ -136,6 +140,16 @@ impl StorageActor {
                 Ok(())
             }
             Err(error) => Err(self.with_what_came_between(error)),
+        }
+    }
+
+    /// Looks how much of the log could not be moved just now. What is wrong with the file is the next look's to tell.
+    pub(crate) async fn see_what_is_left(&mut self) {
+        if self.upkeep.is_looking
+            && let Ok(Some(sizes)) = self.store.look(false).await
+        {
+            self.gauges.set_sizes(sizes);
+            self.power.log_is(sizes.unmoved_bytes);
         }
     }
 
@@ -155,7 +169,7 @@ impl StorageActor {
     /// Begins the log anew when it has grown beyond `bytes_max`.
     async fn shorten_log(&mut self, bytes_max: u64) {
         let now = Instant::now();
-        if self.gauges.wal_bytes() <= bytes_max || now < self.upkeep.shortened_at + SHORTEN_BETWEEN {
+        if self.gauges.sizes().wal_bytes <= bytes_max || now < self.upkeep.shortened_at + SHORTEN_BETWEEN {
             return;
         }
         self.answer_committed();
@@ -223,11 +237,13 @@ impl StorageActor {
 
     // === db_bytes_max ===
 
-    /// Refuses what callers bring while the database is as large as it may be. Steps of teams go on: they are what
-    /// lets the journal be pruned. So do the runtime's own events.
+    /// Refuses what callers bring while the database, with what the log has above its own bound, is as large as it may
+    /// be. Steps of teams go on: they are what lets the journal be pruned. So do the runtime's own events.
     pub(crate) fn refuse_full(&self, commands: &mut Vec<Command>) {
         let Some(limit_bytes) = self.options.db_bytes_max else { return };
-        let used_bytes = self.gauges.used_bytes();
+        let sizes = self.gauges.sizes();
+        let log_bytes = sizes.wal_bytes.saturating_sub(self.options.wal_bytes_max);
+        let used_bytes = sizes.used_bytes + log_bytes;
         self.gauges.set_full(used_bytes >= limit_bytes);
         if used_bytes < limit_bytes {
             return;
@@ -239,7 +255,8 @@ impl StorageActor {
         let slowest = self.ledger.teams.values().min_by_key(|team| (team.cursor, &team.team));
         let pinned_by = slowest.filter(|team| team.cursor < self.ledger.last);
         let pinned_by = pinned_by.map(|team| (team.team.clone(), team.cursor));
-        self.answer_all(refused, &Rejected::Full { used_bytes, limit_bytes, pinned_by });
+        let log_held_by = sizes.log_held_by;
+        self.answer_all(refused, &Rejected::Full { used_bytes, limit_bytes, log_bytes, log_held_by, pinned_by });
     }
 }
 

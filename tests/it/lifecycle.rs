@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use atra_bus::{BusOptions, Draft, Event, Filter};
-use atra_runtime::{AgentSpec, Clock, Context, Runtime, RuntimeBuilder, RuntimeError, Team, TeamState, sim::Swarm};
+use atra_bus::{BusOptions, Draft, Event, Filter, Seq};
+use atra_runtime::{
+    AgentSpec, Clock, Context, Query, Runtime, RuntimeBuilder, RuntimeError, Team, TeamState, sim::Swarm,
+};
 use atra_storage::{MemoryDisk, MemoryStore, Rejected, StorageState, StoreError};
 
 use crate::support::{Numbers, Script, lines, topic};
@@ -33,6 +35,30 @@ fn a_second_publish_with_the_same_key_changes_nothing() {
     assert_eq!((first.seq, first.repeated, second.seq, second.repeated), (first.seq, false, first.seq, true));
     let lines = futures::executor::block_on(lines(&*report.reader));
     assert_eq!(lines, ["in.n 1", "a.seen 1"]);
+}
+
+/// Whoever was told a seq knows of an answer whether it holds as of that or not yet.
+#[tokio::test(start_paused = true)]
+async fn an_answer_tells_as_of_which_seq_it_holds() {
+    let builder = RuntimeBuilder::new(MemoryStore::new()).own_thread(false);
+    let runtime = builder.team(Team::of(|| counter("counter", "in.n"))).start().await.unwrap();
+    let ask = async || {
+        let query = Query { name: "seen".into(), arguments: serde_json::Value::Null };
+        let (seen, seq) = runtime.query_as_of("counter", query).await.unwrap();
+        (seen.as_u64().unwrap(), seq)
+    };
+    let mut last = Seq::ZERO;
+    for n in 1..=5_u64 {
+        last = runtime.publish(Draft::new(topic("in.n"), n)).await.unwrap().seq;
+        runtime.settled(last).await.unwrap();
+        let (seen, seq) = ask().await;
+        assert!(seen == n && seq >= last, "seen {seen} of {n} as of {seq}, published at {last}");
+    }
+    runtime.pause("counter").await.unwrap();
+    let late = runtime.publish(Draft::new(topic("in.n"), 6_u64)).await.unwrap().seq;
+    let (seen, seq) = ask().await;
+    assert!(seen == 5 && (last..late).contains(&seq), "paused, and as of {seq} although {late} was not taken");
+    runtime.stop(Duration::from_secs(60)).await.unwrap();
 }
 
 #[test]

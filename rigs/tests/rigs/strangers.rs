@@ -36,17 +36,22 @@ struct Seen {
     p99: u64,
     max: u64,
     n_held: u64,
+    /// Why publishes were refused.
+    refused: Vec<String>,
 }
 
-/// A child under load, during which a stranger does `begin` and stays.
-fn beside(name: &str, begin: &'static str) -> Seen {
+/// A child under load, during which a stranger does `begin` and stays. With a limit, only callers write.
+fn beside(name: &str, begin: &'static str, db_bytes_max: Option<u64>) -> Seen {
     let folder = folder();
     let over = folder.path().join("over");
     let work = Work {
         producers: 16,
         each: 1_000_000,
         imports: 0,
+        teams: if db_bytes_max.is_some() { 0 } else { 2 },
+        bytes_max: if db_bytes_max.is_some() { 100 } else { 2_000 },
         wal_bytes_max: WAL_BYTES_MAX,
+        db_bytes_max,
         until: Some(over.clone()),
         ..Work::on(folder.path().join(name))
     };
@@ -75,7 +80,9 @@ fn beside(name: &str, begin: &'static str) -> Seen {
     let verdict = Judge::default().judge(&work.db, &lines(&work), Promise::Process).unwrap();
     let figure = |name| figure(&lines(&work), name);
     let (p50, p99, max) = (figure("p50_micros"), figure("p99_micros"), figure("max_micros"));
-    let seen = Seen { acknowledged: meanwhile, wal, held, p50, p99, max, n_held: figure("held") };
+    let refused = |line: &Line| if let Line::Refused(_, why) = line { Some(why.clone()) } else { None };
+    let refused = lines(&work).iter().filter_map(refused).collect();
+    let seen = Seen { acknowledged: meanwhile, wal, held, p50, p99, max, n_held: figure("held"), refused };
     eprintln!(
         "{name}: {meanwhile} acknowledged in {STAY:?}, log of {wal} bytes, {held} held by the stranger, could not be begun \
          anew {} times; waits in µs: half {p50}, 99 of 100 {p99}, longest {max}; {verdict:?}",
@@ -86,7 +93,7 @@ fn beside(name: &str, begin: &'static str) -> Seen {
 
 #[test]
 fn a_lock_held_by_another_process_is_waited_for_then_refused_and_loses_nothing() {
-    let Seen { acknowledged, .. } = beside("locked", "BEGIN IMMEDIATE");
+    let Seen { acknowledged, .. } = beside("locked", "BEGIN IMMEDIATE", None);
     // What was on its way when it came may have made it.
     assert!(acknowledged < 100, "{acknowledged} acknowledged while another process held the lock");
 }
@@ -95,8 +102,8 @@ fn a_lock_held_by_another_process_is_waited_for_then_refused_and_loses_nothing()
 /// that has gone. The writer waits for it a tenth of a second at most, and once a second at most: that bounds its waits.
 #[test]
 fn a_reader_without_an_end_in_another_process_holds_up_nobody() {
-    let alone = beside("alone", "BEGIN");
-    let seen = beside("read", "BEGIN; SELECT count(*) FROM journal");
+    let alone = beside("alone", "BEGIN", None);
+    let seen = beside("read", "BEGIN; SELECT count(*) FROM journal", None);
     eprintln!(
         "strangers: a reader without an end makes half of the waits {} and 99 of 100 {} times as long",
         ratio(seen.p50, alone.p50),
@@ -106,6 +113,27 @@ fn a_reader_without_an_end_in_another_process_holds_up_nobody() {
     assert!(seen.wal > WAL_BYTES_MAX && seen.held > 0 && seen.held <= seen.wal, "{} of {} held", seen.held, seen.wal);
     assert!(seen.n_held > 0 && alone.held == 0, "nobody tried to begin the log anew");
     assert!(seen.max > 0 && alone.max > 0);
+}
+
+/// What the log has above its bound counts as the database: in the end callers are refused and told who holds it, and
+/// when that has gone they go on.
+#[test]
+fn a_log_that_another_process_holds_makes_the_database_full_and_is_bounded_by_that() {
+    let limit = 32 << 20;
+    let seen = beside("limited", "BEGIN; SELECT count(*) FROM journal", Some(limit));
+    assert!(!seen.refused.is_empty(), "nobody was refused with a log of {} bytes", seen.wal);
+    let own = format!("in a log that process {} reads from", std::process::id());
+    assert!(
+        seen.refused.iter().all(|why| why.contains("database is full") && why.contains("them in a log")),
+        "{:?}",
+        seen.refused.first()
+    );
+    // It is looked for when the log could not be begun anew, which is tried once a second.
+    assert!(seen.refused.iter().any(|why| why.contains(&own)), "{:?}", seen.refused.last());
+    // Looked at every 20 ms, in which some megabytes are written.
+    let bound = limit + WAL_BYTES_MAX + (16 << 20);
+    eprintln!("strangers: {} refused at a log of {} bytes, the limit being {limit}", seen.refused.len(), seen.wal);
+    assert!(seen.wal <= bound, "{} bytes of log", seen.wal);
 }
 
 fn ratio(with: u64, without: u64) -> String {

@@ -43,7 +43,7 @@ pub(crate) enum TeamControl {
     /// End, to be built anew from committed state.
     Restart,
     /// Answer a question once everything before it is committed.
-    Query { place: usize, query: Query, answer: oneshot::Sender<Result<Value, AgentError>> },
+    Query { place: usize, query: Query, answer: oneshot::Sender<Result<(Value, Seq), AgentError>> },
     /// Tell when the team has come that far.
     Tell(Waiter),
 }
@@ -284,6 +284,7 @@ impl Executor {
             TeamControl::Query { place, query, answer } => {
                 self.settle(false).await?;
                 let found = self.parts.crew.query(place, query).await;
+                let found = found.map(|value| (value, self.parts.inputs.cursor()));
                 // The asker may have gone; that harms nobody.
                 let _ = answer.send(found);
             }

@@ -126,14 +126,8 @@ const FRAME_HEAD: u64 = 24;
 pub fn log(db: &Path) -> Log {
     let bytes = size_of(db, "-wal");
     let Some((number, head)) = index_of(db) else { return Log { bytes, ..Log::default() } };
-    let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    // Size of a page in 16 bits, where 1 stands for 65,536.
-    let page = match u64::from(u16::from_ne_bytes([head[14], head[15]])) {
-        1 => 65_536,
-        size => size,
-    };
-    let (pages, moved) = (u64::from(word(16)), u64::from(word(96)));
-    let mark = |slot: usize| match u64::from(word(100 + 4 * slot)) {
+    let (pages, moved, frame_bytes) = frames(&head);
+    let mark = |slot: usize| match u64::from(word(&head, 100 + 4 * slot)) {
         // The first mark means the database file alone; an unused one is all ones.
         n if slot == 0 || n > pages => 0,
         n => n,
@@ -142,7 +136,7 @@ pub fn log(db: &Path) -> Log {
     for (process, locks) in index_locks(number) {
         let slots = (0..5).filter(|slot| locks.contains(&(READ_LOCKS.start + *slot as u64)));
         let Some(oldest) = slots.map(mark).filter(|mark| *mark > 0).min() else { continue };
-        let holds_bytes = (pages - oldest.min(pages)) * (page + FRAME_HEAD);
+        let holds_bytes = (pages - oldest.min(pages)) * frame_bytes;
         // A process may hold several marks: the oldest counts.
         match readers.iter_mut().find(|reader| reader.process == process) {
             Some(reader) => reader.holds_bytes = reader.holds_bytes.max(holds_bytes),
@@ -151,6 +145,27 @@ pub fn log(db: &Path) -> Log {
     }
     readers.sort_by(|a, b| b.holds_bytes.cmp(&a.holds_bytes).then(a.process.cmp(&b.process)));
     Log { bytes, pages, moved, readers }
+}
+
+/// Bytes of the log that have not been moved into the database, as its index tells; `None` without one. Exact for the
+/// process that writes, and three calls to the system.
+pub(super) fn unmoved_bytes(db: &Path) -> Option<u64> {
+    let (pages, moved, frame_bytes) = frames(&index_of(db)?.1);
+    Some(pages.saturating_sub(moved) * frame_bytes)
+}
+
+/// Pages in the log that count, how many of them have been moved, and how many bytes of the log each takes.
+fn frames(head: &[u8; INDEX_HEAD]) -> (u64, u64, u64) {
+    // Size of a page in 16 bits, where 1 stands for 65,536.
+    let page = match u64::from(u16::from_ne_bytes([head[14], head[15]])) {
+        1 => 65_536,
+        size => size,
+    };
+    (u64::from(word(head, 16)), u64::from(word(head, 96)), page + FRAME_HEAD)
+}
+
+fn word(head: &[u8; INDEX_HEAD], at: usize) -> u32 {
+    u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
 }
 
 /// Indexes that were looked at, by device and number of the file. They stay open: SQLite locks with POSIX locks, and

@@ -45,7 +45,7 @@ use self::{
     chain::Link,
     connection::{FileLock, ReadMode, close, open_writer, set_level, used_bytes},
     error::{classify, fatal, is_failed_write},
-    files::{FileId, size_of},
+    files::{FileId, size_of, unmoved_bytes},
     names::{BatchNames, Interner},
     prune::{floor, next_piece, prune},
     queries::{COMMIT, FORGET_RUNS, LAST_LINK, NAMES_AFTER, ROLLBACK, TEAMS},
@@ -118,6 +118,8 @@ pub struct SqliteStore {
     used_bytes: u64,
     /// Size of the log when its readers were last told of.
     told_wal_bytes: u64,
+    /// The other process that was found to hold it.
+    log_held_by: Option<u32>,
     /// Held until the store is closed or dropped.
     lock: Option<FileLock>,
 }
@@ -158,6 +160,7 @@ impl SqliteStore {
             id,
             used_bytes: 0,
             told_wal_bytes: 0,
+            log_held_by: None,
             lock: Some(lock),
         })
     }
@@ -324,7 +327,9 @@ impl Store for SqliteStore {
         }
         let (readers, reads_cut) = self.reader.counts();
         let wal_bytes = size_of(&self.path, "-wal");
-        Ok(Some(Sizes { used_bytes: self.used_bytes, wal_bytes, readers, reads_cut }))
+        let unmoved_bytes = unmoved_bytes(&self.path);
+        let Self { used_bytes, log_held_by, .. } = *self;
+        Ok(Some(Sizes { used_bytes, wal_bytes, unmoved_bytes, log_held_by, readers, reads_cut }))
     }
 
     async fn shorten_log(&mut self) -> Result<bool, StoreError> {
@@ -400,17 +405,18 @@ impl SqliteStore {
     /// Warns of processes that keep the log from being begun anew, each time that it has doubled since.
     fn tell_who_holds_the_log(&mut self, is_held: bool) {
         if !is_held {
-            self.told_wal_bytes = 0;
+            (self.told_wal_bytes, self.log_held_by) = (0, None);
             return;
         }
         let log = log(&self.path);
+        let own = std::process::id();
+        let others: Vec<u32> =
+            log.readers.iter().map(|reader| reader.process).filter(|process| *process != own).collect();
+        self.log_held_by = others.first().copied();
         if log.bytes < self.told_wal_bytes.saturating_mul(2) {
             return;
         }
         self.told_wal_bytes = log.bytes;
-        let own = std::process::id();
-        let others: Vec<u32> =
-            log.readers.iter().map(|reader| reader.process).filter(|process| *process != own).collect();
         warn!(wal_bytes = log.bytes, processes = ?others, "log cannot be begun anew: somebody reads from it");
     }
 

@@ -163,6 +163,30 @@ async fn the_log_is_begun_anew_under_load_and_a_reader_that_holds_it_is_found() 
     assert!(log(&folder.db()).readers.is_empty());
 }
 
+/// By what it has really grown: a small commit writes several pages, which its content does not tell.
+#[tokio::test]
+async fn the_log_is_moved_by_what_it_has_grown_by() {
+    let folder = Folder::new();
+    let store = folder.store().await;
+    let (storage, actor) =
+        Storage::open(Box::new(store), StorageOptions::default(), Arc::new(Nobody)).await.expect("opened");
+    let work = async {
+        let mut largest = 0;
+        for n in 0..3_000 {
+            // A key that is new each time: pages of the journal, of names, of facts and of two indexes.
+            let new = crate::tests::new(&format!("memory.k{}", n * 7_919 % 100_003), "1", n);
+            storage.publish(crate::tests::publish(vec![new])).await.expect("committed");
+            largest = largest.max(storage.metrics().sizes.wal_bytes);
+        }
+        let checkpoints = storage.metrics().checkpoints;
+        storage.stop().await.expect("stopped");
+        eprintln!("log: {checkpoints} times moved, {largest} bytes at most");
+        assert!(checkpoints >= 2, "moved {checkpoints} times");
+        assert!(largest < 28 << 20, "{largest} bytes, which should be some 16 MiB and what is written in 20 ms");
+    };
+    futures::join!(actor.run(), work);
+}
+
 /// Begun anew although at every moment somebody reads: each reader is through at some time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_stays_bounded_under_constant_reading_and_writing() {
