@@ -36,7 +36,8 @@ pub use rejected::Rejected;
 pub use retention::{ForgetPlan, Keep, NoSpan, PrunePlan, Span, plan_forget, plan_prune};
 pub use sqlite::{
     CheckReport, Copied, Info, Log, LogReader, Owner, Progress, Restored, SqliteOptions, SqliteReader, SqliteStore,
-    Vacuumed, backup, check, forget_team, info, log, owner, prune_file, refuse_half_restored, restore, vacuum,
+    Vacuumed, backup, check, check_value, forget_team, info, log, owner, prune_file, refuse_half_restored, restore,
+    vacuum,
 };
 pub use step::{
     Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, OPEN_EFFECT, Publish, Step, new_event_bytes,

@@ -34,7 +34,8 @@ pub(crate) struct Power {
 
 impl Power {
     pub(crate) fn new(is_in_doubt: bool) -> Self {
-        Self { is_in_doubt, ..Self::default() }
+        // What a process before left in the log can be moved.
+        Self { is_in_doubt, left_bytes: Some(0), ..Self::default() }
     }
 
     /// The store was asked how much of its log is not moved.

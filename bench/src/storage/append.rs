@@ -7,7 +7,7 @@ use std::{
 };
 
 use atra_bus::{Committed, Event, Seq};
-use atra_storage::Level;
+use atra_storage::{Level, check_value};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::{Actor, Bench, Events, PRODUCERS, publish};
@@ -57,6 +57,7 @@ impl Bench<'_> {
                 failed_pool.set(share);
                 value
             }),
+            Contender::new("check values of the same batches, alone", || check_values(events)),
         ];
         let (names, values) = named_medians(self.scale.turns, contenders);
         self.say(&names, &values);
@@ -172,6 +173,21 @@ fn raw(path: &Path, events: &Events, level: Level) -> f64 {
     insert_each(&db, events);
     db.execute_batch("COMMIT").expect("committed");
     per_second(events.len(), start)
+}
+
+/// What the chain of check values costs by itself, in batches of as many as are on their way.
+fn check_values(events: &Events) -> f64 {
+    let rows = (1..).zip(events.iter()).map(|(seq, event)| {
+        // What a publish encodes before it is queued is not of the chain.
+        event.payload.json().expect("of JSON");
+        Committed { seq: Seq(seq), event: event.clone(), cause_seq: None, seen: None }
+    });
+    let rows: Vec<Committed> = rows.collect();
+    let start = Instant::now();
+    let last = rows.chunks(PRODUCERS).fold([0; 16], check_value);
+    let rate = per_second(rows.len(), start);
+    assert_ne!(last, [0; 16], "computed");
+    rate
 }
 
 /// Prepared single-row inserts, each committed before the next.

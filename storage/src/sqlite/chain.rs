@@ -38,6 +38,18 @@ impl std::fmt::Display for Link {
     }
 }
 
+/// The check value of a batch of these rows after a batch with that one: what [`SqliteStore`](super::SqliteStore) writes,
+/// for who wants to know what it costs.
+#[must_use]
+pub fn check_value(before: [u8; 16], rows: &[Committed]) -> [u8; 16] {
+    let mut linking = Linking::after(Link(before));
+    for row in rows {
+        // A payload that is no JSON is refused before it comes here.
+        linking.add(row, row.event.payload.json().unwrap_or_default());
+    }
+    linking.finish().0
+}
+
 /// Where the chain begins: after this seq, and with this link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Origin {

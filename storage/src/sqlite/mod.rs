@@ -35,6 +35,7 @@ use sqlx::{AssertSqlSafe, Executor as _, Row as _, SqliteConnection};
 use tracing::warn;
 
 pub use backup::{Copied, Progress, Restored, Vacuumed, backup, refuse_half_restored, restore, vacuum};
+pub use chain::check_value;
 pub use check::{CheckReport, Info, check, info};
 pub use files::{Log, LogReader, Owner, log, owner};
 pub use read::SqliteReader;
