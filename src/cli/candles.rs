@@ -24,13 +24,32 @@ const PAGE_BLOCKS: usize = 512;
 pub(crate) struct Stored {
     pub(crate) key: SeriesKey,
     pub(crate) candles: u64,
+    /// Where its first and its last block begin.
+    blocks: (i64, i64),
 }
 
 /// Every series of candles, sorted by name.
 pub(crate) async fn series(db: &dyn Read) -> Result<Vec<Stored>, CliError> {
     let rows = db.series().await?;
-    let stored = |row: &atra::storage::SeriesRow| Some(Stored { key: series_of(&row.series)?, candles: row.rows });
+    let stored = |row: &atra::storage::SeriesRow| {
+        Some(Stored { key: series_of(&row.series)?, candles: row.rows, blocks: (row.first_start, row.last_start) })
+    };
     Ok(rows.iter().filter_map(stored).collect())
+}
+
+/// Open times of a series' first and last candle: two of its blocks are read.
+pub(crate) async fn span(db: &dyn Read, series: &Stored) -> Result<Option<(i64, i64)>, CliError> {
+    let name = block_series(&series.key)?;
+    let mut ends = Vec::new();
+    for start in [series.blocks.0, series.blocks.1] {
+        for block in db.blocks(&name, start, i64::MAX, 1).await? {
+            let bad = |source| CliError::Block { series: series.key.to_string(), start, source };
+            let (candles, _) = block::decode(&block.data).map_err(bad)?;
+            ends.extend(candles.first().map(|candle| candle.time));
+            ends.extend(candles.last().map(|candle| candle.time));
+        }
+    }
+    Ok(ends.first().copied().zip(ends.last().copied()))
 }
 
 /// The series that are wanted; a name that is not there is an error that says which are.

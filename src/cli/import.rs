@@ -16,7 +16,7 @@ use atra::{
     agents::market::{
         block::MergeReport,
         candle::{Interval, Scale, SeriesKey},
-        import::{ColumnOrder, Import, ImportError, ImportOptions, ImportReport, import_from},
+        import::{ColumnOrder, Import, ImportError, ImportOptions, ImportReport, Progress, import_file, import_from},
         resample::{Resampled, resample as resample_candles},
     },
     config::Config,
@@ -274,10 +274,16 @@ fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliEr
         price_shift: args.scale,
         ..ImportOptions::default()
     };
-    let (mut reader, n_bytes) = read(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
     let bar = if is_alone { bytes_bar(&file.display().to_string()) } else { ProgressBar::hidden() };
-    bar.set_length(n_bytes);
-    let import = import_from(&mut *reader, n_bytes, &options, |progress| bar.set_position(progress.bytes as u64));
+    let progress = |progress: Progress| bar.set_position(progress.bytes as u64);
+    let import = if file == Path::new("-") {
+        import_from(&mut std::io::stdin().lock(), 0, &options, progress)
+    } else {
+        let failed = |source| CliError::File { path: file.to_owned(), source };
+        let opened = std::fs::File::open(file).map_err(failed)?;
+        bar.set_length(opened.metadata().map_err(failed)?.len());
+        import_file(opened, &options, progress)
+    };
     bar.finish_and_clear();
     let import = import.map_err(|source| why_not(file, source))?;
     let Some(interval) = args.interval.or(import.interval) else {
@@ -300,16 +306,6 @@ fn why_not(file: &Path, source: ImportError) -> CliError {
         ImportError::Read { source } => CliError::File { path, source },
         source => CliError::Import { path, source },
     }
-}
-
-/// What a file is read from, and how long it is; 0 for standard input.
-fn read(file: &Path) -> std::io::Result<(Box<dyn std::io::Read>, u64)> {
-    if file == Path::new("-") {
-        return Ok((Box::new(std::io::stdin().lock()), 0));
-    }
-    let opened = std::fs::File::open(file)?;
-    let n_bytes = opened.metadata()?.len();
-    Ok((Box::new(opened), n_bytes))
 }
 
 fn tell(done: &Done<'_>, out: &mut Output) -> Result<(), CliError> {
