@@ -89,8 +89,12 @@ pub struct Verdict {
     pub virtual_ms: u64,
     /// The faults that fired.
     pub faults: Vec<Fault>,
+    /// The classes that the seed drew of those asked for.
+    pub classes: Vec<FaultClass>,
     /// How often each invariant was evaluated.
     pub checks: BTreeMap<String, u64>,
+    /// The stock invariants that the run had nothing for, and why.
+    pub not_applicable: BTreeMap<String, String>,
     /// How often something that is meant to happen did.
     pub sometimes: BTreeMap<String, u64>,
     /// The last events.
@@ -205,7 +209,9 @@ pub fn run(case: &Case, traced: bool) -> Result<Verdict, CaseError> {
         events: report.events,
         virtual_ms: report.virtual_time.as_millis() as u64,
         faults: report.faults,
+        classes: report.classes,
         checks: report.checks,
+        not_applicable: report.not_applicable,
         sometimes: report.sometimes,
         recent: report.recent,
         options: format!("{}; faults drawn: {}", drawn.text(), classes.join(" ")),
@@ -316,6 +322,7 @@ fn compare_with_peace(case: &Case, report: &mut SimReport<()>) -> Result<(), Cas
             text,
         }));
     }
+    report.not_applicable.remove(SAME_AS_IN_PEACE);
     *report.checks.entry(SAME_AS_IN_PEACE.into()).or_insert(0) += n;
     Ok(())
 }

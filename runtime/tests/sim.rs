@@ -155,6 +155,40 @@ fn own_checks_are_counted_and_the_first_that_fails_is_told() {
     assert!(report.series["released"].windows(2).all(|pair| pair[0].1 <= pair[1].1));
 }
 
+/// A check that nobody made shows nothing. Where there was nothing to check, that is said instead.
+#[test]
+fn an_invariant_that_could_be_evaluated_and_was_not_makes_the_run_fail() {
+    let mut report = crowd_run(1, FaultPlan::None, |swarm| swarm);
+    assert_eq!(report.failure(), None, "{report}");
+    assert_eq!(report.not_applicable.keys().collect::<Vec<_>>(), ["deterministic"]);
+    assert_eq!(report.checks.len(), 11, "{:?}", report.checks);
+    assert!(report.checks.values().all(|n| *n > 0), "{:?}", report.checks);
+    report.checks.insert("fenced".into(), 0);
+    assert!(report.failure().unwrap().starts_with("fenced was never evaluated"), "{report}");
+
+    // One that talks to itself alone, and no caller.
+    let alone =
+        crowd::swarm(1, 1, Duration::from_secs(10)).simulate(|sim| async move { sim.run_for(minutes(1)).await });
+    assert_eq!(alone.failure(), None, "{alone}");
+    let told: Vec<_> = alone.not_applicable.keys().map(String::as_str).collect();
+    assert_eq!(told, ["deterministic", "durable", "isolated"]);
+    let nobody = Swarm::new(1).simulate(|_| async {});
+    assert_eq!((nobody.failure(), nobody.checks.len()), (None, 2), "{:?}", nobody.not_applicable);
+}
+
+#[test]
+fn what_is_meant_to_happen_sometimes_must_in_some_seed() {
+    let run = |name: &str, at_ms: u64| {
+        seeds(2, |seed| {
+            crowd_run(seed, FaultPlan::None, |swarm| swarm.sometimes(name, move |look| look.at_ms > at_ms))
+        });
+    };
+    run("after a minute", 60_000);
+    let failing = || run("after a year", 365 * 24 * 3_600_000);
+    let text = *std::panic::catch_unwind(failing).unwrap_err().downcast::<String>().unwrap();
+    assert!(text.starts_with("\"after a year\" never held in 2 seeds"), "{text}");
+}
+
 #[test]
 fn a_crash_at_a_named_commit_happens_there_and_nowhere_else() {
     let at = FaultAt::Commit { n: 40 };

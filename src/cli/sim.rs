@@ -3,7 +3,7 @@
 //! Exit 0: all invariants held. 1: one failed. 2: not deterministic (or usage).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     hash::Hasher as _,
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use std::{
 };
 
 use atra::{
-    runtime::sim::{FaultPlan, Policy, TraceRecord, Violation},
+    runtime::sim::{FaultClass, FaultPlan, Policy, TraceRecord, Violation},
     simulation::{Case, StoreKind, TRIALS_MAX, Verdict, plan_of, run, shrink},
 };
 use clap::{Args, Subcommand, ValueEnum};
@@ -185,7 +185,10 @@ struct Sum {
     polls: u64,
     events: u64,
     faults: BTreeMap<String, u64>,
+    /// Classes that some seed drew.
+    drawn: BTreeSet<String>,
     checks: BTreeMap<String, u64>,
+    not_applicable: BTreeMap<String, String>,
     sometimes: BTreeMap<String, u64>,
     hashes: BTreeMap<u64, String>,
     failures: Vec<Verdict>,
@@ -201,6 +204,8 @@ impl Sum {
         for fault in &verdict.faults {
             *self.faults.entry(fault.class.name()).or_insert(0) += 1;
         }
+        self.drawn.extend(verdict.classes.iter().map(|class| class.name()));
+        self.not_applicable.extend(verdict.not_applicable.clone());
         for (name, n) in &verdict.checks {
             *self.checks.entry(name.clone()).or_insert(0) += n;
         }
@@ -213,6 +218,26 @@ impl Sum {
         }
     }
 
+    /// The stock invariants that no seed had anything for, and why. One that some seed should have evaluated and did not is
+    /// that seed's failure.
+    fn not_applicable(&self) -> BTreeMap<String, String> {
+        let never = self.not_applicable.iter().filter(|(name, _)| !self.checks.contains_key(*name));
+        never.map(|(name, reason)| (name.clone(), reason.clone())).collect()
+    }
+
+    /// The classes that were asked for and never fired, and why.
+    fn not_fired(&self, asked: &FaultPlan) -> BTreeMap<String, &'static str> {
+        let is_list = matches!(asked, FaultPlan::Exactly(_));
+        let never = asked.classes().into_iter().map(FaultClass::name).filter(|name| !self.faults.contains_key(name));
+        never
+            .map(|name| {
+                let met = is_list || self.drawn.contains(&name);
+                let reason = if met { "drawn, and nothing was hit" } else { "no seed drew it" };
+                (name, reason)
+            })
+            .collect()
+    }
+
     /// One hash over those of all seeds, in their order.
     fn hash(&self) -> String {
         let all: Vec<&str> = self.hashes.values().map(String::as_str).collect();
@@ -222,7 +247,7 @@ impl Sum {
         }
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, asked: &FaultPlan) -> Value {
         let hours = self.virtual_ms as f64 / 3_600_000.0;
         let cpu_s = self.cpu.as_secs_f64();
         let failures: Vec<Value> = self
@@ -232,7 +257,8 @@ impl Sum {
             .collect();
         json!({
             "seeds": self.seeds, "virtual_hours": hours, "cpu_s": cpu_s, "speedup": hours * 3_600.0 / cpu_s.max(1e-9),
-            "polls": self.polls, "events": self.events, "faults": self.faults, "invariant_checks": self.checks,
+            "polls": self.polls, "events": self.events, "faults": self.faults, "faults_not_fired": self.not_fired(asked),
+            "invariant_checks": self.checks, "not_applicable": self.not_applicable(),
             "sometimes": self.sometimes, "hash": self.hash(), "failures": failures,
         })
     }
@@ -244,7 +270,7 @@ fn fixed_name() -> atra::Name {
 
 fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
     let (from, to) = args.range()?;
-    args.case(from)?;
+    let asked = args.case(from)?.faults;
     let sum = run_all(args, from, to)?;
     for (n, verdict) in sum.failures.iter().take(TOLD_MAX).enumerate() {
         let case = args.case(verdict.seed)?;
@@ -263,9 +289,9 @@ fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
     }
     let differing = if args.check_determinism { differing(args, &sum)? } else { Vec::new() };
     if out.is_json() {
-        out.json(&sum.json())?;
+        out.json(&sum.json(&asked))?;
     } else {
-        summary(&sum, out)?;
+        summary(&sum, &asked, out)?;
     }
     if let Some((seed, what)) = differing.first() {
         let what = format!("seed {seed} is not deterministic: {what}");
@@ -417,11 +443,14 @@ fn build() -> String {
     format!("atra {version}, program {:016x}", hasher.finish())
 }
 
-fn summary(sum: &Sum, out: &mut Output) -> Result<(), CliError> {
+fn summary(sum: &Sum, asked: &FaultPlan, out: &mut Output) -> Result<(), CliError> {
     let hours = sum.virtual_ms as f64 / 3_600_000.0;
     let cpu_s = sum.cpu.as_secs_f64();
     let list =
         |map: &BTreeMap<String, u64>| map.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ");
+    let not_fired = sum.not_fired(asked).into_iter().map(|(name, reason)| format!("{name}: {reason}"));
+    let not_applicable = sum.not_applicable().into_iter().map(|(name, reason)| format!("{name}: {reason}"));
+    let joined = |told: Vec<String>| if told.is_empty() { "none".into() } else { told.join("; ") };
     out.pairs(&[
         ("seeds", sum.seeds.to_string()),
         (
@@ -434,7 +463,9 @@ fn summary(sum: &Sum, out: &mut Output) -> Result<(), CliError> {
         ("events", sum.events.to_string()),
         ("polls", sum.polls.to_string()),
         ("faults", list(&sum.faults)),
+        ("asked for, not fired", joined(not_fired.collect())),
         ("checks", list(&sum.checks)),
+        ("nothing to check", joined(not_applicable.collect())),
         ("hash", sum.hash()),
         ("failed", sum.failures.len().to_string()),
     ])
@@ -518,9 +549,9 @@ fn replay(file: &Path, out: &mut Output) -> Result<(), CliError> {
     let mut sum = Sum::default();
     sum.add(quietly(|| run(&case, false))?, cpu(began).saturating_sub(before));
     if out.is_json() {
-        out.json(&sum.json())?;
+        out.json(&sum.json(&case.faults))?;
     } else {
-        summary(&sum, out)?;
+        summary(&sum, &case.faults, out)?;
     }
     match sum.failures.first() {
         None => Ok(()),

@@ -33,6 +33,15 @@ const ENOSPC: u64 = 28;
 const FIRST_VERSION: &str = "ALTER TABLE journal DROP COLUMN chain; \
     DELETE FROM meta WHERE key = 'chain_origin'; PRAGMA user_version = 1;";
 
+/// Brings a file back to that version.
+pub(crate) fn to_the_first_version(db: &Path) {
+    block_on(async {
+        let mut db = raw(db).await;
+        sqlx::raw_sql(FIRST_VERSION).execute(&mut db).await.unwrap();
+        db.close().await.unwrap();
+    });
+}
+
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
 }
@@ -46,7 +55,7 @@ fn killed(life: u64) -> TempDir {
     let folder = folder();
     let work = Work { life, each: 100_000, imports: 1, bytes_max: 400, ..Work::on(folder.path().join("a.db")) };
     let mut started = child(&work, &[]).spawn().unwrap();
-    until(&work, "some work", |lines| lines.len() > 300);
+    until(&mut started, &work, "some work", |lines| lines.len() > 300);
     started.kill().unwrap();
     started.wait().unwrap();
     folder

@@ -36,21 +36,21 @@ fn without_room(errno: u32) {
         ..Work::on(folder.path().join("full.db"))
     };
     let told = [("FULL", full.display().to_string()), ("FULL_ERRNO", errno.to_string())];
-    let started = child(&work, &told).spawn().unwrap();
+    let mut started = child(&work, &told).spawn().unwrap();
     let mut before = 0;
     for _ in 0..3 {
-        until(&work, "progress", |lines| n_acknowledged(lines) > before + 50);
+        until(&mut started, &work, "progress", |lines| n_acknowledged(lines) > before + 50);
         let n_told = |state: &str| lines(&work).iter().filter(|line| **line == Line::State(state.into())).count();
         let (n_degraded, n_running) = (n_told("degraded"), n_told("running"));
         std::fs::write(&full, "").unwrap();
-        until(&work, "a degraded store", |_| n_told("degraded") > n_degraded);
+        until(&mut started, &work, "a degraded store", |_| n_told("degraded") > n_degraded);
         let while_full = n_acknowledged(&lines(&work));
         pause(Duration::from_millis(200));
         let now = lines(&work);
         assert_eq!(n_acknowledged(&now), while_full, "acknowledged on a full disk");
         assert!(matches!(now.last(), Some(Line::Read(_))), "reads go on: {:?}", now.last());
         std::fs::remove_file(&full).unwrap();
-        until(&work, "a running store", |_| n_told("running") > n_running);
+        until(&mut started, &work, "a running store", |_| n_told("running") > n_running);
         before = n_acknowledged(&lines(&work));
     }
     std::fs::write(&over, "").unwrap();
@@ -75,8 +75,8 @@ fn a_slow_disk_slows_the_work_and_loses_nothing() {
             until: Some(over.clone()),
             ..Work::on(folder.path().join(name))
         };
-        let started = child(&work, &[("DELAY", micros.to_string())]).spawn().unwrap();
-        until(&work, "the first acknowledgement", |lines| n_acknowledged(lines) > 0);
+        let mut started = child(&work, &[("DELAY", micros.to_string())]).spawn().unwrap();
+        until(&mut started, &work, "the first acknowledgement", |lines| n_acknowledged(lines) > 0);
         pause(Duration::from_millis(1_000));
         std::fs::write(&over, "").unwrap();
         assert!(end(started, name), "stopped cleanly");

@@ -50,8 +50,8 @@ fn beside(name: &str, begin: &'static str) -> Seen {
         until: Some(over.clone()),
         ..Work::on(folder.path().join(name))
     };
-    let started = child(&work, &[]).spawn().unwrap();
-    until(&work, "progress", |lines| lines.len() > 200);
+    let mut started = child(&work, &[]).spawn().unwrap();
+    until(&mut started, &work, "progress", |lines| lines.len() > 200);
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut stranger = tokio.block_on(open(&work.db));
     tokio.block_on(async { sqlx::raw_sql(begin).execute(&mut stranger).await.unwrap() });
@@ -68,8 +68,8 @@ fn beside(name: &str, begin: &'static str) -> Seen {
         stranger.close().await.unwrap();
     });
     let after = n_acknowledged(&work);
-    until(&work, "progress without the stranger", |_| n_acknowledged(&work) > after + 100);
-    until(&work, "a log that is begun anew", |_| wal_bytes() < 4 * WAL_BYTES_MAX);
+    until(&mut started, &work, "progress without the stranger", |_| n_acknowledged(&work) > after + 100);
+    until(&mut started, &work, "a log that is begun anew", |_| wal_bytes() < 4 * WAL_BYTES_MAX);
     std::fs::write(over, "").unwrap();
     assert!(end(started, name), "stopped cleanly: {:?}", lines(&work).last());
     let verdict = Judge::default().judge(&work.db, &lines(&work), Promise::Process).unwrap();

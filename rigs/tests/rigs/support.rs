@@ -4,7 +4,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use atra_rigs::{
@@ -55,14 +55,13 @@ pub(crate) fn child_for(job: &Job, watched: &Path, ledger: &Path, faults_told: &
 
 /// Waits for the child's own end and gives what it said. A panic of the child is one here.
 pub(crate) fn end(mut child: Child, what: &str) -> bool {
-    let mut waited = Duration::ZERO;
+    let begun = now();
     while child.try_wait().unwrap().is_none() {
-        if waited > PATIENCE {
+        if begun.elapsed() > PATIENCE {
             child.kill().unwrap();
             panic!("{what}: the child does not end");
         }
         pause(Duration::from_millis(2));
-        waited += Duration::from_millis(2);
     }
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -96,13 +95,30 @@ pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Waits until the ledger says so.
-pub(crate) fn until(work: &Work, what: &str, is_so: impl Fn(&[Line]) -> bool) {
-    let mut waited = Duration::ZERO;
-    while !is_so(&lines(work)) {
-        assert!(waited < PATIENCE, "{what} did not happen; the ledger ends with {:?}", lines(work).last());
+/// Real time, for deadlines: another process does not know any other.
+#[expect(clippy::disallowed_methods, reason = "another process is waited for")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Waits until the ledger says so. A child that has ended will not write it any more.
+pub(crate) fn until(child: &mut Child, work: &Work, what: &str, is_so: impl Fn(&[Line]) -> bool) {
+    let begun = now();
+    loop {
+        let ended = child.try_wait().unwrap();
+        let lines = lines(work);
+        if is_so(&lines) {
+            return;
+        }
+        let last = lines.last();
+        if let Some(status) = ended {
+            panic!("{what} did not happen, the child has ended ({status}); the ledger ends with {last:?}");
+        }
+        if begun.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("{what} did not happen within {PATIENCE:?}; the ledger ends with {last:?}");
+        }
         pause(Duration::from_millis(10));
-        waited += Duration::from_millis(10);
     }
 }
 

@@ -101,6 +101,10 @@ struct State {
     keeps_volatile: bool,
     acks: Vec<(u64, EventId, bool)>,
     stopped: bool,
+    /// Looks from outside.
+    n_looks: u64,
+    /// Whether a cursor ever passed something that an agent of its team wants.
+    was_taken: bool,
     /// By [`Invariant`].
     counts: [u64; Invariant::ALL.len()],
     own_counts: BTreeMap<String, u64>,
@@ -151,6 +155,7 @@ struct Before {
     letters: Vec<(usize, EventId)>,
 }
 
+const NEVER_LOOKED: &str = "the run was too short for a look";
 /// Events of the account's own that a failure shows.
 const RECENT_MAX: usize = 24;
 
@@ -331,10 +336,9 @@ impl Audit {
                 format!("acknowledged event at seq {seq} is gone")
             });
         }
-        if lost.is_empty() {
-            state.check(at_ms, Invariant::Durable, true, "", String::new);
-        }
         state.acks.retain(|ack| !lost.contains(ack));
+        // Each that is there was a check too.
+        state.counts[Invariant::Durable as usize] += state.acks.len() as u64;
         for agent in &mut state.agents {
             agent.alive = false;
         }
@@ -426,6 +430,11 @@ impl Audit {
 
     // === looks from outside ===
 
+    /// The runtime is looked at.
+    pub(crate) fn looked(&self) {
+        self.state().n_looks += 1;
+    }
+
     /// The runtime says that it has stopped.
     pub(crate) fn stopped(&self) {
         self.state().stopped = true;
@@ -445,6 +454,7 @@ impl Audit {
             if !state.keeps_volatile || state.volatile.is_empty() {
                 while agent.wanted.front().is_some_and(|(seq, _)| *seq <= cursor) {
                     agent.wanted.pop_front();
+                    state.was_taken = true;
                 }
             }
             let at = agent.wanted.partition_point(|(seq, _)| *seq <= settled);
@@ -468,15 +478,33 @@ impl Audit {
         self.state().ids.len() as u64
     }
 
-    /// (checks, violations, the last events).
-    pub(crate) fn outcome(&self) -> (BTreeMap<String, u64>, Vec<Violation>, Vec<String>) {
+    /// What all checks came to.
+    pub(crate) fn outcome(&self) -> Outcome {
         let state = self.state();
-        let stock = Invariant::ALL.into_iter().map(|invariant| (invariant, state.counts[invariant as usize]));
-        let stock = stock.filter(|(_, n)| *n > 0).map(|(invariant, n)| (invariant.name().to_owned(), n));
-        let counts = stock.chain(state.own_counts.clone()).collect();
-        let recent = state.recent.iter().map(|(at_ms, what)| format!("{at_ms} ms: {}", state.told(what))).collect();
-        (counts, state.violations.clone(), recent)
+        let mut found = Outcome { violations: state.violations.clone(), ..Outcome::default() };
+        for invariant in Invariant::ALL {
+            let (name, n) = (invariant.name().to_owned(), state.counts[invariant as usize]);
+            match state.why_not(invariant).filter(|_| n == 0) {
+                Some(reason) => _ = found.not_applicable.insert(name, reason.to_owned()),
+                None => _ = found.checks.insert(name, n),
+            }
+        }
+        found.checks.extend(state.own_counts.clone());
+        found.recent = state.recent.iter().map(|(at_ms, what)| format!("{at_ms} ms: {}", state.told(what))).collect();
+        found
     }
+}
+
+/// What the checks of a run came to.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    /// How often each was evaluated. Zero: it could have been, and was not.
+    pub(crate) checks: BTreeMap<String, u64>,
+    /// Those that there was nothing for, and why.
+    pub(crate) not_applicable: BTreeMap<String, String>,
+    pub(crate) violations: Vec<Violation>,
+    /// The last events.
+    pub(crate) recent: Vec<String>,
 }
 
 // === impl State ===
@@ -488,6 +516,31 @@ impl State {
         if !ok {
             self.violate(Violation { invariant: invariant.name().into(), key: key.into(), at_ms, text: text() });
         }
+    }
+
+    /// Why nothing in this run called for this check; `None`: something did. Told by the account of the truth, never by
+    /// the checker itself: one that was taken out must not excuse itself.
+    fn why_not(&self, invariant: Invariant) -> Option<&'static str> {
+        let is_taken = |agent: &AgentAccount| {
+            let cursor = self.cursor_of(agent.team);
+            agent.wanted.front().is_some_and(|(seq, _)| *seq <= cursor)
+        };
+        let was_taken = self.was_taken || self.agents.iter().any(is_taken);
+        let is_moved = self.teams.iter().any(|team| team.row.is_some());
+        let (is_applicable, otherwise) = match invariant {
+            Invariant::Atomic | Invariant::CleanStop => (true, ""),
+            Invariant::Order | Invariant::ExactlyOnce => (!self.ids.is_empty(), "nothing was committed"),
+            Invariant::Fenced => (is_moved, "no team has committed anything"),
+            Invariant::Isolated => (was_taken, "no team has taken an event of anybody else"),
+            Invariant::AsOf => {
+                (was_taken || (self.n_looks > 0 && !self.memory.is_empty()), "nobody has read what somebody else wrote")
+            }
+            Invariant::Durable => (!self.acks.is_empty(), "no caller was answered"),
+            Invariant::Bounded | Invariant::NotStuck => (self.n_looks > 0, NEVER_LOOKED),
+            Invariant::Contained => (self.n_looks > 0 && !self.teams.is_empty(), NEVER_LOOKED),
+            Invariant::Deterministic => (false, "no run in peace was compared with it"),
+        };
+        (!is_applicable).then_some(otherwise)
     }
 
     fn violate(&mut self, violation: Violation) {

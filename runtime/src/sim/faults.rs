@@ -180,6 +180,19 @@ pub enum FaultPlan {
 }
 
 impl FaultPlan {
+    /// The classes that it names.
+    #[must_use]
+    pub fn classes(&self) -> Vec<FaultClass> {
+        let mut classes = match self {
+            Self::None => Vec::new(),
+            Self::Drawn(classes) | Self::Each(classes) => classes.clone(),
+            Self::Exactly(list) => list.iter().map(|fault| fault.class).collect(),
+        };
+        classes.sort_unstable();
+        classes.dedup();
+        classes
+    }
+
     /// A random subset of everything that atra promises to survive.
     #[must_use]
     pub fn survivable() -> Self {
@@ -193,6 +206,8 @@ pub(crate) struct Faults(Arc<Mutex<State>>);
 
 struct State {
     seed: u64,
+    /// The classes that the plan names.
+    asked: Vec<FaultClass>,
     /// The classes that the seed drew, in order.
     classes: Vec<FaultClass>,
     /// Chance by class, of 2^32.
@@ -235,7 +250,8 @@ impl Faults {
         }
         drawn.sort_unstable();
         let (fired, seen, turns) = (Vec::new(), FxHashSet::default(), FxHashMap::default());
-        let state = State { seed, classes: drawn, chances, exactly, healed: false, fired, seen, full_left: 0, turns };
+        let (asked, classes, healed, full_left) = (plan.classes(), drawn, false, 0);
+        let state = State { seed, asked, classes, chances, exactly, healed, fired, seen, full_left, turns };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -259,6 +275,11 @@ impl Faults {
         let state = self.state();
         state.classes.contains(&class)
             || state.exactly.as_ref().is_some_and(|list| list.iter().any(|(of, _)| *of == class))
+    }
+
+    /// The classes that the plan names.
+    pub(crate) fn asked(&self) -> Vec<FaultClass> {
+        self.state().asked.clone()
     }
 
     /// The classes that this seed drew.

@@ -48,7 +48,7 @@ use tokio::sync::mpsc;
 pub use world::Sim;
 
 use self::{
-    audit::Audit,
+    audit::{Audit, Outcome},
     disk::DiskWorld,
     driven::{Disk, SqliteDisk},
     engine::{Engine, Figures, LOOKER, Setting, SwarmEnv, Traced},
@@ -170,10 +170,14 @@ pub struct SimReport<T> {
     pub error: Option<EngineError>,
     /// Checks that failed; the first one first.
     pub violations: Vec<Violation>,
-    /// How often each invariant was evaluated.
+    /// How often each invariant was evaluated. One that could have been and never was makes the run fail.
     pub checks: BTreeMap<String, u64>,
+    /// The stock invariants that this run had nothing for, and why.
+    pub not_applicable: BTreeMap<String, String>,
     /// The faults that fired, in order.
     pub faults: Vec<Fault>,
+    /// The classes that were asked for.
+    pub asked: Vec<FaultClass>,
     /// The classes that the seed drew.
     pub classes: Vec<FaultClass>,
     /// What the swarm was set to, for people.
@@ -355,7 +359,7 @@ impl Swarm {
         self
     }
 
-    /// Is counted: over many seeds it should hold at least once, or the test does not go where it is meant to.
+    /// Is counted: over many seeds it must hold at least once ([`seeds`]), or the test does not go where it is meant to.
     #[must_use]
     pub fn sometimes(mut self, name: &str, found: impl Fn(&Look<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.checks.sometimes.push((name.into(), Box::new(found)));
@@ -522,7 +526,8 @@ fn watched(mut team: Team, audit: &Audit, faults: &Faults) -> Team {
 type Ended<T> = Result<(T, Figures, Option<Traced>), EngineError>;
 
 fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: Disk, options: String) -> SimReport<T> {
-    let (checks, violations, recent) = world.map(|world| world.audit.outcome()).unwrap_or_default();
+    let Outcome { checks, not_applicable, violations, recent } =
+        world.map(|world| world.audit.outcome()).unwrap_or_default();
     let seen = world.map(|world| std::mem::take(&mut *world.seen())).unwrap_or_default();
     let (output, error, figures, traced) = match outcome {
         Ok((output, figures, traced)) => (Some(output), None, figures, traced),
@@ -536,7 +541,9 @@ fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: Disk, options: Stri
         error,
         violations,
         checks,
+        not_applicable,
         faults: world.map(|world| world.faults.fired()).unwrap_or_default(),
+        asked: world.map(|world| world.faults.asked()).unwrap_or_default(),
         classes: world.map(|world| world.faults.classes()).unwrap_or_default(),
         options,
         sometimes: seen.sometimes,
@@ -566,10 +573,11 @@ thread_local! {
 }
 
 /// Runs a test with seeds 0 .. `n`, or with the one that `ATRA_SIM_SEED` says. The first failure ends it: its faults are
-/// made fewer, and it tells what failed, what it needs for it, and the line that repeats it.
+/// made fewer, and it tells what failed, what it needs for it, and the line that repeats it. Of all seeds together, each
+/// `sometimes` must have held once; classes of faults that were asked for and never fired are printed.
 ///
 /// # Panics
-/// When a seed fails, or panics itself.
+/// When a seed fails, or panics itself, or something that is meant to happen sometimes never did.
 ///
 /// # Examples
 /// ```
@@ -588,9 +596,17 @@ thread_local! {
 pub fn seeds<T>(n: u64, run: impl Fn(u64) -> SimReport<T>) {
     let one = std::env::var(SEED_VARIABLE).ok().and_then(|text| text.parse::<u64>().ok());
     let range = one.map_or(0..n, |seed| seed..seed.saturating_add(1));
+    let (mut sometimes, mut not_fired) = (BTreeMap::<String, u64>::new(), None::<Vec<FaultClass>>);
     for seed in range {
         let mut report = run(seed);
-        let Some(kind) = report.kind() else { continue };
+        let Some(kind) = report.kind() else {
+            for (name, n) in &report.sometimes {
+                *sometimes.entry(name.clone()).or_default() += n;
+            }
+            let left = not_fired.get_or_insert_with(|| report.asked.clone());
+            left.retain(|class| !report.faults.iter().any(|fault| fault.class == *class));
+            continue;
+        };
         let n_faults = report.faults.len();
         if let Some(fewer) = fewer(&report, |list| with_faults(list, || run(seed)).is_some_and(|found| found == kind)) {
             report.faults = fewer;
@@ -601,6 +617,16 @@ pub fn seeds<T>(n: u64, run: impl Fn(u64) -> SimReport<T>) {
             "seed {seed}: {report}{} of its {n_faults} faults are enough\nrepeat it: {SEED_VARIABLE}={seed} cargo test {name}",
             report.faults.len()
         );
+    }
+    if one.is_some() {
+        return;
+    }
+    if let Some((name, _)) = sometimes.iter().find(|(_, n)| **n == 0) {
+        panic!("{name:?} never held in {n} seeds: the test does not go where it is meant to");
+    }
+    let names: Vec<_> = not_fired.unwrap_or_default().into_iter().map(FaultClass::name).collect();
+    if !names.is_empty() {
+        eprintln!("asked for and never fired in {n} seeds: {}", names.join(", "));
     }
 }
 

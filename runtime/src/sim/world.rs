@@ -287,6 +287,7 @@ impl World {
     }
 
     pub(crate) async fn look(&self, runtime: &Runtime, n: u64) {
+        self.audit.looked();
         let metrics = runtime.storage_metrics();
         let options = &self.plan.storage;
         let (commands, bytes) = (3 * options.queue_commands_max as u64, 3 * options.queue_bytes_max as u64);
