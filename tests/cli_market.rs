@@ -92,6 +92,9 @@ fn every_real_file_is_imported_by_what_it_is_and_named_by_its_name() {
     assert!(out.contains("ADAUSDT.15m") && out.contains("BTCUSDT.15m"), "{out}");
     let lower = files.iter().find(|file| file.contains("bitfinex")).expect("a file");
     folder.fails(2, &["import", "candles", lower, "--db", "x.db"], "does not tell whose candles");
+    // Of many, it is one bad file.
+    let (code, out, err) = folder.atra(&["import", "candles", lower, named[0], "--db", "x.db"]);
+    assert!(code == 1 && out.contains("ADAUSDT.15m") && err.contains("1 of 2 files were not imported"), "{out}{err}");
     let scaled = files.iter().find(|file| file.contains("scaled")).expect("a file");
     folder.ok(&["import", "candles", scaled, "--ticker", "EURUSD", "--scale", "1e-5", "--db", "x.db"]);
     let first = folder.ok(&["export", "candles", "--ticker", "EURUSD", "--db", "x.db"]);

@@ -1,6 +1,6 @@
 //! Series of candles as they lie in a database: their names, and how new candles join old ones.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use atra::{
     Name, Read,
@@ -127,15 +127,16 @@ pub(crate) async fn join(db: &dyn Read, series: &SeriesKey, new: &[Candle], scal
     let old_scale = old.as_ref().map(|(_, scale)| *scale);
     let common = old_scale.map_or(scale, |old| old.widest(scale));
     let old = old.map_or_else(Vec::new, |(candles, _)| candles);
-    let rescaled = |candles: &[Candle], from: Scale| -> Result<Vec<Candle>, CliError> {
-        let all: Option<Vec<Candle>> = candles.iter().map(|candle| candle.rescale(from, common)).collect();
-        all.ok_or_else(|| CliError::NotFound {
-            what: format!("candles of {series} do not fit one scale of {common:?}"),
-            next: "import the file under another ticker".into(),
-        })
+    let (old, new) =
+        (rescaled(series, &old, old_scale.unwrap_or(common), common)?, rescaled(series, new, scale, common)?);
+    // Millions of candles are not copied for nothing.
+    let (merged, report) = if old.is_empty() {
+        let report = MergeReport { added: new.len(), ..MergeReport::default() };
+        (new, report)
+    } else {
+        let (merged, report) = merge(&old, &new);
+        (Cow::Owned(merged), report)
     };
-    let (old, new) = (rescaled(&old, old_scale.unwrap_or(common))?, rescaled(new, scale)?);
-    let (merged, report) = merge(&old, &new);
     let mut blocks = Vec::new();
     for (start, candles) in block::blocks(&merged, series.interval()) {
         let bad = |source| CliError::Block { series: series.to_string(), start, source };
@@ -145,6 +146,23 @@ pub(crate) async fn join(db: &dyn Read, series: &SeriesKey, new: &[Candle], scal
         }
     }
     Ok(Joined { blocks, report })
+}
+
+/// Candles in another scale; themselves, if it is the one that they have.
+fn rescaled<'a>(
+    series: &SeriesKey,
+    candles: &'a [Candle],
+    from: Scale,
+    to: Scale,
+) -> Result<Cow<'a, [Candle]>, CliError> {
+    if from == to {
+        return Ok(Cow::Borrowed(candles));
+    }
+    let all: Option<Vec<Candle>> = candles.iter().map(|candle| candle.rescale(from, to)).collect();
+    all.map(Cow::Owned).ok_or_else(|| CliError::NotFound {
+        what: format!("candles of {series} do not fit one scale of {to:?}"),
+        next: "import the file under another ticker".into(),
+    })
 }
 
 /// The stored bytes of a series by block.

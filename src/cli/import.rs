@@ -56,8 +56,8 @@ struct Done<'a> {
 /// Imports the files, or says what importing them would do.
 pub(crate) async fn candles(args: ImportArgs, out: &mut Output) -> Result<(), CliError> {
     let config = config_of(&args.db)?;
-    // A bad ticker is told before any file is read.
-    for file in &args.files {
+    // A bad ticker is told before the file is read; of many files it is one bad file.
+    if let [file] = &args.files[..] {
         ticker(file, &args)?;
     }
     let mut target = Target::Closed;
@@ -264,6 +264,7 @@ pub(crate) fn prepare_folder(config: &Config) -> Result<(), CliError> {
 
 fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliError> {
     let began = Instant::now();
+    let ticker = ticker(file, args)?;
     let options = ImportOptions {
         interval: args.interval,
         refused_max: args.refused_max,
@@ -290,12 +291,7 @@ fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliEr
         let what = format!("{} has a single candle, which does not tell its interval", file.display());
         return Err(CliError::Usage { what, next: "give it with --interval, such as --interval 15m" });
     };
-    Ok(Parsed {
-        file: file.to_owned(),
-        series: SeriesKey::new(&ticker(file, args)?, interval)?,
-        import,
-        wall: began.elapsed(),
-    })
+    Ok(Parsed { file: file.to_owned(), series: SeriesKey::new(&ticker, interval)?, import, wall: began.elapsed() })
 }
 
 /// The error of a file. One without a single good row is another kind of file: a higher bound would not help it.
