@@ -10,6 +10,7 @@ pub mod actor;
 pub mod conformance;
 pub mod digest;
 pub mod handle;
+mod kept;
 pub mod memory;
 pub mod metrics;
 pub mod options;
