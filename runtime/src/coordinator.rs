@@ -189,20 +189,22 @@ async fn load_memory(reader: &dyn atra_storage::Read, memory: &SharedMemory) -> 
     Ok(())
 }
 
-/// The storage actor, on a thread of its own or as a task.
+/// The storage actor, on a thread of its own with a task that gives its answers, or as a task.
 pub(crate) enum StorageTask {
-    Thread(std::thread::JoinHandle<()>),
+    Thread(std::thread::JoinHandle<()>, Task),
     Task(Task),
 }
 
-fn spawn_storage(kernel: &Kernel, actor: StorageActor, own_thread: bool) -> Result<StorageTask, StartError> {
+fn spawn_storage(kernel: &Kernel, mut actor: StorageActor, own_thread: bool) -> Result<StorageTask, StartError> {
     if !own_thread {
         return Ok(StorageTask::Task(kernel.env.spawn("storage", Box::pin(actor.run()))));
     }
     let failed = |error: std::io::Error| StartError::Thread(error.to_string());
     let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+    let answers = actor.answers_apart();
     let run = move || tokio.block_on(actor.run());
-    std::thread::Builder::new().name("atra-storage".into()).spawn(run).map(StorageTask::Thread).map_err(failed)
+    let thread = std::thread::Builder::new().name("atra-storage".into()).spawn(run).map_err(failed)?;
+    Ok(StorageTask::Thread(thread, kernel.env.spawn("answers", Box::pin(answers))))
 }
 
 fn start_team(kernel: &Arc<Kernel>, plan: Team) -> TeamHandle {

@@ -434,8 +434,11 @@ impl Runtime {
         if !matches!(drained, Err(RuntimeError::Deadline(_))) {
             match storage {
                 StorageTask::Task(task) => drop(task.join().await),
-                // Its loop has returned or is returning.
-                StorageTask::Thread(thread) => drop(thread.join()),
+                StorageTask::Thread(thread, answers) => {
+                    // Its loop has returned or is returning, and with it ends the other.
+                    drop(thread.join());
+                    answers.join().await;
+                }
             }
         }
         drained

@@ -6,22 +6,24 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     sync::{Arc, atomic::Ordering},
     task::Poll,
     time::Duration,
 };
 
-use atra_bus::{Batch, Name, Seq};
+use atra_bus::{Batch, Name};
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::{
     Level, Loaded, Rejected, Release, StorageOptions, StorageState, Store, StoreError, WriteBatch,
+    answers::{Answering, Answers, Committed},
     metrics::Gauges,
     plan::{FactId, Found, Ledger, Plan},
     power::Power,
-    queue::{Command, Lanes, Outcome, Work, give_back},
+    queue::{Command, Lanes, Outcome, Work},
     upkeep::Upkeep,
 };
 
@@ -32,6 +34,7 @@ pub struct StorageActor {
     pub(crate) options: StorageOptions,
     release: Arc<dyn Release>,
     pub(crate) gauges: Arc<Gauges>,
+    answering: Answering,
     pub(crate) ledger: Ledger,
     pub(crate) power: Power,
     /// A first try of what is being tried again had an unknown outcome: what fails now is unknown, not absent.
@@ -42,16 +45,6 @@ pub struct StorageActor {
     /// What is committed and released and will be answered as soon as the next commit is under way, or at once when
     /// there is none: half of the actor's own time goes into answers, and the store need not wait for them.
     committed: Option<Committed>,
-}
-
-/// A flow of answers, in the order of the commands.
-type Answers = Vec<Result<Outcome, Rejected>>;
-
-/// Commands that are carried out, with their answers and the level that was reached.
-struct Committed {
-    commands: Vec<Command>,
-    answers: Answers,
-    level: Level,
 }
 
 /// How a batch ended.
@@ -78,12 +71,14 @@ impl StorageActor {
         let power = Power::new(loaded.is_unflushed);
         let ledger = ledger_of(loaded);
         let upkeep = Upkeep::new();
+        let answering = Answering::new(Arc::clone(&gauges));
         Self {
             store,
             lanes,
             options,
             release,
             gauges,
+            answering,
             ledger,
             power,
             is_open: false,
@@ -91,6 +86,17 @@ impl StorageActor {
             upkeep,
             committed: None,
         }
+    }
+
+    /// Lets what is committed be answered by the future given here, which the caller spawns where those run who wait
+    /// for answers; it ends after the actor. Worth it when the actor runs on a thread of its own: waking a caller
+    /// from there costs more than to write its event.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the actor answers itself; answers that were on their way say
+    /// [`Rejected::Unknown`].
+    pub fn answers_apart(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        self.answering.apart()
     }
 
     /// Works until it is stopped, every handle is dropped, or the store fails for good.
@@ -282,7 +288,7 @@ impl StorageActor {
                 let mut commit = self.store.commit(batch);
                 let begun = futures::poll!(&mut commit);
                 if let Some(before) = self.committed.take() {
-                    answer(&self.gauges, before);
+                    self.answering.give(before);
                 }
                 match begun {
                     Poll::Ready(committed) => committed,
@@ -436,12 +442,12 @@ impl StorageActor {
     /// Answers what is committed now, because it may take a while until the next commit.
     pub(crate) fn answer_committed(&mut self) {
         if let Some(committed) = self.committed.take() {
-            answer(&self.gauges, committed);
+            self.answering.give(committed);
         }
     }
 
     pub(crate) fn answer_all(&self, commands: Vec<Command>, answer: &Rejected) {
-        answer_each(&self.gauges, commands, |_, _| Err(self.opened(answer.clone())));
+        self.answering.refuse(commands, &self.opened(answer.clone()));
     }
 
     /// After a commit of unknown outcome an error does not say that nothing is there.
@@ -465,7 +471,9 @@ impl StorageActor {
                 info!(seq = %self.ledger.last, "storage stopped");
                 self.gauges.end(StorageState::Stopped);
                 let last = self.ledger.last;
-                answer_each(&self.gauges, stops, |_, _| Ok(Outcome::nothing(last)));
+                // After all that was committed before: who stops may let nobody run afterwards.
+                let answers = stops.iter().map(|_| Ok(Outcome::nothing(last))).collect();
+                self.answering.give(Committed { commands: stops, answers, level: Level::Process });
             }
             Err(cause) => {
                 error!(error = %cause, "store could not be closed");
@@ -507,68 +515,12 @@ impl Drop for StorageActor {
     }
 }
 
-/// Answers each command with its own outcome and the level that the commit reached.
-fn answer(gauges: &Gauges, committed: Committed) {
-    let Committed { commands, answers, level } = committed;
-    answer_each(gauges, commands, |command, index| match &answers[index] {
-        Ok(_) if level < level_of(&command.work) && writes(&command.work) => Err(Rejected::Unknown(format!(
-            "the commit is there, but it is not known to survive power loss (asked for {:?})",
-            level_of(&command.work)
-        ))),
-        Ok(outcome) => Ok(outcome.at(level)),
-        Err(rejected) => Err(rejected.clone()),
-    });
-}
-
-/// Gives each command the answer that `of` has for it and its index.
-fn answer_each(gauges: &Gauges, mut commands: Vec<Command>, of: impl Fn(&Command, usize) -> Result<Outcome, Rejected>) {
-    gauges.answered(commands.len());
-    give_back(&mut commands);
-    for (index, command) in commands.into_iter().enumerate() {
-        let answer = of(&command, index);
-        if answer.is_err() {
-            Gauges::add(&gauges.rejected, 1);
-        }
-        // Nobody waits for it any more: the receipt was dropped, which is allowed.
-        let _ = command.answer.send(answer);
-    }
-}
-
 fn ledger_of(loaded: Loaded) -> Ledger {
     let teams = loaded.teams.into_iter().map(|row| (row.team.clone(), row)).collect();
     Ledger { last: loaded.last_seq, teams, floor: loaded.floor }
 }
 
-pub(crate) fn level_of(work: &Work) -> Level {
-    match work {
-        Work::Step(step) => step.level,
-        Work::Publish(publish) => publish.level,
-        Work::Facts(_, level) => *level,
-        Work::RaiseEpoch(_) | Work::Blocks(_) | Work::Stop => Level::Process,
-    }
-}
-
-/// Whether the command can write anything; an empty one keeps every promise.
-fn writes(work: &Work) -> bool {
-    match work {
-        Work::Publish(publish) => publish.key.is_some() || !publish.events.is_empty() || !publish.facts.is_empty(),
-        Work::Facts(facts, _) => !facts.is_empty(),
-        _ => true,
-    }
-}
-
 /// The owner that is passed where a store ignores it: memory is unique by key alone.
 fn anybody() -> Name {
     Name::new("anybody").expect("a literal that obeys the rules of names")
-}
-
-impl Outcome {
-    fn nothing(last: Seq) -> Self {
-        let acknowledged = crate::Acknowledged { first: last.next(), last, level: Level::Process, repeated: false };
-        Self { acknowledged, row: None }
-    }
-
-    fn at(&self, level: Level) -> Self {
-        Self { acknowledged: crate::Acknowledged { level, ..self.acknowledged }, row: self.row.clone() }
-    }
 }

@@ -7,6 +7,7 @@
 //! What is not: nothing here knows agents, turns or markets. Only this crate knows SQL.
 
 pub mod actor;
+mod answers;
 pub mod conformance;
 pub mod digest;
 pub mod handle;

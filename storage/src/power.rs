@@ -10,7 +10,7 @@
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::{Level, Rejected, StorageActor, StoreError, actor::level_of, metrics::Gauges, queue::Command};
+use crate::{Level, Rejected, StorageActor, StoreError, answers::level_of, metrics::Gauges, queue::Command};
 
 /// What the log may grow by before it is moved into the database under load. 16 MiB: moving it then takes some ten
 /// milliseconds, and the log stays in the system's cache.

@@ -75,7 +75,8 @@ impl Actor {
 
     async fn start(store: Box<dyn Store>) -> Self {
         let opened = Storage::open(store, StorageOptions::default(), Arc::new(Nobody)).await;
-        let (storage, actor) = opened.expect("a fresh file");
+        let (storage, mut actor) = opened.expect("a fresh file");
+        tokio::spawn(actor.answers_apart());
         let thread = std::thread::Builder::new().name("actor".into()).spawn(move || {
             let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
             tokio.block_on(actor.run());

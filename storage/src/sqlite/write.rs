@@ -44,6 +44,7 @@ struct Call<'a> {
 /// Collects statements into calls.
 struct Script<'a> {
     calls: Vec<Call<'a>>,
+    is_begun: bool,
 }
 
 /// Why a batch was not written.
@@ -65,7 +66,7 @@ fn unbound(error: sqlx::error::BoxDynError) -> WriteError {
 
 impl<'a> Script<'a> {
     fn new() -> Self {
-        Self { calls: Vec::new() }
+        Self { calls: Vec::new(), is_begun: false }
     }
 
     /// Adds a statement of `n_rows` rows, whose values `bind` pushes.
@@ -127,8 +128,29 @@ impl<'a> Script<'a> {
         })
     }
 
+    /// Opens the transaction in front of everything else, if that is not done.
+    fn begin(&mut self) {
+        if std::mem::replace(&mut self.is_begun, true) {
+            return;
+        }
+        if let Some(first) = self.calls.first_mut() {
+            first.sql.to_mut().insert_str(0, BEGIN);
+            first.n_statements += 1;
+            first.moves.iter_mut().for_each(|(at, _)| *at += 1);
+        }
+    }
+
+    /// One statement is a transaction by itself. With BEGIN and COMMIT around it the connection's thread has three
+    /// results to give, and each wakes the actor.
+    fn is_one_statement(&self) -> bool {
+        !self.is_begun && self.calls.iter().map(|call| call.n_statements).sum::<usize>() <= 1
+    }
+
     /// The calls that are complete; the last one may still grow.
     fn take_full(&mut self) -> impl Iterator<Item = Call<'a>> {
+        if self.calls.len() > 1 {
+            self.begin();
+        }
         self.calls.drain(..self.calls.len().saturating_sub(1))
     }
 }
@@ -152,7 +174,7 @@ pub(super) struct Written {
     pub(super) is_committed: bool,
 }
 
-/// Sends everything from BEGIN on. The rows of a call are bound while the connection's thread works on the call
+/// Sends everything, in one transaction. The rows of a call are bound while the connection's thread works on the call
 /// before it: in large batches half of the work is done beside the other half.
 ///
 /// On an error the transaction may still be open: the caller rolls back.
@@ -163,7 +185,6 @@ pub(super) async fn write(
     before: Link,
 ) -> Result<Written, WriteError> {
     let (mut script, mut pipe) = (Script::new(), Pipe::Idle(db));
-    script.add(BEGIN, 0, None, |_| Ok(()))?;
     let mut linking = Linking::after(before);
     let mut events = batch.events.as_slice();
     // The first call of a large batch is small, so that the thread has something to do soon.
@@ -192,9 +213,13 @@ pub(super) async fn write(
         values.add(*id)?;
         values.add(&**text)
     })?;
-    let is_committed = batch.teams.is_empty();
-    if is_committed {
-        script.add(COMMIT, 0, None, |_| Ok(()))?;
+    let is_alone = script.is_one_statement();
+    let is_committed = is_alone || batch.teams.is_empty();
+    if !is_alone {
+        script.begin();
+        if is_committed {
+            script.add(COMMIT, 0, None, |_| Ok(()))?;
+        }
     }
     for call in script.calls {
         pipe = pipe.start(call).await?;

@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::{Batch, EventId, Filter, Interest, Seq};
+use atra_bus::{Batch, Env as _, EventId, Filter, Interest, Seq, SimEnv, Timestamp};
 use futures::FutureExt as _;
 
-use super::{Running, new, publish, running, running_with, start, state, step};
+use super::{Recorder, Running, new, publish, running, running_with, start, state, step};
 use crate::{
-    Ancestor, FactKind, Level, MemoryDisk, MemoryStore, NewEvent, Publish, Receipt, Rejected, Release, StorageOptions,
-    conformance::name,
+    Ancestor, FactKind, Level, MemoryDisk, MemoryStore, NewEvent, Publish, Receipt, Rejected, Release, Storage,
+    StorageOptions, conformance::name,
 };
 
 #[tokio::test(start_paused = true)]
@@ -125,6 +125,31 @@ async fn an_answer_does_not_wait_for_the_next_commit() {
     let (before, answer) = (tokio::time::Instant::now(), second.await);
     assert_eq!(answer.expect("committed").first, Seq(2));
     assert_eq!(before.elapsed(), Duration::from_secs(9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_committed_is_answered_by_the_task_that_was_split_off() {
+    let store = Box::new(MemoryStore::new());
+    let opened = Storage::open(store, StorageOptions::default(), Arc::new(Recorder::default())).await;
+    let (storage, mut actor) = opened.expect("a sound store opens");
+    let mut answers = Box::pin(actor.answers_apart());
+    let _actor = SimEnv::new(1, Timestamp(0)).spawn("storage", Box::pin(actor.run()));
+
+    let mut first = storage.try_publish(publish(vec![new("x", "0", 0)])).expect("room");
+    let second = storage.try_publish(publish(vec![new("x", "0", 1)])).expect("room");
+    while storage.released() < Seq(2) {
+        tokio::task::yield_now().await;
+    }
+    assert!((&mut first).now_or_never().is_none(), "the task has not run");
+    assert!((&mut answers).now_or_never().is_none(), "more may come");
+    let [first, second] = [first, second].map(|receipt| receipt.now_or_never().expect("answered").expect("committed"));
+    assert_eq!((first.first, second.first), (Seq(1), Seq(2)));
+
+    // Without the task the actor answers; a stop is answered last.
+    drop(answers);
+    let last = storage.try_publish(publish(vec![new("x", "0", 2)])).expect("room");
+    storage.stop().await.expect("stopped");
+    assert_eq!(last.now_or_never().expect("answered before the stop").expect("committed").first, Seq(3));
 }
 
 #[tokio::test(start_paused = true)]
