@@ -287,8 +287,7 @@ impl Audit {
         for fact in &batch.facts {
             state.fact(at_ms, fact, &mut before);
         }
-        let sources: Vec<Option<usize>> =
-            batch.events.iter().map(|committed| state.by_name.get(&committed.event.source).copied()).collect();
+        let sources = state.sources(batch);
         for (committed, source) in batch.events.iter().zip(&sources) {
             if let (Some(at), Some(place)) = (committed.seen, *source) {
                 let team = state.agents[place].team;
@@ -700,6 +699,20 @@ impl State {
                 agent.wanted.push_back((seq, at_ms));
             }
         }
+    }
+
+    /// The places of the agents that made the events: a step's are one after another, and most are of one agent.
+    fn sources(&self, batch: &WriteBatch) -> Vec<Option<usize>> {
+        let (mut last, mut found) = (std::ptr::null(), None);
+        let place = |name: &Name| {
+            // The same text in memory: looked up already.
+            let at = name.as_str().as_ptr();
+            if !std::ptr::eq(at, last) {
+                (last, found) = (at, self.by_name.get(name).copied());
+            }
+            found
+        };
+        batch.events.iter().map(|committed| &committed.event.source).map(place).collect()
     }
 
     fn place_of(&self, id: &EventId) -> Option<u64> {
