@@ -127,6 +127,8 @@ fn a_test_of_many_seeds_tells_the_faults_that_are_enough_and_the_line_that_repea
     for part in [
         ": atomic broken for \"store\" after ",
         "options: seed ",
+        "of atra 0.1.0, revision ",
+        ", config ",
         "1 faults:\n  torn_commit at Commit",
         "last events:",
         "1 of its ",
@@ -174,6 +176,13 @@ fn an_invariant_that_could_be_evaluated_and_was_not_makes_the_run_fail() {
     assert_eq!(told, ["deterministic", "durable", "isolated"]);
     let nobody = Swarm::new(1).simulate(|_| async {});
     assert_eq!((nobody.failure(), nobody.checks.len()), (None, 2), "{:?}", nobody.not_applicable);
+}
+
+atra_runtime::sim_test! {
+    /// As a person would write it.
+    fn a_test_of_many_seeds_is_a_test_like_any_other(seed in 3) {
+        crowd_run(seed, FaultPlan::survivable(), |swarm| swarm)
+    }
 }
 
 #[test]

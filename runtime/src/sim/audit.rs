@@ -595,7 +595,11 @@ impl State {
         }
     }
 
+    /// Keeps what happened for who asks what went before; the first check that failed ends it.
     fn remember(&mut self, at_ms: u64, what: Recent) {
+        if !self.violations.is_empty() {
+            return;
+        }
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
