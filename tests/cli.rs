@@ -428,6 +428,12 @@ fn every_read_of_a_finished_file_answers_in_json() {
     let id = order["effects"][0]["event"]["payload"]["id"].as_str().expect("an order's id");
     assert!(fills[2]["payload"]["id"].as_str().is_some_and(|fill| fill.starts_with(id)), "{why}");
     assert_eq!(ask(&["why", &decided["seq"].to_string()]).one()["ordered"], Value::Null);
+    // And downwards: below the order stands what it became.
+    let below = ask(&["why", &order["effects"][0]["event"]["seq"].to_string()]).one();
+    let filled = below["fills"].as_array().expect("a list");
+    assert!(filled.iter().any(|fill| fill["event"] == fills[2]), "{below}");
+    let led_to = filled[0]["effects"].as_array().expect("a list");
+    assert!(led_to.iter().any(|effect| effect["event"]["topic"] == "portfolio.position"), "{below}");
 
     let keys = ask(&["memory", "ls"]).json();
     assert!(!keys.is_empty());

@@ -71,6 +71,7 @@ fn shared(file: &str) -> Option<String> {
 
 // === in and out ===
 
+#[cfg(feature = "columnar")]
 #[test]
 fn every_real_file_is_imported_by_what_it_is_and_named_by_its_name() {
     let Some(formats) = shared("data/formats") else { return };
@@ -91,6 +92,9 @@ fn every_real_file_is_imported_by_what_it_is_and_named_by_its_name() {
     assert!(out.contains("ADAUSDT.15m") && out.contains("BTCUSDT.15m"), "{out}");
     let lower = files.iter().find(|file| file.contains("bitfinex")).expect("a file");
     folder.fails(2, &["import", "candles", lower, "--db", "x.db"], "does not tell whose candles");
+    // Of many, it is one bad file.
+    let (code, out, err) = folder.atra(&["import", "candles", lower, named[0], "--db", "x.db"]);
+    assert!(code == 1 && out.contains("ADAUSDT.15m") && err.contains("1 of 2 files were not imported"), "{out}{err}");
     let scaled = files.iter().find(|file| file.contains("scaled")).expect("a file");
     folder.ok(&["import", "candles", scaled, "--ticker", "EURUSD", "--scale", "1e-5", "--db", "x.db"]);
     let first = folder.ok(&["export", "candles", "--ticker", "EURUSD", "--db", "x.db"]);
@@ -125,7 +129,8 @@ fn of_many_files_the_bad_ones_are_told_and_the_others_imported() {
 fn candles_leave_as_they_came_in_every_format() {
     let Some(folder) = Folder::with("data/reference/GOOG-1d.csv", "GOOG") else { return };
     let series = ["--ticker", "GOOG", "--db", "a.db"];
-    for name in ["g.csv", "g.json", "g.parquet"] {
+    let formats = if cfg!(feature = "columnar") { 3 } else { 2 };
+    for name in ["g.csv", "g.json", "g.parquet"].into_iter().take(formats) {
         folder.ok(&[&["export", "candles", "--out", name][..], &series].concat());
         let again = folder.json(&["import", "candles", name, "--ticker", "GOOG", "--db", "a.db"]);
         assert_eq!(
@@ -143,8 +148,19 @@ fn candles_leave_as_they_came_in_every_format() {
         "no multiple",
     );
     folder.fails(2, &["export", "candles", "--ticker", "GOOG", "--db", "a.db"], "2 series are meant");
+    let one = ["--ticker", "GOOG", "--interval", "1d", "--db", "a.db"];
+    folder.fails(2, &[&["export", "candles", "--out", "g.xlsx"][..], &one].concat(), ".csv, .json, .jsonl, .parquet");
+    folder.fails(2, &[&["backtest", "--trades", "t.xls"][..], &one].concat(), ".csv, .json, .jsonl, .parquet");
+    assert!(!folder.path("g.xlsx").exists() && !folder.path("t.xls").exists());
+    folder.fails(2, &[&["backtest", "--fee", "-0.1"][..], &one].concat(), "a share is a number from 0");
+    folder.fails(2, &[&["backtest", "--cash", "-5"][..], &one].concat(), "not above 0");
+    let info = folder.json(&["db", "info", "--db", "a.db"]);
+    let spans = info["series"].as_array().expect("a list").iter();
+    let spans: Vec<_> = spans.map(|row| (row["series"].as_str(), row["from"].as_i64(), row["to"].as_i64())).collect();
+    assert!(spans.contains(&(Some("GOOG.1d"), Some(1_092_873_600_000), Some(1_362_096_000_000))), "{spans:?}");
 }
 
+#[cfg(feature = "columnar")]
 #[test]
 fn several_tickers_trade_on_one_account_as_the_seven_do() {
     let Some(files) = shared("data/breadth64-15m") else { return };
@@ -168,6 +184,13 @@ fn several_tickers_trade_on_one_account_as_the_seven_do() {
     assert!(found["trades"].as_u64() > Some(50), "{found}");
     let rows = std::fs::read_to_string(folder.path("t.csv")).expect("a table");
     assert_eq!(rows.lines().count() as u64, found["trades"].as_u64().unwrap_or(0) + 1);
+    // Dated by opens, as the span is.
+    folder.ok(&[&run[..], &["--all", "--equity", "e.csv"]].concat());
+    let equity = std::fs::read_to_string(folder.path("e.csv")).expect("a table");
+    let dates: Vec<&str> = equity.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
+    assert_eq!((dates[0], dates[dates.len() - 1]), (&*found["from"].to_string(), &*found["to"].to_string()));
+    assert!(found["months"][0]["months"].as_array().is_some_and(|months| months.len() == 12), "{found}");
+    assert!(found["series"][0]["walk_forward"].is_null(), "499 candles are too few");
     let page = std::fs::read_to_string(folder.path("r.html")).expect("a page");
     assert!(page.contains("on 5 series") && page.contains("Months") && page.matches("<svg").count() == 7);
     let two: Vec<String> = found["series"]
@@ -217,8 +240,13 @@ fn indicators_print_as_a_table_that_equals_the_reference() {
     let first: Value = serde_json::from_str(json.lines().next().expect("a row")).expect("JSON");
     assert!(first["sma_20"].is_null() && first["close"] == 100.34, "{first}");
     folder.fails(2, &["indicators", "--indicator", "smaa:3", "--db", "a.db"], "there is no indicator");
+    // Where the table begins changes no value.
+    let late = folder.ok(&[&args[..], &["--from", "2013-01-02"]].concat());
+    let rows: Vec<&str> = late.lines().skip(1).collect();
+    assert!(rows.len() > 30 && out.ends_with(&format!("\n{}\n", rows.join("\n"))), "{late:.300}");
 }
 
+#[cfg(feature = "columnar")]
 #[test]
 fn sixty_four_tickers_trade_on_one_account_in_one_run() {
     let Some(breadth) = shared("data/breadth64-15m") else { return };
@@ -362,10 +390,24 @@ fn a_walk_forward_of_four_years_equals_the_reference() {
         ("median_fixed_pct", "median_fixed_oos_pct"),
         ("trades", "oos_trades"),
         ("refits", "refits"),
+        ("sharpe", "oos_sharpe"),
+        ("max_drawdown_pct", "oos_max_dd_pct"),
+        ("flat_refits", "flat_refits"),
+        ("switches", "switches"),
+        ("selection_hash", "selection_hash"),
+        ("candidates", "candidates"),
+        ("train", "train"),
+        ("step", "step"),
     ] {
         let (a, b) = (found[ours].as_f64().expect("a number"), expected[theirs].as_f64().expect("a number"));
         assert!((a / b - 1.0).abs() < 1e-9, "{ours}: {a} {b}");
     }
+    for (pair, total) in expected["per_candidate_total"].as_object().expect("pairs") {
+        let (a, b) = (found["totals"][pair].as_f64().expect("a number"), total.as_f64().expect("a number"));
+        assert!((a / b - 1.0).abs() < 1e-9, "{pair}: {a} {b}");
+    }
+    let first = &found["selections"].as_array().expect("a list")[..10];
+    assert_eq!(first, &expected["selection_first10"].as_array().expect("a list")[..]);
 }
 
 // === the kill switch ===

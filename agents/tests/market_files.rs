@@ -1,7 +1,7 @@
 //! Real files of every container and quirk known to us. The data lie beside the repository; without them the tests say so.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, in a helper as well")]
 
-use atra_agents::market::import::{ColumnOrder, Import, ImportOptions, import_candles};
+use atra_agents::market::import::{ColumnOrder, Import, ImportOptions, import_candles, import_file};
 
 fn file(name: &str) -> Option<Import> {
     let path = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/{}"), name);
@@ -16,6 +16,29 @@ fn summary(import: &Import) -> (usize, usize, i64, String, String) {
     let report = &import.report;
     let interval = import.interval.map(|i| i.to_string()).unwrap_or_default();
     (import.candles.len(), report.refused, import.candles[0].time, interval, report.units.join(","))
+}
+
+/// From the disk a batch at a time, or out of memory.
+#[test]
+fn every_file_is_the_same_from_the_disk() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/formats");
+    let Ok(files) = std::fs::read_dir(folder) else { return eprintln!("skipped: no {folder}") };
+    let mut n_files = 0;
+    for path in files.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        let (options, mut last) = (ImportOptions::default(), 0);
+        let whole = import_candles(&std::fs::read(&path).unwrap(), &options, |_| {});
+        let read = import_file(std::fs::File::open(&path).unwrap(), &options, |progress| {
+            assert!(progress.bytes >= last && progress.bytes <= progress.bytes_total, "{progress:?}");
+            last = progress.bytes;
+        });
+        match (whole, read) {
+            (Ok(whole), Ok(read)) => assert_eq!(whole, read, "{}", path.display()),
+            (Err(whole), Err(read)) => assert_eq!(whole.to_string(), read.to_string(), "{}", path.display()),
+            (whole, read) => panic!("{}: {whole:?} but {read:?}", path.display()),
+        }
+        n_files += 1;
+    }
+    assert!(n_files >= 8, "{n_files} files");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Series of candles as they lie in a database: their names, and how new candles join old ones.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use atra::{
     Name, Read,
@@ -24,13 +24,32 @@ const PAGE_BLOCKS: usize = 512;
 pub(crate) struct Stored {
     pub(crate) key: SeriesKey,
     pub(crate) candles: u64,
+    /// Where its first and its last block begin.
+    blocks: (i64, i64),
 }
 
 /// Every series of candles, sorted by name.
 pub(crate) async fn series(db: &dyn Read) -> Result<Vec<Stored>, CliError> {
     let rows = db.series().await?;
-    let stored = |row: &atra::storage::SeriesRow| Some(Stored { key: series_of(&row.series)?, candles: row.rows });
+    let stored = |row: &atra::storage::SeriesRow| {
+        Some(Stored { key: series_of(&row.series)?, candles: row.rows, blocks: (row.first_start, row.last_start) })
+    };
     Ok(rows.iter().filter_map(stored).collect())
+}
+
+/// Open times of a series' first and last candle: two of its blocks are read.
+pub(crate) async fn span(db: &dyn Read, series: &Stored) -> Result<Option<(i64, i64)>, CliError> {
+    let name = block_series(&series.key)?;
+    let mut ends = Vec::new();
+    for start in [series.blocks.0, series.blocks.1] {
+        for block in db.blocks(&name, start, i64::MAX, 1).await? {
+            let bad = |source| CliError::Block { series: series.key.to_string(), start, source };
+            let (candles, _) = block::decode(&block.data).map_err(bad)?;
+            ends.extend(candles.first().map(|candle| candle.time));
+            ends.extend(candles.last().map(|candle| candle.time));
+        }
+    }
+    Ok(ends.first().copied().zip(ends.last().copied()))
 }
 
 /// The series that are wanted; a name that is not there is an error that says which are.
@@ -108,15 +127,16 @@ pub(crate) async fn join(db: &dyn Read, series: &SeriesKey, new: &[Candle], scal
     let old_scale = old.as_ref().map(|(_, scale)| *scale);
     let common = old_scale.map_or(scale, |old| old.widest(scale));
     let old = old.map_or_else(Vec::new, |(candles, _)| candles);
-    let rescaled = |candles: &[Candle], from: Scale| -> Result<Vec<Candle>, CliError> {
-        let all: Option<Vec<Candle>> = candles.iter().map(|candle| candle.rescale(from, common)).collect();
-        all.ok_or_else(|| CliError::NotFound {
-            what: format!("candles of {series} do not fit one scale of {common:?}"),
-            next: "import the file under another ticker".into(),
-        })
+    let (old, new) =
+        (rescaled(series, &old, old_scale.unwrap_or(common), common)?, rescaled(series, new, scale, common)?);
+    // Millions of candles are not copied for nothing.
+    let (merged, report) = if old.is_empty() {
+        let report = MergeReport { added: new.len(), ..MergeReport::default() };
+        (new, report)
+    } else {
+        let (merged, report) = merge(&old, &new);
+        (Cow::Owned(merged), report)
     };
-    let (old, new) = (rescaled(&old, old_scale.unwrap_or(common))?, rescaled(new, scale)?);
-    let (merged, report) = merge(&old, &new);
     let mut blocks = Vec::new();
     for (start, candles) in block::blocks(&merged, series.interval()) {
         let bad = |source| CliError::Block { series: series.to_string(), start, source };
@@ -126,6 +146,23 @@ pub(crate) async fn join(db: &dyn Read, series: &SeriesKey, new: &[Candle], scal
         }
     }
     Ok(Joined { blocks, report })
+}
+
+/// Candles in another scale; themselves, if it is the one that they have.
+fn rescaled<'a>(
+    series: &SeriesKey,
+    candles: &'a [Candle],
+    from: Scale,
+    to: Scale,
+) -> Result<Cow<'a, [Candle]>, CliError> {
+    if from == to {
+        return Ok(Cow::Borrowed(candles));
+    }
+    let all: Option<Vec<Candle>> = candles.iter().map(|candle| candle.rescale(from, to)).collect();
+    all.map(Cow::Owned).ok_or_else(|| CliError::NotFound {
+        what: format!("candles of {series} do not fit one scale of {to:?}"),
+        next: "import the file under another ticker".into(),
+    })
 }
 
 /// The stored bytes of a series by block.

@@ -16,7 +16,7 @@ use atra::{
     agents::market::{
         block::MergeReport,
         candle::{Interval, Scale, SeriesKey},
-        import::{ColumnOrder, Import, ImportError, ImportOptions, ImportReport, import_from},
+        import::{ColumnOrder, Import, ImportError, ImportOptions, ImportReport, Progress, import_file, import_from},
         resample::{Resampled, resample as resample_candles},
     },
     config::Config,
@@ -56,8 +56,8 @@ struct Done<'a> {
 /// Imports the files, or says what importing them would do.
 pub(crate) async fn candles(args: ImportArgs, out: &mut Output) -> Result<(), CliError> {
     let config = config_of(&args.db)?;
-    // A bad ticker is told before any file is read.
-    for file in &args.files {
+    // A bad ticker is told before the file is read; of many files it is one bad file.
+    if let [file] = &args.files[..] {
         ticker(file, &args)?;
     }
     let mut target = Target::Closed;
@@ -264,6 +264,7 @@ pub(crate) fn prepare_folder(config: &Config) -> Result<(), CliError> {
 
 fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliError> {
     let began = Instant::now();
+    let ticker = ticker(file, args)?;
     let options = ImportOptions {
         interval: args.interval,
         refused_max: args.refused_max,
@@ -274,22 +275,23 @@ fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliEr
         price_shift: args.scale,
         ..ImportOptions::default()
     };
-    let (mut reader, n_bytes) = read(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
     let bar = if is_alone { bytes_bar(&file.display().to_string()) } else { ProgressBar::hidden() };
-    bar.set_length(n_bytes);
-    let import = import_from(&mut *reader, n_bytes, &options, |progress| bar.set_position(progress.bytes as u64));
+    let progress = |progress: Progress| bar.set_position(progress.bytes as u64);
+    let import = if file == Path::new("-") {
+        import_from(&mut std::io::stdin().lock(), 0, &options, progress)
+    } else {
+        let failed = |source| CliError::File { path: file.to_owned(), source };
+        let opened = std::fs::File::open(file).map_err(failed)?;
+        bar.set_length(opened.metadata().map_err(failed)?.len());
+        import_file(opened, &options, progress)
+    };
     bar.finish_and_clear();
     let import = import.map_err(|source| why_not(file, source))?;
     let Some(interval) = args.interval.or(import.interval) else {
         let what = format!("{} has a single candle, which does not tell its interval", file.display());
         return Err(CliError::Usage { what, next: "give it with --interval, such as --interval 15m" });
     };
-    Ok(Parsed {
-        file: file.to_owned(),
-        series: SeriesKey::new(&ticker(file, args)?, interval)?,
-        import,
-        wall: began.elapsed(),
-    })
+    Ok(Parsed { file: file.to_owned(), series: SeriesKey::new(&ticker, interval)?, import, wall: began.elapsed() })
 }
 
 /// The error of a file. One without a single good row is another kind of file: a higher bound would not help it.
@@ -300,16 +302,6 @@ fn why_not(file: &Path, source: ImportError) -> CliError {
         ImportError::Read { source } => CliError::File { path, source },
         source => CliError::Import { path, source },
     }
-}
-
-/// What a file is read from, and how long it is; 0 for standard input.
-fn read(file: &Path) -> std::io::Result<(Box<dyn std::io::Read>, u64)> {
-    if file == Path::new("-") {
-        return Ok((Box::new(std::io::stdin().lock()), 0));
-    }
-    let opened = std::fs::File::open(file)?;
-    let n_bytes = opened.metadata()?.len();
-    Ok((Box::new(opened), n_bytes))
 }
 
 fn tell(done: &Done<'_>, out: &mut Output) -> Result<(), CliError> {

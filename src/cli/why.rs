@@ -1,7 +1,7 @@
 //! `atra why`: the chain of causes above an event, and the tree of effects below it.
 //!
 //! A fill is caused by the candle at whose open it was made; why it was wanted is told by the order, a candle before. So
-//! the order and what it came with stand beside it.
+//! the order and what it came with stand beside it, and below an order stand its fills and what they led to.
 
 use atra::{
     Committed, EventType, Filter, Read, Seq,
@@ -34,6 +34,8 @@ const ORDER_WITHIN: u64 = 20_000;
 struct Node {
     committed: Committed,
     children: Vec<Node>,
+    /// What an order became at the next candle.
+    fills: Vec<Node>,
     /// Direct effects that are not among the children.
     n_more: usize,
 }
@@ -48,7 +50,8 @@ pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError
         Some(order) => Some(decided(&*db, order, args, &mut left).await?),
         None => None,
     };
-    let tree = effects(&*db, event, args.depth, args.width, &mut left).await?;
+    let mut tree = effects(&*db, event, args.depth, args.width, &mut left).await?;
+    fills_below(&*db, &mut tree, args, &mut left).await?;
     if out.is_json() {
         let causes: Vec<EventJson<'_>> = causes.iter().map(EventJson::new).collect::<Result<_, _>>()?;
         return out.json(&json!({
@@ -56,6 +59,7 @@ pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError
             "pruned_cause": pruned,
             "event": EventJson::new(&tree.committed)?,
             "effects": to_json(&tree)?,
+            "fills": fills_json(&tree)?,
             "ordered": order.as_ref().map(to_json_whole).transpose()?,
         }));
     }
@@ -79,19 +83,51 @@ pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError
 async fn order_of(db: &dyn Read, event: &Committed) -> Result<Option<Committed>, CliError> {
     let Ok(Some(fill)) = event.event.as_type::<Fill>() else { return Ok(None) };
     let Some((id, _)) = fill.id.rsplit_once('.') else { return Ok(None) };
-    let orders = Interest::in_topics(vec![Filter::exactly(&Submitted::TOPIC)]);
-    let mut after = Seq(event.seq.get().saturating_sub(ORDER_WITHIN)).max(db.floor().await?);
-    let mut found = None;
-    while after < event.seq {
-        let (page, complete) = db.journal(after, event.seq, &orders, EFFECTS_MAX).await?;
-        let is_its = |order: &Committed| order.event.get::<Submitted>().is_ok_and(|order| order.id == id);
-        found = page.into_iter().rfind(is_its).or(found);
+    let after = Seq(event.seq.get().saturating_sub(ORDER_WITHIN)).max(db.floor().await?);
+    let is_its = |order: &Committed| order.event.get::<Submitted>().is_ok_and(|order| order.id == id);
+    Ok(between::<Submitted>(db, after, event.seq, is_its).await?.pop())
+}
+
+/// The fills that carry an order out: none, one, or two for a reversal.
+async fn fills_of(db: &dyn Read, event: &Committed) -> Result<Vec<Committed>, CliError> {
+    let Ok(Some(order)) = event.event.as_type::<Submitted>() else { return Ok(Vec::new()) };
+    let until = Seq(event.seq.get().saturating_add(ORDER_WITHIN)).min(db.last_seq().await?);
+    let is_its = |fill: &Committed| {
+        fill.event.get::<Fill>().is_ok_and(|fill| fill.id.rsplit_once('.').is_some_and(|(id, _)| id == order.id))
+    };
+    between::<Fill>(db, event.seq, until, is_its).await
+}
+
+/// The events of a type behind `after` and up to `until` that are meant.
+async fn between<T: EventType>(
+    db: &dyn Read,
+    mut after: Seq,
+    until: Seq,
+    is_meant: impl Fn(&Committed) -> bool,
+) -> Result<Vec<Committed>, CliError> {
+    let interest = Interest::in_topics(vec![Filter::exactly(&T::TOPIC)]);
+    let mut found = Vec::new();
+    while after < until {
+        let (page, complete) = db.journal(after, until, &interest, EFFECTS_MAX).await?;
+        found.extend(page.into_iter().filter(&is_meant));
         if complete <= after {
             break;
         }
         after = complete;
     }
     Ok(found)
+}
+
+/// Looks below every order of a tree for what it became.
+async fn fills_below(db: &dyn Read, node: &mut Node, args: &WhyArgs, left: &mut usize) -> Result<(), CliError> {
+    for fill in fills_of(db, &node.committed).await?.into_iter().take(*left) {
+        *left -= 1;
+        node.fills.push(effects(db, fill, args.depth, args.width, left).await?);
+    }
+    for child in &mut node.children {
+        Box::pin(fills_below(db, child, args, left)).await?;
+    }
+    Ok(())
 }
 
 /// The candle that an order was decided on, with everything that was decided on it.
@@ -130,7 +166,8 @@ async fn effects(
     let direct = db.effects_of(committed.seq, COUNTED_MAX).await?;
     let n_shown = if depth == 0 { 0 } else { direct.len().min(width).min(*left) };
     *left -= n_shown;
-    let mut node = Node { committed, children: Vec::with_capacity(n_shown), n_more: direct.len() - n_shown };
+    let mut node =
+        Node { committed, children: Vec::with_capacity(n_shown), fills: Vec::new(), n_more: direct.len() - n_shown };
     for effect in direct.into_iter().take(n_shown) {
         node.children.push(Box::pin(effects(db, effect, depth - 1, width, left)).await?);
     }
@@ -144,6 +181,13 @@ fn print(node: &Node, depth: usize, is_asked: bool, out: &mut Output) -> Result<
     for child in &node.children {
         print(child, depth + 1, false, out)?;
     }
+    if !node.fills.is_empty() {
+        let text = format!("{}filled at the next candle", "  ".repeat(depth + 1));
+        out.line(&out.paint(Style::Dim, &text))?;
+    }
+    for fill in &node.fills {
+        print(fill, depth + 2, false, out)?;
+    }
     if node.n_more > 0 {
         out.line(&format!("{}… {} more", "  ".repeat(depth + 1), node.n_more))?;
     }
@@ -155,5 +199,14 @@ fn to_json(node: &Node) -> Result<Value, CliError> {
 }
 
 fn to_json_whole(node: &Node) -> Result<Value, CliError> {
-    Ok(json!({ "event": EventJson::new(&node.committed)?, "effects": to_json(node)?, "more": node.n_more }))
+    let mut value =
+        json!({ "event": EventJson::new(&node.committed)?, "effects": to_json(node)?, "more": node.n_more });
+    if !node.fills.is_empty() {
+        value["fills"] = fills_json(node)?;
+    }
+    Ok(value)
+}
+
+fn fills_json(node: &Node) -> Result<Value, CliError> {
+    node.fills.iter().map(to_json_whole).collect::<Result<Vec<Value>, _>>().map(Value::Array)
 }

@@ -56,8 +56,7 @@ pub fn backtest(
 ) -> Result<Backtest, MoneyError> {
     let mut equity = Vec::with_capacity(candles.len());
     let mut trades = Vec::new();
-    let (final_equity, metrics) =
-        run(candles, strategy, options, |marked| equity.push(marked), |trade| trades.push(*trade))?;
+    let (final_equity, metrics) = run(candles, strategy, options, &mut equity, |trade| trades.push(*trade))?;
     let buy_and_hold = buy_and_hold(candles, options.terms);
     Ok(Backtest { trades, equity, final_equity, metrics, buy_and_hold })
 }
@@ -67,7 +66,7 @@ pub fn backtest(
 /// # Errors
 /// As [`backtest`].
 pub fn score(candles: &[Candle], strategy: impl Strategy, options: &BacktestOptions) -> Result<Metrics, MoneyError> {
-    run(candles, strategy, options, |_| {}, |_| {}).map(|(_, metrics)| metrics)
+    run(candles, strategy, options, &mut Unkept, |_| {}).map(|(_, metrics)| metrics)
 }
 
 /// What buying at the first open and holding to the last close returns, after both fees.
@@ -76,6 +75,24 @@ pub fn buy_and_hold(candles: &[Candle], terms: Terms) -> f64 {
         let fee = f64::from(terms.fee_ppm()) / 1e6;
         last.close as f64 * (1.0 - fee) / (first.open as f64 * (1.0 + fee)) - 1.0
     })
+}
+
+/// What becomes of the equity at each close.
+trait Curve {
+    fn take(&mut self, equities: impl Iterator<Item = f64>);
+}
+
+impl Curve for Vec<f64> {
+    fn take(&mut self, equities: impl Iterator<Item = f64>) {
+        self.extend(equities);
+    }
+}
+
+/// Nothing: only what the metrics need is computed.
+struct Unkept;
+
+impl Curve for Unkept {
+    fn take(&mut self, _: impl Iterator<Item = f64>) {}
 }
 
 /// Candles that are looked at twice, first by the strategy and then by the account: they stay in the cache meanwhile.
@@ -87,7 +104,7 @@ fn run(
     candles: &[Candle],
     mut strategy: impl Strategy,
     options: &BacktestOptions,
-    marked: impl FnMut(f64),
+    curve: &mut impl Curve,
     closed: impl FnMut(&Trade),
 ) -> Result<(Money, Metrics), MoneyError> {
     let mut run = Run {
@@ -98,7 +115,7 @@ fn run(
         guard: None,
         tick_value: None,
         stats: EquityStats::new(options.cash.to_f64()),
-        marked,
+        curve,
         closed,
     };
     let mut pending = None;
@@ -125,7 +142,7 @@ fn run(
     Ok((run.cash, run.stats.metrics()))
 }
 
-struct Run<M, F> {
+struct Run<'c, C, F> {
     terms: Terms,
     exits: Exits,
     cash: Money,
@@ -134,11 +151,11 @@ struct Run<M, F> {
     /// What the position is worth a tick.
     tick_value: Option<TickValue>,
     stats: EquityStats,
-    marked: M,
+    curve: &'c mut C,
     closed: F,
 }
 
-impl<M: FnMut(f64), F: FnMut(&Trade)> Run<M, F> {
+impl<C: Curve, F: FnMut(&Trade)> Run<'_, C, F> {
     fn fill(&mut self, target: f64, price: i64, time: i64) -> Result<(), MoneyError> {
         let executions = execute(self.terms, self.cash, self.position.lots, target, price, Money::MAX)?;
         executions.into_iter().flatten().try_for_each(|execution| self.book(execution, time))
@@ -148,8 +165,8 @@ impl<M: FnMut(f64), F: FnMut(&Trade)> Run<M, F> {
         self.cash = execution.cash_after;
         self.guard = self.exits.guard(execution.price, execution.lots_after);
         self.tick_value = self.terms.tick_value(execution.lots_after);
-        if let Some(trade) = self.position.book(self.terms, &execution, time)? {
-            self.stats.trade(&trade, traded(self.terms, &trade)?);
+        if let Some((trade, notional)) = self.position.book(self.terms, &execution, time)? {
+            self.stats.trade(&trade, notional);
             (self.closed)(&trade);
         }
         Ok(())
@@ -169,35 +186,33 @@ impl<M: FnMut(f64), F: FnMut(&Trade)> Run<M, F> {
         self.mark(candles)
     }
 
-    /// Marks candles over which the position does not change.
+    /// Marks candles over which the position does not change. The equity rises or falls with the close, so the lowest and
+    /// the highest close tell how low and how high it went.
     fn mark(&mut self, candles: &[Candle]) -> Result<(), MoneyError> {
-        let Self { terms, cash, tick_value, position: Position { lots, .. }, stats, marked, .. } = self;
+        let Self { terms, cash, tick_value, position: Position { lots, .. }, stats, curve, .. } = self;
         let (terms, cash, lots) = (*terms, *cash, *lots);
         if lots == 0 {
             let equity = cash.to_f64();
-            candles.iter().for_each(|_| marked(equity));
-            stats.run_flat(candles, equity);
+            curve.take(std::iter::repeat_n(equity, candles.len()));
+            stats.run_between(candles, false, (equity, equity), |_| equity);
             return Ok(());
         }
-        let mut failed = Ok(());
-        let worth = |candle: &Candle| {
-            let equity = match tick_value.and_then(|value| value.at(candle.close, cash)) {
-                Some(equity) => equity.to_f64(),
-                None => {
-                    let equity = terms.value(candle.close, lots).and_then(|value| cash.plus(value));
-                    equity.map_or_else(|error| (failed = Err(error), 0.0).1, Money::to_f64)
-                }
-            };
-            marked(equity);
-            equity
-        };
-        stats.run(candles, true, worth);
-        failed
+        let mut closes = candles.iter().map(|candle| candle.close);
+        let Some(first) = closes.next() else { return Ok(()) };
+        let (low, high) = closes.fold((first, first), |(low, high), close| (low.min(close), high.max(close)));
+        // The product of the value of a tick is not checked again where it is in range at both ends.
+        if let Some((value, low, high)) = tick_value.and_then(|v| Some((v, v.at(low, cash)?, v.at(high, cash)?))) {
+            let bounds = (low.min(high).to_f64(), low.max(high).to_f64());
+            curve.take(candles.iter().map(|candle| value.within(candle.close, cash).to_f64()));
+            stats.run_between(candles, true, bounds, |candle| value.within(candle.close, cash).to_f64());
+            return Ok(());
+        }
+        let worth = |candle: &Candle| terms.value(candle.close, lots).and_then(|value| cash.plus(value));
+        candles.iter().try_for_each(|candle| {
+            let equity = worth(candle)?.to_f64();
+            curve.take(std::iter::once(equity));
+            stats.mark(candle.time, equity, true);
+            Ok(())
+        })
     }
-}
-
-/// The notional of a trade's entry and exit together.
-pub(crate) fn traded(terms: Terms, trade: &Trade) -> Result<f64, MoneyError> {
-    let lots = trade.lots.abs();
-    Ok(terms.value(trade.entry_price, lots)?.to_f64() + terms.value(trade.exit_price, lots)?.to_f64())
 }

@@ -35,6 +35,7 @@ const POWERS: [i64; 19] = {
 };
 
 /// 10 to the power of `decimals`, for decimals up to 18.
+#[inline]
 pub(crate) fn power_of_ten(decimals: u8) -> i64 {
     POWERS[usize::from(decimals.min(18))]
 }

@@ -34,6 +34,7 @@ pub type Executions = [Option<Execution>; 2];
 ///
 /// # Errors
 /// [`MoneyError::Overflow`] if an amount leaves the range of [`Money`].
+#[inline]
 pub fn execute(
     terms: Terms,
     mut cash: Money,
@@ -101,6 +102,7 @@ impl Exits {
     }
 
     /// The levels for a position of `lots` that was entered at `price`; `None` if there are none.
+    #[inline]
     pub fn guard(&self, price: i64, lots: i64) -> Option<Guard> {
         if self.is_none() || lots == 0 {
             return None;
@@ -161,9 +163,9 @@ pub fn leave(terms: Terms, cash: Money, lots: i64, hit: Hit) -> Result<Execution
 
 // === positions ===
 
+#[inline]
 fn trade(terms: Terms, cash: Money, lots: i64, change: i64, price: i64) -> Result<Execution, MoneyError> {
-    let value = terms.value(price, change)?;
-    let fee = terms.fee(value);
+    let (value, fee) = terms.value_and_fee(price, change)?;
     let cash_after = cash.minus(value)?.minus(fee)?;
     Ok(Execution { lots: change, price, fee, cash_after, lots_after: lots + change })
 }
@@ -203,11 +205,13 @@ pub struct Position {
 }
 
 impl Position {
-    /// Books an execution: opens the position, or closes it and answers the trade. [`execute`] never does a part of it.
+    /// Books an execution: opens the position, or closes it and answers the trade and what was traded, the notional of its
+    /// entry and exit together. [`execute`] never does a part of it.
     ///
     /// # Errors
     /// [`MoneyError::Overflow`].
-    pub fn book(&mut self, terms: Terms, execution: &Execution, time: i64) -> Result<Option<Trade>, MoneyError> {
+    #[inline]
+    pub fn book(&mut self, terms: Terms, execution: &Execution, time: i64) -> Result<Option<(Trade, f64)>, MoneyError> {
         let Execution { lots, price, fee, .. } = *execution;
         if self.lots == 0 {
             *self = Self { lots, entry_price: price, entry_time: time, entry_fee: fee };
@@ -215,7 +219,9 @@ impl Position {
         }
         let entered = terms.value(self.entry_price, self.lots)?;
         let fees = self.entry_fee.plus(fee)?;
-        let profit = terms.value(price, self.lots)?.minus(entered)?.minus(fees)?;
+        let left = terms.value(price, self.lots)?;
+        let profit = left.minus(entered)?.minus(fees)?;
+        let notional = entered.abs().to_f64();
         let trade = Trade {
             entry_time: self.entry_time,
             exit_time: time,
@@ -224,10 +230,10 @@ impl Position {
             exit_price: price,
             profit,
             fee: fees,
-            return_share: profit.to_f64() / entered.to_f64().abs(),
+            return_share: profit.to_f64() / notional,
         };
         *self = Self::default();
-        Ok(Some(trade))
+        Ok(Some((trade, notional + left.abs().to_f64())))
     }
 }
 

@@ -235,7 +235,7 @@ fn each(text: &mut String, page: &Page<'_>) {
 fn walk(text: &mut String, page: &Page<'_>) {
     let (Some((report, pairs, step)), [Shown { candles, .. }]) = (page.walk, page.series) else {
         let why = if page.series.len() > 1 {
-            "A walk-forward is of one series"
+            "Of several series the back-test tells it as a text and as JSON, each by itself"
         } else {
             "Too few candles for a walk-forward"
         };
@@ -377,7 +377,10 @@ mod tests {
     #[test]
     fn a_page_of_several_series_tells_of_each() {
         let page = page(3_000, 3);
-        assert!(page.contains("A walk-forward is of one series") && !page.contains("NaN"));
+        assert!(
+            page.contains("Of several series the back-test tells it as a text and as JSON, each by itself")
+                && !page.contains("NaN")
+        );
         assert_eq!(page.matches(": 160 candles, 20").count(), 3);
         assert_eq!(page.matches("<td>A&lt;B.15m</td><td>3000</td>").count(), 3);
     }

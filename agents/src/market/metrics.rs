@@ -144,23 +144,41 @@ impl EquityStats {
         }
     }
 
-    /// The same where nothing is held, so that the equity stays: a day's candles are one step.
-    pub(crate) fn run_flat(&mut self, candles: &[Candle], equity: f64) {
+    /// The same where the equity is known to stay between `worst` and `best`, both of which it reaches: if no new peak can
+    /// be among them, a day is one step.
+    pub(crate) fn run_between(
+        &mut self,
+        candles: &[Candle],
+        exposed: bool,
+        (worst, best): (f64, f64),
+        mut equity_at: impl FnMut(&Candle) -> f64,
+    ) {
+        let is_constant = worst == best;
+        let Some(first) = candles.first() else { return };
+        if self.bars == 0 || first.time <= self.last_time || (best >= self.peak && !is_constant) {
+            return self.run(candles, exposed, equity_at);
+        }
         let mut rest = candles;
-        while let [first, others @ ..] = rest {
-            self.mark(first.time, equity, false);
+        while let [first, ..] = rest {
+            if first.time >= self.hint.day_end {
+                self.begin_day(first.time, best);
+            }
             let day_end = self.hint.day_end;
             // Most runs end within the day.
-            let taken = match others.last() {
-                Some(last) if last.time >= day_end => others.partition_point(|candle| candle.time < day_end),
-                _ => others.len(),
+            let taken = match rest.last() {
+                Some(last) if last.time >= day_end => rest.partition_point(|candle| candle.time < day_end),
+                _ => rest.len(),
             };
-            if let Some(last) = taken.checked_sub(1).map(|last| others[last].time) {
-                self.bars += taken as u64;
-                self.last_time = last;
-                if equity >= self.peak { self.peak_time = last } else { self.underwater(last, equity) }
-            }
-            rest = &others[taken..];
+            let last = &rest[taken - 1];
+            (self.last_time, self.equity) = (last.time, equity_at(last));
+            rest = &rest[taken..];
+        }
+        self.bars += candles.len() as u64;
+        self.exposed_bars += if exposed { candles.len() as u64 } else { 0 };
+        if best >= self.peak {
+            (self.peak, self.peak_time, self.hint.trough) = (best, self.last_time, f64::INFINITY);
+        } else {
+            self.underwater(self.last_time, worst);
         }
     }
 
@@ -309,17 +327,22 @@ mod tests {
     }
 
     #[test]
-    fn a_flat_run_is_as_many_marks() {
+    fn a_run_between_two_bounds_is_as_many_marks() {
         let candles: Vec<Candle> = Simulator::new(5, "15m".parse().unwrap(), 0).take(2_000).collect();
         for step in [1, 7, 96, 500] {
             let (mut one, mut run) = (EquityStats::new(10_000.0), EquityStats::new(10_000.0));
             for (n, part) in candles.chunks(step).enumerate() {
-                // Up, down, and at the peak again.
-                let equity = [100.0, 120.0, 90.0, 120.0, 80.0][n % 5];
-                part.iter().for_each(|candle| one.mark(candle.time, equity, false));
-                run.run_flat(part, equity);
+                // Up, down, and at the peak again; then flat, and with the price, below the peak and beyond it.
+                let constant = [100.0, 120.0, 90.0, 120.0, 80.0][n % 5];
+                let share = [0.0, 0.5, 1.0][n / 5 % 3] / candles[0].close as f64;
+                let equity_at = |candle: &Candle| constant + share * candle.close as f64;
+                part.iter().for_each(|candle| one.mark(candle.time, equity_at(candle), n % 2 == 0));
+                let lowest = part.iter().map(equity_at).fold(f64::INFINITY, f64::min);
+                let highest = part.iter().map(equity_at).fold(0.0, f64::max);
+                run.run_between(part, n % 2 == 0, (lowest, highest), equity_at);
                 assert_eq!(one, run, "{step}, part {n}");
             }
+            assert!(run.metrics().drawdown_max > 0.0);
         }
     }
 

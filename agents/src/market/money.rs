@@ -92,6 +92,11 @@ impl Money {
         Self(product.map_or_else(|| millionth(self.0).saturating_mul(ppm), millionth))
     }
 
+    /// Without its sign.
+    pub(crate) fn abs(self) -> Self {
+        Self(self.0.saturating_abs())
+    }
+
     /// Whether it is below zero.
     pub fn is_negative(self) -> bool {
         self.0 < 0
@@ -179,6 +184,12 @@ impl TickValue {
         }
         cash.0.checked_add(self.unit.wrapping_mul(i128::from(ticks))).map(Money)
     }
+
+    /// The same at a price between two at which [`TickValue::at`] has answered.
+    #[inline]
+    pub(crate) fn within(self, ticks: i64, cash: Money) -> Money {
+        Money(cash.0.wrapping_add(self.unit.wrapping_mul(i128::from(ticks))))
+    }
 }
 
 /// How a series is traded: what a tick times a lot is worth, and what trading costs. Quantities are whole lots.
@@ -242,10 +253,33 @@ impl Terms {
     /// [`MoneyError::Overflow`].
     #[inline]
     pub fn value(self, ticks: i64, lots: i64) -> Result<Money, MoneyError> {
-        product(i128::from(ticks) * i128::from(lots), self.tick_lot()).map(Money).ok_or(MoneyError::Overflow)
+        self.millionths(ticks, lots).and_then(millions).map(Money).ok_or(MoneyError::Overflow)
+    }
+
+    /// The same with the fee for trading it.
+    ///
+    /// # Errors
+    /// [`MoneyError::Overflow`].
+    #[inline]
+    pub(crate) fn value_and_fee(self, ticks: i64, lots: i64) -> Result<(Money, Money), MoneyError> {
+        let parts = self.millionths(ticks, lots).ok_or(MoneyError::Overflow)?;
+        let fee = parts.abs().saturating_mul(i128::from(self.fee_ppm));
+        millions(parts).map(|value| (Money(value), Money(fee))).ok_or(MoneyError::Overflow)
+    }
+
+    /// What `lots` are worth at a price, in millionths: the value and the fee are whole numbers of it.
+    #[inline]
+    fn millionths(self, ticks: i64, lots: i64) -> Option<i128> {
+        let one = i128::from(self.tick_lot_millionth());
+        match ticks.checked_mul(lots) {
+            // A product of two signed 64-bit numbers is one instruction and always fits.
+            Some(units) => Some(i128::from(units) * one),
+            None => (i128::from(ticks) * i128::from(lots)).checked_mul(one),
+        }
     }
 
     /// What `lots` are worth a tick, for a position that is marked often.
+    #[inline]
     pub(crate) fn tick_value(self, lots: i64) -> Option<TickValue> {
         let unit = product(i128::from(lots), self.tick_lot())?;
         // Half of what there is room for, so that the estimate in floats need not be exact.
@@ -254,12 +288,14 @@ impl Terms {
     }
 
     /// The fee for trading a notional, exact.
+    #[inline]
     pub fn fee(self, notional: Money) -> Money {
         // Exact: a notional is a multiple of 10^(24 − 12 − 6).
         Money(millionth(notional.0.abs()).saturating_mul(i128::from(self.fee_ppm)))
     }
 
     /// The most lots that `cash` buys at a price, fee included: `floor(cash / (price · (1 + fee)))`.
+    #[inline]
     pub fn affordable(self, cash: Money, ticks: i64) -> i64 {
         let with_fee =
             product(i128::from(self.tick_lot_millionth()) * (PPM + i128::from(self.fee_ppm)), i128::from(ticks));
@@ -267,6 +303,7 @@ impl Terms {
     }
 
     /// The most lots whose notional does not exceed `notional`.
+    #[inline]
     pub fn lots_within(self, notional: Money, ticks: i64) -> i64 {
         if notional == Money::MAX {
             return i64::MAX;
@@ -312,6 +349,14 @@ fn product(a: i128, b: i128) -> Option<i128> {
     let spare = a.unsigned_abs().leading_zeros() + b.unsigned_abs().leading_zeros();
     // At most 126 bits of 127.
     if spare >= 130 { Some(a.wrapping_mul(b)) } else { a.checked_mul(b) }
+}
+
+/// A number of millionths, if in range: the upper half alone tells that it is, in all but the last cases.
+#[inline]
+fn millions(parts: i128) -> Option<i128> {
+    const UPPER_MAX: u64 = (i64::MAX / PPM as i64) as u64 - 1;
+    let upper = (parts >> 64) as i64;
+    if upper.unsigned_abs() < UPPER_MAX { Some(parts.wrapping_mul(PPM)) } else { parts.checked_mul(PPM) }
 }
 
 /// The number as a float, right to the last bit or the one before. A 128-bit conversion is a call: of what does not fit 64

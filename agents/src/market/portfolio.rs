@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::backtest::traded;
 use super::broker::Fill;
 use super::candle::SeriesKey;
 use super::fill::{Position, Trade};
@@ -153,7 +152,7 @@ impl Portfolio {
         let execution = &fill.execution;
         let holding = Self::known(&mut self.holdings, &fill.series)?;
         let terms = holding.terms;
-        let trade = holding.position.book(terms, execution, fill.time)?;
+        let closed = holding.position.book(terms, execution, fill.time)?;
         let worth = terms.value(execution.price, execution.lots)?;
         self.cash = self.cash.minus(worth)?.minus(terms.fee(worth))?;
         if self.cash != execution.cash_after {
@@ -170,11 +169,11 @@ impl Portfolio {
         (holding.value, holding.price) = (value, execution.price);
         self.equity = self.equity.plus(moved)?.minus(terms.fee(worth))?;
         self.open = self.holdings.values().filter(|holding| holding.position.lots != 0).count();
-        if let Some(trade) = &trade {
-            self.stats.trade(trade, traded(terms, trade)?);
+        if let Some((trade, notional)) = &closed {
+            self.stats.trade(trade, *notional);
         }
         self.check()?;
-        Ok(trade)
+        Ok(closed.map(|(trade, _)| trade))
     }
 
     /// Marks a series at its candle's close and answers the equity.

@@ -49,7 +49,8 @@ pub struct Made {
 pub struct Several {
     /// Trades in order, with the place of their series.
     pub trades: Vec<(usize, Trade)>,
-    /// When candles became known, and the equity after the last of them: once a moment, before what is open is closed.
+    /// The equity at the close of each candle, by the time at which the candle opened (of several candles that close in
+    /// one moment the latest), as a back-test of one series has it; before what is open is closed.
     pub equity: Vec<(i64, f64)>,
     /// Exact equity at the end.
     pub final_equity: Money,
@@ -103,11 +104,11 @@ pub fn several<S: Strategy>(
     };
     let mut strategies: Vec<S> = parts.iter().map(|_| make()).collect();
     let mut equity: Vec<(i64, f64)> = Vec::new();
-    for (known_at, place, candle) in merged(parts) {
+    for (place, candle) in merged(parts) {
         let now = run.candle(&parts[place], place, candle, &mut strategies[place])?;
         match equity.last_mut() {
-            Some((last, value)) if *last == known_at => *value = now.to_f64(),
-            _ => equity.push((known_at, now.to_f64())),
+            Some((last, value)) if *last == run.marked_at => *value = now.to_f64(),
+            _ => equity.push((run.marked_at, now.to_f64())),
         }
     }
     run.end(parts)?;
@@ -117,8 +118,8 @@ pub fn several<S: Strategy>(
     Ok(Several { trades, equity, final_equity: portfolio.equity(), metrics, made, buy_and_hold: hold })
 }
 
-/// All candles in the order in which they became known: (when, place of the series, candle).
-fn merged<'a>(parts: &'a [Part<'a>]) -> impl Iterator<Item = (i64, usize, &'a Candle)> {
+/// All candles in the order in which they became known, with the place of their series.
+fn merged<'a>(parts: &'a [Part<'a>]) -> impl Iterator<Item = (usize, &'a Candle)> {
     let known_at = |place: usize, candle: &Candle| {
         let part: &Part<'_> = &parts[place];
         candle.time.saturating_add(part.series.interval().millis())
@@ -133,7 +134,7 @@ fn merged<'a>(parts: &'a [Part<'a>]) -> impl Iterator<Item = (i64, usize, &'a Ca
     });
     let mut heads: BinaryHeap<Reverse<(i64, usize)>> = first.collect();
     std::iter::from_fn(move || {
-        let Reverse((at, rank)) = heads.pop()?;
+        let Reverse((_, rank)) = heads.pop()?;
         let place = by_name[rank];
         let candles = parts[place].candles;
         let candle = &candles[next[place]];
@@ -141,7 +142,7 @@ fn merged<'a>(parts: &'a [Part<'a>]) -> impl Iterator<Item = (i64, usize, &'a Ca
         if let Some(following) = candles.get(next[place]) {
             heads.push(Reverse((known_at(place, following), rank)));
         }
-        Some((at, place, candle))
+        Some((place, candle))
     })
 }
 
@@ -241,7 +242,8 @@ mod tests {
                 (one.trades, one.final_equity, &one.metrics),
                 "{name}"
             );
-            assert_eq!(all.equity.iter().map(|(_, value)| *value).collect::<Vec<_>>(), one.equity);
+            let marked: Vec<(i64, f64)> = candles.iter().map(|candle| candle.time).zip(one.equity).collect();
+            assert_eq!(all.equity, marked);
             assert_eq!((all.buy_and_hold, all.made[0].trades), (one.buy_and_hold, one.metrics.trades));
         }
     }

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
-use atra::storage::{Info, info as info_of};
+use atra::{
+    agents::market::calendar::minute,
+    storage::{Info, info as info_of},
+};
 use serde_json::{Value, json};
 
 use crate::cli::{
-    candles,
+    candles::{self, Stored},
     error::CliError,
     open,
     output::{Output, Style, bytes, grouped},
@@ -16,9 +19,17 @@ use crate::cli::{
 pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> {
     let db = open(path).await?;
     let info = info_of(path).await?;
-    let series = candles::series(&*db).await?;
+    let mut series = Vec::new();
+    for stored in candles::series(&*db).await? {
+        let span = candles::span(&*db, &stored).await?;
+        series.push((stored, span));
+    }
     if out.is_json() {
-        let series: Vec<_> = series.iter().map(|row| json!({ "series": row.key, "candles": row.candles })).collect();
+        let of = |(row, span): &(Stored, Option<(i64, i64)>)| {
+            let (from, to) = span.unzip();
+            json!({ "series": row.key, "candles": row.candles, "from": from, "to": to })
+        };
+        let series: Vec<_> = series.iter().map(of).collect();
         let mut value = json!(info);
         value["path"] = json!(path);
         value["series"] = json!(series);
@@ -39,9 +50,15 @@ pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> 
     out.line("")?;
     out.table(&["table", "rows"], &rows)?;
     if !series.is_empty() {
-        let rows: Vec<Vec<String>> = series.iter().map(|row| vec![row.key.to_string(), grouped(row.candles)]).collect();
+        let of = |(row, span): &(Stored, Option<(i64, i64)>)| {
+            // From the first open to the last close.
+            let close = |last: i64| minute(last.saturating_add(row.key.interval().millis()));
+            let (from, to) = span.map(|(first, last)| (minute(first), close(last))).unwrap_or_default();
+            vec![row.key.to_string(), grouped(row.candles), from, to]
+        };
+        let rows: Vec<Vec<String>> = series.iter().map(of).collect();
         out.line("")?;
-        out.table(&["series", "candles"], &rows)?;
+        out.table(&["series", "candles", "from", "to"], &rows)?;
     }
     Ok(())
 }

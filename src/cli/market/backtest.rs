@@ -55,6 +55,7 @@ pub(crate) struct BacktestArgs {
 /// Runs the back-test and tells what it made.
 pub(crate) async fn run(args: BacktestArgs, out: &mut Output) -> Result<(), CliError> {
     let spec = args.strategy.spec()?;
+    super::export::check_names(args.trades.iter().chain(&args.equity))?;
     let all = args.series.load_several(args.all).await?;
     let [loaded] = &all[..] else { return several::run(&args, spec, &all, out).await };
     let options = args.trade.options(loaded.scale)?;
@@ -123,7 +124,8 @@ impl Told<'_> {
     }
 
     fn json(&self, is_verified: bool) -> Value {
-        let walk = self.walk.map(|walk| walk_json(walk, self.loaded));
+        let walk = self.walk.map(|walk| walk_json(walk, self.config, self.loaded));
+        let times: Vec<i64> = self.loaded.candles.iter().map(|candle| candle.time).collect();
         json!({
             "series": self.loaded.key,
             "candles": self.loaded.candles.len(),
@@ -135,6 +137,7 @@ impl Told<'_> {
             "buy_and_hold": self.done.buy_and_hold,
             "metrics": self.done.metrics,
             "trades": self.done.trades.len(),
+            "months": years_json(&times, &self.done.equity),
             "walk_forward": walk,
             "verified": is_verified,
         })
@@ -182,6 +185,12 @@ pub(super) fn settings(spec: StrategySpec, options: &BacktestOptions) -> Vec<(St
         ("stop loss".into(), share(exits.stop_loss_ppm)),
         ("take profit".into(), share(exits.take_profit_ppm)),
     ]
+}
+
+/// What each month made, for a program: shares, January first, `null` where there is no candle.
+pub(super) fn years_json(times: &[i64], equity: &[f64]) -> Value {
+    let year = |Year { year, months, whole }: &Year| json!({ "year": year, "months": months, "whole": whole });
+    years(times, equity).iter().map(year).collect()
 }
 
 /// What each month made, for a terminal.

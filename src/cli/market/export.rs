@@ -78,6 +78,15 @@ pub(crate) enum TableFormat {
 
 /// Exports what is asked for.
 pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(), CliError> {
+    let (ExportCommand::Candles { to, .. }
+    | ExportCommand::Trades { to, .. }
+    | ExportCommand::Equity { to, .. }
+    | ExportCommand::Signals { to, .. }) = &command;
+    // Before anything is read.
+    let named = match (to.format, &to.out) {
+        (None, Some(path)) => by_name(path)?,
+        (format, _) => format,
+    };
     let (table, to) = match command {
         ExportCommand::Candles { series, to } => {
             let loaded = series.load().await?;
@@ -87,8 +96,7 @@ pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(
         ExportCommand::Equity { db, to } => (equity(&db).await?, to),
         ExportCommand::Signals { db, to } => (signals(&db).await?, to),
     };
-    let named = to.out.as_deref().and_then(by_name);
-    let format = to.format.or(named).unwrap_or(if out.is_json() { TableFormat::Json } else { TableFormat::Csv });
+    let format = named.unwrap_or(if out.is_json() { TableFormat::Json } else { TableFormat::Csv });
     let bytes = bytes_of(&table, format)?;
     match to.out.filter(|path| path != Path::new("-")) {
         Some(path) => write(&path, &bytes),
@@ -99,13 +107,23 @@ pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(
     }
 }
 
-fn by_name(path: &Path) -> Option<TableFormat> {
-    match path.extension()?.to_str()? {
-        "csv" => Some(TableFormat::Csv),
-        "json" | "jsonl" | "ndjson" => Some(TableFormat::Json),
-        "parquet" | "pq" => Some(TableFormat::Parquet),
-        _ => None,
+/// The format that a file's name tells; none if the name has no ending.
+fn by_name(path: &Path) -> Result<Option<TableFormat>, CliError> {
+    let Some(ending) = path.extension() else { return Ok(None) };
+    match ending.to_ascii_lowercase().to_str() {
+        Some("csv") => Ok(Some(TableFormat::Csv)),
+        Some("json" | "jsonl" | "ndjson") => Ok(Some(TableFormat::Json)),
+        Some("parquet" | "pq") => Ok(Some(TableFormat::Parquet)),
+        _ => {
+            let what = format!("{} has an ending that is none of .csv, .json, .jsonl, .parquet", path.display());
+            Err(CliError::Usage { what, next: "name the file with one of them" })
+        }
     }
+}
+
+/// Refuses files that [`write_table`] could not write, before the work for them is done.
+pub(super) fn check_names<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<(), CliError> {
+    paths.into_iter().try_for_each(|path| by_name(path).map(drop))
 }
 
 fn bytes_of(table: &Table, format: TableFormat) -> Result<Vec<u8>, CliError> {
@@ -118,7 +136,7 @@ fn bytes_of(table: &Table, format: TableFormat) -> Result<Vec<u8>, CliError> {
 
 /// Writes a table in the format that the file's name tells; csv if it tells none.
 pub(super) fn write_table(table: &Table, path: &Path) -> Result<(), CliError> {
-    write(path, &bytes_of(table, by_name(path).unwrap_or(TableFormat::Csv))?)
+    write(path, &bytes_of(table, by_name(path)?.unwrap_or(TableFormat::Csv))?)
 }
 
 /// Every event of a type in the journal, in order.

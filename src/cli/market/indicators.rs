@@ -27,25 +27,27 @@ enum TextFormat {
     Json,
 }
 
-/// Prints the candles' times and closes with the indicators' lines. A value that is not ready is empty, or `null`.
+/// Prints the candles' times and closes with the indicators' lines. A value that is not ready is empty, or `null`. What lies
+/// before `--from` is taken in and not printed: a value does not depend on where the table begins.
 pub(crate) async fn indicators(args: IndicatorsArgs, out: &mut Output) -> Result<(), CliError> {
-    let loaded = args.series.load().await?;
-    let table = table(&loaded, &args.indicator);
+    let (loaded, n_past) = args.series.load_with_past().await?;
+    let table = table(&loaded, n_past, &args.indicator);
     let is_json = out.is_json() || args.format == TextFormat::Json;
     out.text(&if is_json { table.json_lines() } else { table.csv() })
 }
 
-fn table(loaded: &Loaded, indicators: &[IndicatorSpec]) -> Table {
+fn table(loaded: &Loaded, n_past: usize, indicators: &[IndicatorSpec]) -> Table {
     let Loaded { candles, scale, .. } = loaded;
-    let closes = candles.iter().map(|candle| candle.close).collect();
+    let shown = &candles[n_past..];
+    let closes = shown.iter().map(|candle| candle.close).collect();
     let mut table = Table::new()
-        .with("time", Column::Time(candles.iter().map(|candle| candle.time).collect()))
+        .with("time", Column::Time(shown.iter().map(|candle| candle.time).collect()))
         .with("close", Column::Fixed(scale.price_decimals(), closes));
     for spec in indicators {
         let mut indicator = spec.build();
         let values: Vec<_> = candles.iter().map(|candle| indicator.update(candle, *scale)).collect();
         for (place, name) in spec.lines().into_iter().enumerate() {
-            let line = values.iter().map(|lines| lines.map(|lines| lines[place])).collect();
+            let line = values[n_past..].iter().map(|lines| lines.map(|lines| lines[place])).collect();
             table = table.with(name, Column::Number(line));
         }
     }

@@ -118,6 +118,14 @@ impl SeriesArgs {
         candles.drain(..wanted.start);
         Ok(Loaded { key: key.clone(), candles, scale })
     }
+
+    /// The candles of the one series that is meant, those before `--from` as well; and how many these are.
+    pub(crate) async fn load_with_past(&self) -> Result<(Loaded, usize), CliError> {
+        let loaded = Self { from: None, ..self.clone() }.load().await?;
+        let Loaded { key, candles, .. } = &loaded;
+        let wanted = candles::within(key, candles, self.from.map(|from| from.0), None)?;
+        Ok((loaded, wanted.start))
+    }
 }
 
 fn several_are_meant(chosen: &[Stored]) -> CliError {
@@ -172,22 +180,22 @@ fn usage(error: &dyn std::error::Error) -> CliError {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TradeArgs {
     /// Fee of a fill as a share of its notional.
-    #[arg(long, default_value = "0.001", value_name = "SHARE", value_parser = ppm)]
+    #[arg(long, allow_negative_numbers = true, default_value = "0.001", value_name = "SHARE", value_parser = ppm)]
     fee: u32,
     /// Cash at the start.
-    #[arg(long, default_value = "10000", value_name = "AMOUNT")]
+    #[arg(long, allow_negative_numbers = true, default_value = "10000", value_name = "AMOUNT")]
     cash: Money,
     /// The smallest quantity: 1, 0.1 … 1e-6.
-    #[arg(long, default_value = "0.001", value_name = "UNITS", value_parser = unit)]
+    #[arg(long, allow_negative_numbers = true, default_value = "0.001", value_name = "UNITS", value_parser = unit)]
     unit: u8,
     /// How much worse market orders are filled than the price seen, in hundredths of a percent.
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..10_000))]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..10_000))]
     slippage_bps: u32,
     /// Leaves a position this share of its entry price against it, such as 0.02.
-    #[arg(long, default_value = "0", value_name = "SHARE", value_parser = ppm)]
+    #[arg(long, allow_negative_numbers = true, default_value = "0", value_name = "SHARE", value_parser = ppm)]
     stop_loss: u32,
     /// Leaves a position this share of its entry price in its favour.
-    #[arg(long, default_value = "0", value_name = "SHARE", value_parser = ppm)]
+    #[arg(long, allow_negative_numbers = true, default_value = "0", value_name = "SHARE", value_parser = ppm)]
     take_profit: u32,
 }
 

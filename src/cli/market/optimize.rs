@@ -44,7 +44,7 @@ pub(crate) struct OptimizeArgs {
     #[arg(long, value_enum, default_value = "sharpe")]
     goal: GoalArg,
     /// Share of the candles, from the first on, in which the choice is made; it is judged on the rest.
-    #[arg(long, default_value_t = 0.7, value_name = "SHARE")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.7, value_name = "SHARE")]
     train: f64,
     /// Re-fits every six hours of the candles' time instead, as the optimizer agent does: pairs of averages only.
     #[arg(long, conflicts_with_all = ["random", "goal"])]
@@ -183,8 +183,12 @@ fn walk(args: &OptimizeArgs, base: StrategySpec, loaded: &Loaded, out: &mut Outp
         return Err(CliError::NotFound { what, next: "import more, or give shorter averages with --grid".into() });
     };
     if out.is_json() {
-        return out
-            .json(&json!({ "series": loaded.key, "config": config, "walk_forward": walk_json(&walked, loaded) }));
+        let mut told = walk_json(&walked, &config, loaded);
+        told["selections"] = json!(walked.selections);
+        let name = |pair: &Pair| format!("{}/{}", pair.fast, pair.slow);
+        let total = |(pair, total): (_, &f64)| (name(pair), json!(total));
+        told["totals"] = config.pairs.iter().zip(&walked.totals).map(total).collect::<serde_json::Map<_, _>>().into();
+        return out.json(&json!({ "series": loaded.key, "config": config, "walk_forward": told }));
     }
     walk_text(&walked, &config, loaded, out)
 }

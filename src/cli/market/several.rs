@@ -7,14 +7,16 @@ use atra::agents::market::{
     several::{Made, Part, Several, several},
     strategy::StrategySpec,
     table::{Column, Table},
+    walkforward::{WalkForwardConfig, WalkForwardReport, walk_forward},
 };
 use serde_json::json;
 
 use super::{
     Loaded,
-    backtest::{BacktestArgs, figures, months, settings},
-    export, parameters, percent, usage,
+    backtest::{BacktestArgs, figures, months, settings, years_json},
+    export, on_all_cores, parameters, percent, usage,
     verify::{Expected, verify},
+    walk::{walk_config, walk_json},
     write,
 };
 use crate::cli::{
@@ -43,7 +45,8 @@ pub(super) async fn run(
         let expected = Expected { trades: done.trades.clone(), equity: done.final_equity, metrics: &done.metrics };
         verify(loaded, spec, &args.trade, &expected).await?;
     }
-    let told = Told { loaded, parts: &parts, spec, options: &options[0], done: &done };
+    let walks = on_all_cores(loaded.len(), |n| walk_of(&loaded[n], &options[n]), || {});
+    let told = Told { loaded, parts: &parts, spec, options: &options[0], done: &done, walks: &walks };
     if let Some(path) = &args.trades {
         export::write_table(&told.trades(), path)?;
     }
@@ -56,12 +59,21 @@ pub(super) async fn run(
     if out.is_json() { out.json(&told.json(args.verify)) } else { told.text(args.verify, out) }
 }
 
+/// The walk-forward of a series by itself; `None` if its candles are too few.
+fn walk_of(loaded: &Loaded, options: &BacktestOptions) -> Option<(WalkForwardConfig, WalkForwardReport)> {
+    let config = walk_config(loaded, options);
+    // Too few candles are no error: there is then nothing to say out of sample.
+    let walk = walk_forward(&loaded.candles, &config).ok().flatten()?;
+    Some((config, walk))
+}
+
 struct Told<'a> {
     loaded: &'a [Loaded],
     parts: &'a [Part<'a>],
     spec: StrategySpec,
     options: &'a BacktestOptions,
     done: &'a Several,
+    walks: &'a [Option<(WalkForwardConfig, WalkForwardReport)>],
 }
 
 impl Told<'_> {
@@ -108,12 +120,15 @@ impl Told<'_> {
     }
 
     fn json(&self, is_verified: bool) -> serde_json::Value {
-        let series = self.parts.iter().zip(&self.done.made).map(|(part, made)| {
+        let rows = self.parts.iter().zip(&self.done.made).zip(self.loaded.iter().zip(self.walks));
+        let series = rows.map(|((part, made), (loaded, walk))| {
+            let walk = walk.as_ref().map(|(config, walk)| walk_json(walk, config, loaded));
             json!({
                 "series": part.series, "candles": part.candles.len(), "trades": made.trades, "wins": made.wins,
-                "profit": made.profit, "fees": made.fees, "buy_and_hold": made.buy_and_hold,
+                "profit": made.profit, "fees": made.fees, "buy_and_hold": made.buy_and_hold, "walk_forward": walk,
             })
         });
+        let (times, equity): (Vec<i64>, Vec<f64>) = self.done.equity.iter().copied().unzip();
         json!({
             "series": series.collect::<Vec<_>>(),
             "candles": self.parts.iter().map(|part| part.candles.len()).sum::<usize>(),
@@ -125,6 +140,7 @@ impl Told<'_> {
             "buy_and_hold": self.done.buy_and_hold,
             "metrics": self.done.metrics,
             "trades": self.done.trades.len(),
+            "months": years_json(&times, &equity),
             "verified": is_verified,
         })
     }
@@ -133,10 +149,11 @@ impl Told<'_> {
         let heading = format!("{} on {} series, one account", parameters(self.spec), self.parts.len());
         out.line(&out.paint(Style::Bold, &heading))?;
         let n_candles: usize = self.parts.iter().map(|part| part.candles.len()).sum();
-        // From the first open to the last close: the equity's marks are at closes.
+        // From the first open to the last close.
         let first = self.parts.iter().filter_map(|part| Some(part.candles.first()?.time)).min();
-        let span = first.zip(self.done.equity.last());
-        let span = span.map_or_else(String::new, |(a, (b, _))| format!("{} to {}", minute(a), minute(*b)));
+        let close = |part: &Part<'_>| Some(part.candles.last()?.time.saturating_add(part.series.interval().millis()));
+        let span = first.zip(self.parts.iter().filter_map(close).max());
+        let span = span.map_or_else(String::new, |(a, b)| format!("{} to {}", minute(a), minute(b)));
         let mut pairs = vec![
             ("candles", format!("{}  {span}", grouped(n_candles as u64))),
             ("equity", format!("{:.2}  from {}", self.done.final_equity.to_f64(), self.options.cash)),
@@ -159,9 +176,34 @@ impl Told<'_> {
         };
         let rows: Vec<Vec<String>> = self.parts.iter().zip(&self.done.made).map(row).collect();
         out.table(&["series", "candles", "trades", "wins", "profit", "fees", "buy and hold"], &rows)?;
+        self.out_of_sample(out)?;
         if is_verified {
             out.line("\nThe seven agents made the same trades and the same equity to the last digit.")?;
         }
         out.line("\nEach series may take its equal part of the equity. Fills on paper, at the next open.")
+    }
+    /// The walk-forward of each series by itself, and equal parts of all.
+    fn out_of_sample(&self, out: &mut Output) -> Result<(), CliError> {
+        let walked = self.parts.iter().zip(self.walks).filter_map(|(part, walk)| Some((part, &walk.as_ref()?.1)));
+        let walked: Vec<_> = walked.collect();
+        out.line("")?;
+        if walked.is_empty() {
+            return out.line("Too few candles for a walk-forward: nothing here is out of sample.");
+        }
+        out.line(
+            &out.paint(Style::Bold, "Out of sample, each series by itself: pairs of averages, chosen anew as it goes"),
+        )?;
+        let of: [fn(&WalkForwardReport) -> f64; 4] =
+            [|w| w.return_pct, |w| w.buy_and_hold_pct, |w| w.median_fixed_pct, |w| w.best_fixed.1];
+        let row = |name: String, value: &dyn Fn(fn(&WalkForwardReport) -> f64) -> f64| {
+            [name].into_iter().chain(of.map(|of| format!("{:.2} %", value(of)))).collect::<Vec<String>>()
+        };
+        let mut rows: Vec<Vec<String>> =
+            walked.iter().map(|(part, walk)| row(part.series.to_string(), &|of| of(walk))).collect();
+        let mean = |of: fn(&WalkForwardReport) -> f64| {
+            walked.iter().map(|(_, walk)| of(walk)).sum::<f64>() / walked.len() as f64
+        };
+        rows.push(row("equal parts".into(), &mean));
+        out.table(&["", "walk-forward", "buy and hold", "median pair", "best in hindsight"], &rows)
     }
 }

@@ -28,9 +28,15 @@ pub(super) fn walk_config(loaded: &Loaded, options: &BacktestOptions) -> WalkFor
     }
 }
 
-/// A walk-forward for a program.
-pub(super) fn walk_json(walk: &WalkForwardReport, loaded: &Loaded) -> Value {
+/// A walk-forward for a program. A selection is the place of its pair in the configuration, or −1 for flat; the hash is the
+/// sum of each times its number, from 1.
+pub(super) fn walk_json(walk: &WalkForwardReport, config: &WalkForwardConfig, loaded: &Loaded) -> Value {
+    let hash: i64 = (1..).zip(&walk.selections).map(|(n, pair)| n * pair.map_or(-1, |pair| pair as i64)).sum();
     json!({
+        "candidates": config.pairs.len(),
+        "train": config.train,
+        "step": config.step,
+        "selection_hash": hash,
         "from": loaded.candles.get(walk.first).map(|candle| candle.time),
         "return_pct": walk.return_pct,
         "buy_and_hold_pct": walk.buy_and_hold_pct,

@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 use atra::{
     Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, RuntimeError, SqliteStore, Team, TeamState,
     agents::{
-        CandleSource, SIMULATED_FROM, desk,
+        CandleSource, DeskConfig, OptimizerConfig, SIMULATED_FROM, desk,
         desk::limits_for,
         market::candle::{Interval, SeriesKey},
     },
@@ -132,9 +132,17 @@ async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<
         ended = Ended::Team(team.state);
     }
     drop(runtime);
-    let finished = Finished { figures, turns, before, began, ended: &ended, market: &name, seed };
+    let chooses_after = chooses_after(&config.desk);
+    let finished = Finished { figures, turns, before, began, ended: &ended, market: &name, seed, chooses_after };
     finished.tell(&config.db, json).await?;
     ended.into_result()
+}
+
+/// Candles of a series that the optimizer needs before it can choose; `None` if the strategy is fixed.
+fn chooses_after(desk: &DeskConfig) -> Option<usize> {
+    let OptimizerConfig { enabled, pairs, train, validation, .. } = &desk.optimizer;
+    let slowest = pairs.iter().map(|pair| pair.slow).max().unwrap_or(0);
+    (*enabled && desk.strategy.is_none()).then_some(slowest + train + validation)
 }
 
 /// Tries everything that can be wrong while nothing is opened for writing: a refused start leaves no file that was not

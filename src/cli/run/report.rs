@@ -35,6 +35,8 @@ pub(super) struct Finished<'a> {
     pub(super) market: &'a str,
     /// Of the simulated market.
     pub(super) seed: Option<u64>,
+    /// Candles that the optimizer needs before it can choose parameters; `None` if the strategy is fixed.
+    pub(super) chooses_after: Option<usize>,
 }
 
 impl Finished<'_> {
@@ -106,6 +108,9 @@ impl Finished<'_> {
             if parameters.iter().any(|(_, n)| *n > 0) {
                 let told: Vec<String> = parameters.iter().map(|(what, n)| format!("{} {what}", grouped(*n))).collect();
                 out.line(&format!("  {:<22} {}", "parameters", told.join(", ")))?;
+            } else if let Some(needed) = self.chooses_after {
+                let why = format!("none yet: they are chosen after {} candles of a series", grouped(needed as u64));
+                out.line(&format!("  {:<22} {why}; [desk] strategy fixes one", "parameters"))?;
             }
             out.line(report.text().trim_end())?;
             if self.seed.is_some() {

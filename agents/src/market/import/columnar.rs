@@ -4,15 +4,17 @@
 //! is rounded and counted, times are told by type or magnitude. What the libraries panic on is a damaged file.
 
 #[cfg(feature = "columnar")]
-pub(super) use self::enabled::{feather, parquet};
+pub(super) use self::enabled::{feather, feather_file, parquet, parquet_file};
 #[cfg(not(feature = "columnar"))]
-pub(super) use self::missing::{missing as feather, missing as parquet};
+pub(super) use self::missing::{
+    missing as feather, missing as feather_file, missing as parquet, missing as parquet_file,
+};
 
 #[cfg(not(feature = "columnar"))]
 mod missing {
     use super::super::{Import, ImportError, ImportOptions, Progress};
 
-    pub(crate) fn missing(_: &[u8], _: &ImportOptions, _: &mut dyn FnMut(Progress)) -> Result<Import, ImportError> {
+    pub(crate) fn missing<T>(_: T, _: &ImportOptions, _: &mut dyn FnMut(Progress)) -> Result<Import, ImportError> {
         Err(ImportError::Foreign { what: "Parquet or Feather, which this build leaves out: build it with `columnar`" })
     }
 }
@@ -20,10 +22,11 @@ mod missing {
 #[cfg(feature = "columnar")]
 mod enabled {
     use std::fmt::{Display, Write};
-    use std::io::Cursor;
+    use std::fs::File;
+    use std::io::{BufReader, Cursor, Read, Seek};
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use ::parquet::file::reader::{FileReader as _, SerializedFileReader};
+    use ::parquet::file::reader::{ChunkReader, FileReader as _, SerializedFileReader};
     use ::parquet::record::Field;
     use arrow_array::cast::AsArray;
     use arrow_array::types::{
@@ -37,6 +40,9 @@ mod enabled {
     use super::super::layout::{self, COLUMNS_MAX};
     use super::super::rows::Rows;
     use super::super::{Import, ImportError, ImportOptions, PROGRESS_ROWS, Progress};
+
+    /// Rows for which room is made on the word of a file: 30 years of minutes. Room that is not used takes no memory.
+    const ROWS_EXPECTED_MAX: usize = 1 << 24;
 
     /// What the decoders of the libraries say, a panic included.
     fn guarded<T>(what: &'static str, decode: impl FnOnce() -> Result<T, ImportError>) -> Result<T, ImportError> {
@@ -88,16 +94,32 @@ mod enabled {
         options: &ImportOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Import, ImportError> {
+        parquet_of(bytes::Bytes::copy_from_slice(bytes), options, progress)
+    }
+
+    pub(crate) fn parquet_file(
+        file: File,
+        options: &ImportOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Import, ImportError> {
+        parquet_of(file, options, progress)
+    }
+
+    /// One page of each column is held at a time.
+    fn parquet_of(
+        source: impl ChunkReader + 'static,
+        options: &ImportOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Import, ImportError> {
         guarded("Parquet", || {
             let damaged = damaged("Parquet");
-            let bytes = bytes::Bytes::copy_from_slice(bytes);
-            let reader = SerializedFileReader::new(bytes).map_err(|error| damaged(&error))?;
+            let reader = SerializedFileReader::new(source).map_err(|error| damaged(&error))?;
             let metadata = reader.metadata().file_metadata();
             let fields = metadata.schema_descr().root_schema().get_fields();
             let names: Vec<String> = fields.iter().map(|field| field.name().to_owned()).collect();
             let layout = layout::of_names(&names, &options.map)?;
             let total = usize::try_from(metadata.num_rows()).unwrap_or(0);
-            let mut rows = Rows::new(options, layout, total.min(1 << 20));
+            let mut rows = Rows::new(options, layout, total.min(ROWS_EXPECTED_MAX));
             let mut texts = Texts::default();
             for (place, row) in reader.get_row_iter(None).map_err(|error| damaged(&error))?.enumerate() {
                 let row = row.map_err(|error| damaged(&error))?;
@@ -140,15 +162,33 @@ mod enabled {
         options: &ImportOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Import, ImportError> {
+        feather_of(Cursor::new(bytes), options, progress)
+    }
+
+    pub(crate) fn feather_file(
+        file: File,
+        options: &ImportOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Import, ImportError> {
+        feather_of(BufReader::new(file), options, progress)
+    }
+
+    /// One batch is held at a time.
+    fn feather_of(
+        source: impl Read + Seek,
+        options: &ImportOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Import, ImportError> {
         guarded("Feather", || {
             let damaged = damaged("Feather");
-            let reader = FileReader::try_new(Cursor::new(bytes), None).map_err(|error| damaged(&error))?;
+            let reader = FileReader::try_new(source, None).map_err(|error| damaged(&error))?;
             let names: Vec<String> = reader.schema().fields().iter().map(|field| field.name().clone()).collect();
             let layout = layout::of_names(&names, &options.map)?;
-            let mut rows = Rows::new(options, layout, bytes.len() / 32);
+            let n_batches = reader.num_batches();
+            let mut rows = Rows::new(options, layout, 0);
             let mut texts = Texts::default();
             let mut place = 0;
-            for batch in reader {
+            for (n, batch) in reader.enumerate() {
                 let batch = batch.map_err(|error| damaged(&error))?;
                 for row in 0..batch.num_rows() {
                     place += 1;
@@ -156,7 +196,7 @@ mod enabled {
                     push_row(&mut texts, &batch, row).map_err(|what| damaged(&what))?;
                     texts.hand(place, &mut rows)?;
                 }
-                progress(Progress { bytes: place, bytes_total: place, rows: place });
+                progress(Progress { bytes: n + 1, bytes_total: n_batches, rows: place });
             }
             rows.finish()
         })

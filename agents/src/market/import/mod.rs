@@ -2,8 +2,9 @@
 //!
 //! CSV, JSON, Parquet and Feather, plain, packed with gzip or in a zip archive: told apart by their bytes, never by name.
 //!
-//! Text is read as it comes and never held as a whole, packed or not; what has no lines is held while it is read. What stays
-//! is 48 bytes a candle. Prices become
+//! Text is read as it comes and never held as a whole, packed or not; Parquet and Feather are read a batch at a time from a
+//! file. JSON is held while it is read: which of its parts are the candles is known at its end. What stays is 48 bytes a
+//! candle. Prices become
 //! integer ticks with as many decimals as the file needs; digits beyond the fifteenth are binary noise and are rounded,
 //! and counted. A bad row is put aside with its line number and a reason; too many stop the import. Whatever the file's
 //! order, the candles come out sorted and without duplicates, so importing twice changes nothing.
@@ -20,7 +21,8 @@ mod number;
 mod rows;
 
 use std::cell::Cell;
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -133,6 +135,13 @@ pub enum RefusedReason {
     /// A number cannot be read; NaN and infinity are none.
     #[error("column {column} is not a finite number")]
     Number {
+        /// Number of the column, from 1.
+        column: usize,
+    },
+    /// A comma with three digits behind it, in a file that does not part its columns with commas: it may part thousands or
+    /// be a decimal comma, and no number before told which.
+    #[error("column {column}: its comma may part thousands or be a decimal comma; write it without, or with a point")]
+    Comma {
         /// Number of the column, from 1.
         column: usize,
     },
@@ -416,6 +425,41 @@ pub fn import_from(
         |bytes| import_candles(&bytes, options, |_| {}),
     )
 }
+
+/// As [`import_candles`], from a file. Text is read as it comes, Parquet and Feather a batch of rows at a time; JSON, and
+/// Parquet and Feather that are packed once more, are held while they are read.
+///
+/// # Errors
+/// As [`import_candles`].
+pub fn import_file(
+    mut file: File,
+    options: &ImportOptions,
+    mut progress: impl FnMut(Progress),
+) -> Result<Import, ImportError> {
+    let failed = |source| ImportError::Read { source };
+    let of = file.metadata().map_err(failed)?;
+    let bytes_total = of.len();
+    if !of.is_file() {
+        // A pipe cannot be looked at twice.
+        return import_from(&mut file, bytes_total, options, progress);
+    }
+    let mut start = Vec::new();
+    Read::by_ref(&mut file).take(MAGIC_BYTES).read_to_end(&mut start).map_err(failed)?;
+    file.rewind().map_err(failed)?;
+    // Those count batches or rows.
+    let mut scaled = |Progress { bytes, bytes_total: of, rows }: Progress| {
+        let bytes = (bytes as f64 / of.max(1) as f64 * bytes_total as f64) as usize;
+        progress(Progress { bytes, bytes_total: usize::try_from(bytes_total).unwrap_or(usize::MAX), rows });
+    };
+    match container::sniff(&start) {
+        Content::Parquet => columnar::parquet_file(file, options, &mut scaled),
+        Content::Feather => columnar::feather_file(file, options, &mut scaled),
+        _ => import_from(&mut file, bytes_total, options, progress),
+    }
+}
+
+/// By which Parquet and Feather are told.
+const MAGIC_BYTES: u64 = 8;
 
 /// Counts what is read.
 struct Counted<'a> {

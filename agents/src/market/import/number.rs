@@ -143,6 +143,27 @@ fn decimal_slow(text: &[u8]) -> Option<Decimal> {
     Some(Decimal { mantissa, decimals: u8::try_from(places).ok()?, rounded })
 }
 
+/// What the commas of a number are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Commas {
+    /// There are none, or the number is none.
+    None,
+    /// They part thousands: there are several, or a point stands behind the only one.
+    Thousands,
+    /// The only one has three digits behind it and no point: it may be a decimal comma as well.
+    Unsure,
+}
+
+/// Tells what the commas of a number are; whether the number is one is told by [`decimal`].
+pub(super) fn commas(text: &[u8]) -> Commas {
+    let mut parts = text.splitn(3, |byte| *byte == b',');
+    match (parts.next(), parts.next(), parts.next()) {
+        (_, None, _) => Commas::None,
+        (_, Some(behind), None) if !behind.contains(&b'.') => Commas::Unsure,
+        _ => Commas::Thousands,
+    }
+}
+
 /// Whether so many digits may stand before a separator of thousands.
 fn is_group(n_digits: u32, is_behind_another: bool) -> bool {
     if is_behind_another { n_digits == 3 } else { (1..=3).contains(&n_digits) }
@@ -292,6 +313,18 @@ mod tests {
             "1,.5",
         ] {
             assert_eq!(exact(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_comma_parts_thousands_or_may_be_a_point() {
+        for (text, is) in [
+            ("1234.5", Commas::None),
+            ("1,234", Commas::Unsure),
+            ("1,234.5", Commas::Thousands),
+            ("1,234,567", Commas::Thousands),
+        ] {
+            assert_eq!(commas(text.as_bytes()), is, "{text}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::candle::{Candle, CandleFault, DECIMALS_MAX, Interval, LOTS_MAX, Scale, TICKS_MAX, power_of_ten};
 use super::dates;
 use super::layout::{self, COLUMNS_MAX, Layout};
-use super::number::{self, Decimal, Unit};
+use super::number::{self, Commas, Decimal, Unit};
 use super::{FlatPolicy, Gap, GapPolicy, Import, ImportError, ImportOptions, ImportReport, RefusedReason, RefusedRow};
 
 pub(super) struct Rows<'o> {
@@ -22,6 +22,8 @@ pub(super) struct Rows<'o> {
     dates: Option<Unit>,
     /// Whether times and prices are what they look like: nobody said another unit or scale.
     is_plain: bool,
+    /// Whether a comma within a number is known to part thousands, and no decimal comma.
+    parts_thousands: bool,
     pub(super) report: ImportReport,
 }
 
@@ -58,6 +60,8 @@ impl<'o> Rows<'o> {
             units: Vec::new(),
             dates: options.time_unit.filter(|unit| matches!(unit, Unit::DayFirst | Unit::MonthFirst)),
             is_plain: options.time_unit.is_none() && options.price_shift == 0,
+            // Where commas part the columns, nobody writes decimal commas.
+            parts_thousands: layout.delimiter == b',',
             report,
         }
     }
@@ -170,6 +174,9 @@ impl<'o> Rows<'o> {
         if count < needed {
             return Err(RefusedReason::Columns { found: count, needed });
         }
+        if !self.parts_thousands {
+            self.thousands(fields)?;
+        }
         let number = |i: usize| number::decimal(fields[i]).ok_or(RefusedReason::Number { column: i + 1 });
         let (time, unit) = match self.options.time_unit {
             None => number::time(fields[time]),
@@ -184,6 +191,19 @@ impl<'o> Rows<'o> {
         let volume = volume.map_or(Ok(Decimal { mantissa: 0, decimals: 0, rounded: false }), number)?;
 
         self.take(time, unit, prices, volume)
+    }
+
+    /// Looks at the commas of a row's numbers. The first number that can be read in one way only tells what all are; until
+    /// then one that cannot is refused, because it might be a thousand times too great.
+    fn thousands(&mut self, fields: &[&[u8]; COLUMNS_MAX]) -> Result<(), RefusedReason> {
+        let Layout { columns: [_, prices @ ..], volume, .. } = self.layout;
+        let numbers = || prices.into_iter().chain(volume);
+        let is = |wanted: Commas| move |column: &usize| number::commas(fields[*column]) == wanted;
+        self.parts_thousands = numbers().any(|column| is(Commas::Thousands)(&column));
+        match numbers().find(is(Commas::Unsure)).filter(|_| !self.parts_thousands) {
+            Some(column) => Err(RefusedReason::Comma { column: column + 1 }),
+            None => Ok(()),
+        }
     }
 
     /// Reads a date as the file's others are. The first row that can be read in one way only tells how; those before it

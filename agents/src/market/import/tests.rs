@@ -204,6 +204,19 @@ fn what_is_read_bit_by_bit_is_what_lies_in_memory() {
     }
 }
 
+#[test]
+fn a_comma_that_may_be_a_decimal_one_is_refused_until_a_row_tells() {
+    let file = |rows: &str| import(&format!("time;open;high;low;close;volume\n{rows}"));
+    // A thousand times too much if it were read as thousands.
+    let unsure = "1600000000;26.5;26.9;26.4;26.8;1,234\n1600000060;26.8;26.9;26.4;26.8;5\n";
+    let found = file(unsure).unwrap().report;
+    assert_eq!((found.candles, found.first_refused[0].reason), (1, RefusedReason::Comma { column: 6 }));
+    for sure in ["1,026.5;1,026.9;1,026.4;1,026.8;1,234", "1026.5;1026.9;1026.4;1026.8;1,234,567"] {
+        let found = file(&format!("{unsure}1600000120;{sure}\n1600000180;1,026;1,027;1,026;1,027;1,234\n")).unwrap();
+        assert_eq!((found.report.refused, found.candles[2].open), (1, 10_260), "{sure}");
+    }
+}
+
 proptest::proptest! {
     /// A quote sends a line through the careful path: both must read the same.
     #[test]

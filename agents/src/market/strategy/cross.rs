@@ -80,8 +80,8 @@ impl Strategy for SmaCross {
     fn decisions(&mut self, candles: &[Candle]) -> Vec<(usize, Decision)> {
         let (fast, slow) = (self.fast.period(), self.slow.period());
         let closes: Vec<i64> = candles.iter().map(|candle| candle.close).collect();
-        // As many bits as the greatest needs; both products together are below what is compared.
-        let bits = closes.iter().fold(0, |bits, close| bits | (close ^ (close >> 63)) as u64);
+        // As many bits as the greatest needs (all, if one is negative); both products together are below what is compared.
+        let bits = closes.iter().fold(0, |bits, close| bits | *close as u64);
         let fits = (u128::from(bits) + 1) * (fast * slow) as u128 * 2 <= i64::MAX as u128;
         let by_one = if fits && closes.len() >= 2 * slow { slow } else { closes.len() };
         let update = |(place, candle)| Some((place, self.update(candle)?));
@@ -92,21 +92,21 @@ impl Strategy for SmaCross {
         let (n_fast, n_slow) = (fast as i64, slow as i64);
         let sum = |n: usize| closes[by_one - n..by_one].iter().sum::<i64>();
         let mut above = sum(fast) * n_slow - sum(slow) * n_fast;
-        let mut stood = match self.stand {
-            Stand::Unknown => 2,
-            Stand::Below => -1,
-            Stand::Equal => 0,
-            Stand::Above => 1,
-        };
         // The value that comes, and those that leave the fast and the slow window.
         let leaving = closes[by_one - fast..].iter().zip(&closes[by_one - slow..]);
-        for (place, (close, (left_fast, left_slow))) in closes[by_one..].iter().zip(leaving).enumerate() {
+        let mut bars = closes[by_one..].iter().zip(leaving).enumerate();
+        let mut pass = |(close, (left_fast, left_slow)): (&i64, (&i64, &i64))| {
             above += (close - left_fast) * n_slow - (close - left_slow) * n_fast;
-            // Most bars stand where the last one stood, which is no cross.
-            if above.signum() == stood {
-                continue;
-            }
-            stood = above.signum();
+            above
+        };
+        loop {
+            // To stand where the bar before stood is no cross: on to the next bar that does not.
+            let found = match self.stand {
+                Stand::Above => bars.find_map(|(place, bar)| Some((place, pass(bar))).filter(|at| at.1 <= 0)),
+                Stand::Below => bars.find_map(|(place, bar)| Some((place, pass(bar))).filter(|at| at.1 >= 0)),
+                Stand::Unknown | Stand::Equal => bars.next().map(|(place, bar)| (place, pass(bar))),
+            };
+            let Some((place, above)) = found else { break };
             let reason = self.stand.cross(above.cmp(&0));
             if let Some(decision) = reason.and_then(|reason| decide(&mut self.target, reason, self.side)) {
                 decided.push((by_one + place, decision));
