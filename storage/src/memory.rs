@@ -13,12 +13,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atra_bus::{Committed, Event, EventId, Interest, Name, Payload, Seq, Topic, topic::SYSTEM_ROOT};
+use atra_bus::{Committed, EventId, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
 use rustc_hash::FxHashMap;
 
 use crate::{
     Block, FactKind, FactPage, FactRow, Loaded, OPEN_EFFECT, PAGE_BYTES, Read, SeriesRow, Store, StoreError, TeamRow,
     WriteBatch,
+    kept::{Journal, Kept},
     retention::{KEPT_TOPIC, event_of},
 };
 
@@ -28,8 +29,7 @@ pub struct MemoryDisk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Seq n at index n − 1; `None` when it was pruned.
-    journal: Vec<Option<Committed>>,
+    journal: Journal,
     /// The last seq that was pruned.
     floor: Seq,
     facts: Facts,
@@ -337,7 +337,7 @@ impl State {
     }
 
     fn apply(&mut self, batch: &WriteBatch) {
-        self.journal.extend(batch.events.iter().cloned().map(Some));
+        batch.events.iter().for_each(|committed| self.journal.push(committed));
         batch.facts.iter().for_each(|fact| self.facts.put(fact));
         for moved in &batch.teams {
             self.teams.insert(moved.to.team.clone(), moved.to.clone());
@@ -393,13 +393,13 @@ impl State {
         }
     }
 
-    fn get(&self, seq: Seq) -> Option<&Committed> {
-        self.journal.get(usize::try_from(seq.get()).ok()?.checked_sub(1)?)?.as_ref()
+    fn get(&self, seq: Seq) -> Option<&Kept> {
+        self.journal.get(usize::try_from(seq.get()).ok()?.checked_sub(1)?)
     }
 
     /// What is left of the journal, in order.
-    fn events(&self) -> impl DoubleEndedIterator<Item = &Committed> {
-        self.journal.iter().flatten()
+    fn events(&self) -> impl DoubleEndedIterator<Item = &Kept> {
+        self.journal.first(self.journal.len())
     }
 
     fn check_floor(&self, after: Seq) -> Result<(), StoreError> {
@@ -420,9 +420,9 @@ impl State {
                 newest.insert(committed.event.topic.clone(), committed.seq);
             }
         }
-        for place in &mut self.journal[..upto.get() as usize] {
-            let is_kept = |committed: &Committed| {
-                let Committed { seq, event, .. } = committed;
+        for place in self.journal.places(upto.get() as usize) {
+            let is_kept = |committed: &Kept| {
+                let Kept { seq, event, .. } = committed;
                 match newest.get(&event.topic) {
                     Some(newest) if newest != seq => needed.contains(&event.id) && *seq > self.floor,
                     Some(_) => needed.contains(&event.id) || event.payload.json().is_ok_and(|json| json != "null"),
@@ -437,17 +437,8 @@ impl State {
     }
 }
 
-/// The event as it comes back from a store: its payload is JSON text.
-fn stored(committed: &Committed) -> Committed {
-    // Checked by `State::check` before it was taken.
-    let json = committed.event.payload.shared_json().cloned().unwrap_or_else(|_| "null".into());
-    let event = Event { payload: Payload::from_json(json), ..Event::clone(&committed.event) };
-    Committed { event: Arc::new(event), ..committed.clone() }
-}
-
-fn payload_bytes(committed: &Committed) -> usize {
-    // Checked by `State::check` before it was taken.
-    committed.event.payload.json().map_or(0, str::len)
+fn payload_bytes(kept: &Kept) -> usize {
+    kept.event.payload.json().map_or(0, str::len)
 }
 
 /// What fits a page: up to the row that crosses the line.
@@ -499,7 +490,7 @@ impl Read for MemoryDisk {
                     return Ok((events, at));
                 }
                 n_bytes += payload_bytes(committed);
-                events.push(stored(committed));
+                events.push(committed.committed());
             }
             at = next;
         }
@@ -530,20 +521,25 @@ impl Read for MemoryDisk {
     ) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
         let n_before = before.get().saturating_sub(1).min(state.last_seq().get());
-        let wanted = |committed: &&Committed| interest.wants(committed.event.topic.as_str(), &committed.event.source);
-        let events = state.journal[..n_before as usize].iter().rev().flatten().filter(wanted).take(limit);
-        let mut events: Vec<_> = first_page(events, |committed| payload_bytes(committed)).map(stored).collect();
+        let wanted = |kept: &&Kept| interest.wants(kept.event.topic.as_str(), &kept.event.source);
+        let events = state.journal.first(n_before as usize).rev().filter(wanted).take(limit);
+        let mut events: Vec<_> = first_page(events, |kept| payload_bytes(kept)).map(Kept::committed).collect();
         events.reverse();
         Ok(events)
     }
 
     async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError> {
-        Ok(self.state().get(seq).map(stored))
+        Ok(self.state().get(seq).map(Kept::committed))
     }
 
     async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
-        Ok(state.events().filter(|committed| committed.cause_seq == Some(seq)).take(limit).map(stored).collect())
+        Ok(state
+            .events()
+            .filter(|committed| committed.cause_seq == Some(seq))
+            .take(limit)
+            .map(Kept::committed)
+            .collect())
     }
 
     async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
@@ -559,8 +555,8 @@ impl Read for MemoryDisk {
         let state = self.state();
         state.check_floor(at)?;
         let upto = at.min(state.last_seq()).get() as usize;
-        let mut writes = state.journal[..upto].iter().rev().flatten();
-        Ok(writes.find(|committed| committed.event.topic == topic).map(stored))
+        let mut writes = state.journal.first(upto).rev();
+        Ok(writes.find(|committed| committed.event.topic == topic).map(Kept::committed))
     }
 
     async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {
