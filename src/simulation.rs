@@ -54,6 +54,9 @@ pub struct Case {
     /// Which store it runs on; the history is the same.
     #[serde(default)]
     pub store: StoreKind,
+    /// Which task comes next, poll by poll, as a traced run of the same seed had it; empty: the policy alone says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub order: Vec<u64>,
     /// For people: what it once found.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub story: String,
@@ -104,6 +107,9 @@ pub struct Verdict {
     /// Every record, if asked for.
     #[serde(skip)]
     pub trace: Option<Vec<TraceRecord>>,
+    /// The order of all polls, with the records.
+    #[serde(skip)]
+    pub order: Option<Vec<u64>>,
 }
 
 /// Why a case cannot be run.
@@ -216,6 +222,7 @@ pub fn run(case: &Case, traced: bool) -> Result<Verdict, CaseError> {
         recent: report.recent,
         options: format!("{}; faults drawn: {}", drawn.text(), classes.join(" ")),
         trace: report.trace,
+        order: report.order,
     })
 }
 
@@ -235,6 +242,9 @@ fn simulate(case: &Case, drawn: &Drawn, traced: bool) -> Result<SimReport<()>, C
     }
     if traced {
         swarm = swarm.traced();
+    }
+    if !case.order.is_empty() {
+        swarm = swarm.order(case.order.clone());
     }
     if case.desk {
         swarm = swarm.team(desk_of(case, drawn)?);
@@ -305,6 +315,7 @@ fn compare_with_peace(case: &Case, report: &mut SimReport<()>) -> Result<(), Cas
         agents: 0,
         varied: false,
         policy: Policy::Fifo,
+        order: Vec::new(),
         store: StoreKind::Model,
         ..case.clone()
     };
@@ -420,7 +431,8 @@ pub fn shrink(
             best = candidate;
         }
     }
-    let changes: [fn(&Case) -> Case; 6] = [
+    let changes: [fn(&Case) -> Case; 7] = [
+        |case| Case { order: Vec::new(), ..case.clone() },
         |case| Case { store: StoreKind::Model, ..case.clone() },
         |case| Case { desk: false, ..case.clone() },
         |case| Case { agents: 0, ..case.clone() },
@@ -440,6 +452,15 @@ pub fn shrink(
             fails(&Case { faults: of(list), ..best.clone() }).map(|verdict| verdict.is_some())
         })?;
         best.faults = of(&left);
+    }
+    // Of an order that is needed, as little as is.
+    while !best.order.is_empty() {
+        let mut candidate = best.clone();
+        candidate.order.truncate(best.order.len() / 2);
+        if fails(&candidate)?.is_none() {
+            break;
+        }
+        best = candidate;
     }
     while best.virtual_ms > 2_000 {
         let candidate = cut(best.virtual_ms / 2)(&best);

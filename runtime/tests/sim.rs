@@ -127,6 +127,8 @@ fn a_test_of_many_seeds_tells_the_faults_that_are_enough_and_the_line_that_repea
     for part in [
         ": atomic broken for \"store\" after ",
         "options: seed ",
+        "of atra 0.1.0, revision ",
+        ", config ",
         "1 faults:\n  torn_commit at Commit",
         "last events:",
         "1 of its ",
@@ -174,6 +176,13 @@ fn an_invariant_that_could_be_evaluated_and_was_not_makes_the_run_fail() {
     assert_eq!(told, ["deterministic", "durable", "isolated"]);
     let nobody = Swarm::new(1).simulate(|_| async {});
     assert_eq!((nobody.failure(), nobody.checks.len()), (None, 2), "{:?}", nobody.not_applicable);
+}
+
+atra_runtime::sim_test! {
+    /// As a person would write it.
+    fn a_test_of_many_seeds_is_a_test_like_any_other(seed in 3) {
+        crowd_run(seed, FaultPlan::survivable(), |swarm| swarm)
+    }
 }
 
 #[test]
@@ -336,6 +345,78 @@ fn a_restarted_team_has_all_of_a_large_memory_of_its_own() {
         NAMES.map(|name| memory.get(&format!("{name}.found")).map(|entry| *entry.get::<u64>().unwrap()))
     });
     assert_eq!((report.failure(), report.output), (None, Some([Some(KEYS); 3])));
+}
+
+// === alarms ===
+
+/// Sets a timer of as many seconds as it is told, and writes down which have rung.
+struct Sleeper;
+
+#[async_trait]
+impl Agent for Sleeper {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("sleeper").subscribes("in.n").publishes_on("alarm.rang", true).owns("rang.")
+    }
+    async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let seconds = *event.get::<u64>()?;
+        if event.topic.subject() == "in.n" {
+            cx.after(Duration::from_secs(seconds), Draft::new(Topic::new("alarm.rang").unwrap(), seconds))?;
+        } else {
+            cx.put(&format!("rang.{seconds}"), seconds)?;
+        }
+        Ok(())
+    }
+}
+
+/// The alarm is kept from one wait to the next, and set anew where the next timer is another: one that is due sooner
+/// than what was waited for rings in its time, and so does the later one.
+#[test]
+fn a_timer_that_is_due_sooner_than_the_alarm_rings_in_its_time() {
+    let report = Swarm::new(1).team(Team::of(|| Sleeper)).simulate(|sim| async move {
+        let caller = Name::new("caller").unwrap();
+        for seconds in [60_u64, 10, 2] {
+            let draft = Draft::new(Topic::new("in.n").unwrap(), seconds);
+            sim.publish(&caller, &seconds.to_string(), draft).await.unwrap();
+            sim.run_for(Duration::from_millis(100)).await;
+        }
+        let mut rang = Vec::new();
+        for seconds in [2, 8, 50] {
+            sim.run_for(Duration::from_secs(seconds)).await;
+            rang.push(sim.runtime().await.memory().keys_with("rang.").len());
+        }
+        rang
+    });
+    assert_eq!((report.failure(), report.output), (None, Some(vec![1, 2, 3])));
+}
+
+/// Hears and decides nothing.
+struct Listener;
+
+#[async_trait]
+impl Agent for Listener {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("listener").subscribes("in.n")
+    }
+    async fn handle(&mut self, _: &Event, _: &mut Context<'_>) -> Result<(), AgentError> {
+        Ok(())
+    }
+}
+
+/// Who writes nothing else writes how far it is, now and then, however often it hears something meanwhile.
+#[test]
+fn the_cursor_of_a_team_that_only_listens_is_written_in_time() {
+    let report = Swarm::new(1).team(Team::of(|| Listener)).simulate(|sim| async move {
+        let caller = Name::new("caller").unwrap();
+        for n in 0..12_u64 {
+            let draft = Draft::new(Topic::new("in.n").unwrap(), n);
+            sim.publish(&caller, &n.to_string(), draft).await.unwrap();
+            sim.run_for(Duration::from_secs(1)).await;
+        }
+        sim.reader().teams().await.unwrap().pop().map(|row| row.cursor.get())
+    });
+    assert_eq!(report.failure(), None, "{report}");
+    let cursor = report.output.flatten().unwrap();
+    assert!((5..12).contains(&cursor), "the cursor is at {cursor} after 12 s");
 }
 
 // === what the engine notices ===

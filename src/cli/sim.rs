@@ -4,10 +4,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
     fs,
     hash::Hasher as _,
     path::{Path, PathBuf},
     process::Command,
+    str::FromStr,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -30,6 +32,7 @@ use super::{error::CliError, output::Output};
 const TOLD_MAX: usize = 5;
 /// Faults of a failure that are told.
 const FAULTS_TOLD_MAX: usize = 20;
+const ORDER_NEXT: &str = "give a file that atra sim --order wrote, with the same --seed";
 /// How long a search for a smaller case may take. A minute: what a person waits for.
 const SHRINK_SECONDS: u64 = 60;
 
@@ -59,12 +62,34 @@ pub(crate) enum SimCommand {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PolicyArg {
-    /// Every seed is another order.
     Random,
-    /// First woken, first polled.
     Fifo,
+    /// As in the file that `--order` wrote.
+    List(PathBuf),
+}
+
+impl FromStr for PolicyArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("list:")) {
+            ("random", _) => Ok(Self::Random),
+            ("fifo", _) => Ok(Self::Fifo),
+            (_, Some(file)) if !file.is_empty() => Ok(Self::List(file.into())),
+            _ => Err("is none of random, fifo, list:FILE".into()),
+        }
+    }
+}
+
+impl fmt::Display for PolicyArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Random => f.write_str("random"),
+            Self::Fifo => f.write_str("fifo"),
+            Self::List(file) => write!(f, "list:{}", file.display()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -101,9 +126,13 @@ pub(crate) struct SimRun {
     /// Seeds at a time; one a core if not said.
     #[arg(long)]
     pub(crate) jobs: Option<usize>,
-    /// Which ready task runs next.
-    #[arg(long, value_enum, default_value = "random")]
+    /// Which ready task runs next: random (every seed is another order), fifo (first woken, first polled), or list:FILE
+    /// as --order wrote it.
+    #[arg(long, default_value = "random", value_name = "random|fifo|list:FILE")]
     pub(crate) policy: PolicyArg,
+    /// Writes the order in which tasks were polled to this file, for --policy list:FILE; one seed only.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "minutes"])]
+    pub(crate) order: Option<PathBuf>,
     /// What it runs on; the history is the same on both.
     #[arg(long, value_enum, default_value = "model")]
     pub(crate) store: StoreArg,
@@ -141,6 +170,10 @@ impl SimRun {
             return Err(CliError::Usage { what: "nobody is left".into(), next: "give --agents, or keep the desk" });
         }
         let policy = if self.policy == PolicyArg::Fifo { Policy::Fifo } else { Policy::Random };
+        let order = match &self.policy {
+            PolicyArg::List(file) => read_order(file, seed)?,
+            _ => Vec::new(),
+        };
         Ok(Case {
             seed,
             agents: self.agents,
@@ -151,6 +184,7 @@ impl SimRun {
             varied: faults != FaultPlan::None,
             faults,
             store: if self.store == StoreArg::Sqlite { StoreKind::Sqlite } else { StoreKind::Model },
+            order,
             story: String::new(),
         })
     }
@@ -357,7 +391,10 @@ fn run_all(args: &SimRun, from: u64, to: u64) -> Result<Sum, CliError> {
 
 fn one(args: &SimRun, seed: u64) -> Result<Verdict, CliError> {
     let case = args.case(seed)?;
-    let verdict = quietly(|| run(&case, args.trace.is_some()))?;
+    let mut verdict = quietly(|| run(&case, args.trace.is_some() || args.order.is_some()))?;
+    if let (Some(file), Some(order)) = (&args.order, verdict.order.take()) {
+        write_order(file, seed, &order)?;
+    }
     if let (Some(file), Some(trace)) = (&args.trace, &verdict.trace) {
         let lines: Vec<String> = trace.iter().filter_map(|record| serde_json::to_string(record).ok()).collect();
         fs::write(file, lines.join("\n")).map_err(|source| CliError::Unwritten { path: file.clone(), source })?;
@@ -383,7 +420,7 @@ fn cpu(began: Instant) -> Duration {
 /// The one line that repeats a seed.
 fn repeat_line(seed: u64, args: &SimRun) -> String {
     let desk = if args.no_desk { " --no-desk" } else { "" };
-    let policy = if args.policy == PolicyArg::Fifo { " --policy fifo" } else { "" };
+    let policy = if args.policy == PolicyArg::Random { String::new() } else { format!(" --policy {}", args.policy) };
     let store = if args.store == StoreArg::Sqlite { " --store sqlite" } else { "" };
     let SimRun { agents, every, hours, faults, .. } = args;
     format!(
@@ -502,7 +539,7 @@ fn child(args: &SimRun, more: &[String]) -> Result<String, CliError> {
     command.arg("sim").args(more);
     command.args(["--agents", &args.agents.to_string(), "--every", &args.every.to_string()]);
     command.args(["--hours", &args.hours.to_string(), "--faults", &args.faults]);
-    command.args(["--policy", if args.policy == PolicyArg::Fifo { "fifo" } else { "random" }]);
+    command.args(["--policy", &args.policy.to_string()]);
     command.args(["--store", if args.store == StoreArg::Sqlite { "sqlite" } else { "model" }]);
     if args.no_desk {
         command.arg("--no-desk");
@@ -527,6 +564,33 @@ fn first_difference(args: &SimRun, seed: u64) -> Result<String, CliError> {
     Ok(format!("first different record: here {:?}, there {:?}", ours.get(at), theirs.get(at)))
 }
 
+// === orders in files ===
+
+/// The seed, which the tasks' keys follow from, and a key a line.
+fn write_order(file: &Path, seed: u64, order: &[u64]) -> Result<(), CliError> {
+    let mut text = format!("seed {seed}\n");
+    for key in order {
+        // A string takes everything.
+        let _ = writeln!(text, "{key:016x}");
+    }
+    fs::write(file, text).map_err(|source| CliError::Unwritten { path: file.to_owned(), source })
+}
+
+fn read_order(file: &Path, seed: u64) -> Result<Vec<u64>, CliError> {
+    let text = fs::read_to_string(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
+    let refused = |what: String| CliError::Usage { what: format!("{} {what}", file.display()), next: ORDER_NEXT };
+    let mut lines = text.lines();
+    match lines.next().and_then(|line| line.strip_prefix("seed ")) {
+        Some(found) if found == seed.to_string() => {}
+        Some(found) => return Err(refused(format!("is the order of seed {found}, not of seed {seed}"))),
+        None => return Err(refused("is no order of a simulation: its first line names no seed".into())),
+    }
+    let key = |(n, line)| {
+        u64::from_str_radix(line, 16).map_err(|error| refused(format!("line {}: {line:?}: {error}", n + 2)))
+    };
+    lines.enumerate().map(key).collect()
+}
+
 // === cases in files ===
 
 fn read(file: &Path) -> Result<Case, CliError> {
@@ -547,7 +611,10 @@ fn replay(file: &Path, out: &mut Output) -> Result<(), CliError> {
     let began = Instant::now();
     let before = cpu(began);
     let mut sum = Sum::default();
-    sum.add(quietly(|| run(&case, false))?, cpu(began).saturating_sub(before));
+    let verdict = quietly(|| run(&case, false))?;
+    let used = cpu(began).saturating_sub(before);
+    // The system counts in ticks, and a small case is shorter than one.
+    sum.add(verdict, if used.is_zero() { began.elapsed() } else { used });
     if out.is_json() {
         out.json(&sum.json(&case.faults))?;
     } else {

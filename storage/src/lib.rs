@@ -11,6 +11,7 @@ mod answers;
 pub mod conformance;
 pub mod digest;
 pub mod handle;
+mod kept;
 pub mod memory;
 pub mod metrics;
 pub mod options;

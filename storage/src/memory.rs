@@ -13,11 +13,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atra_bus::{Committed, Event, EventId, Interest, Name, Payload, Seq, Topic, topic::SYSTEM_ROOT};
+use atra_bus::{Committed, EventId, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
 use rustc_hash::FxHashMap;
 
 use crate::{
     Block, FactKind, FactRow, Loaded, OPEN_EFFECT, Read, SeriesRow, Store, StoreError, TeamRow, WriteBatch,
+    kept::{Journal, Kept},
     retention::{KEPT_TOPIC, event_of},
 };
 
@@ -27,8 +28,7 @@ pub struct MemoryDisk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Seq n at index n − 1; `None` when it was pruned.
-    journal: Vec<Option<Committed>>,
+    journal: Journal,
     /// The last seq that was pruned.
     floor: Seq,
     facts: Facts,
@@ -336,7 +336,7 @@ impl State {
     }
 
     fn apply(&mut self, batch: &WriteBatch) {
-        self.journal.extend(batch.events.iter().cloned().map(Some));
+        batch.events.iter().for_each(|committed| self.journal.push(committed));
         batch.facts.iter().for_each(|fact| self.facts.put(fact));
         for moved in &batch.teams {
             self.teams.insert(moved.to.team.clone(), moved.to.clone());
@@ -392,13 +392,13 @@ impl State {
         }
     }
 
-    fn get(&self, seq: Seq) -> Option<&Committed> {
-        self.journal.get(usize::try_from(seq.get()).ok()?.checked_sub(1)?)?.as_ref()
+    fn get(&self, seq: Seq) -> Option<&Kept> {
+        self.journal.get(usize::try_from(seq.get()).ok()?.checked_sub(1)?)
     }
 
     /// What is left of the journal, in order.
-    fn events(&self) -> impl DoubleEndedIterator<Item = &Committed> {
-        self.journal.iter().flatten()
+    fn events(&self) -> impl DoubleEndedIterator<Item = &Kept> {
+        self.journal.first(self.journal.len())
     }
 
     fn check_floor(&self, after: Seq) -> Result<(), StoreError> {
@@ -419,9 +419,9 @@ impl State {
                 newest.insert(committed.event.topic.clone(), committed.seq);
             }
         }
-        for place in &mut self.journal[..upto.get() as usize] {
-            let is_kept = |committed: &Committed| {
-                let Committed { seq, event, .. } = committed;
+        for place in self.journal.places(upto.get() as usize) {
+            let is_kept = |committed: &Kept| {
+                let Kept { seq, event, .. } = committed;
                 match newest.get(&event.topic) {
                     Some(newest) if newest != seq => needed.contains(&event.id) && *seq > self.floor,
                     Some(_) => needed.contains(&event.id) || event.payload.json().is_ok_and(|json| json != "null"),
@@ -434,14 +434,6 @@ impl State {
         }
         self.floor = upto;
     }
-}
-
-/// The event as it comes back from a store: its payload is JSON text.
-fn stored(committed: &Committed) -> Committed {
-    // Checked by `State::check` before it was taken.
-    let json = committed.event.payload.shared_json().cloned().unwrap_or_else(|_| "null".into());
-    let event = Event { payload: Payload::from_json(json), ..Event::clone(&committed.event) };
-    Committed { event: Arc::new(event), ..committed.clone() }
 }
 
 #[async_trait]
@@ -469,7 +461,7 @@ impl Read for MemoryDisk {
                 if events.len() == limit {
                     return Ok((events, at));
                 }
-                events.push(stored(committed));
+                events.push(committed.committed());
             }
             at = next;
         }
@@ -494,19 +486,24 @@ impl Read for MemoryDisk {
 
     async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
-        let wanted = |committed: &&Committed| interest.wants(committed.event.topic.as_str(), &committed.event.source);
-        let mut events: Vec<_> = state.events().rev().filter(wanted).take(limit).map(stored).collect();
+        let wanted = |committed: &&Kept| interest.wants(committed.event.topic.as_str(), &committed.event.source);
+        let mut events: Vec<_> = state.events().rev().filter(wanted).take(limit).map(Kept::committed).collect();
         events.reverse();
         Ok(events)
     }
 
     async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError> {
-        Ok(self.state().get(seq).map(stored))
+        Ok(self.state().get(seq).map(Kept::committed))
     }
 
     async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
-        Ok(state.events().filter(|committed| committed.cause_seq == Some(seq)).take(limit).map(stored).collect())
+        Ok(state
+            .events()
+            .filter(|committed| committed.cause_seq == Some(seq))
+            .take(limit)
+            .map(Kept::committed)
+            .collect())
     }
 
     async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
@@ -522,8 +519,8 @@ impl Read for MemoryDisk {
         let state = self.state();
         state.check_floor(at)?;
         let upto = at.min(state.last_seq()).get() as usize;
-        let mut writes = state.journal[..upto].iter().rev().flatten();
-        Ok(writes.find(|committed| committed.event.topic == topic).map(stored))
+        let mut writes = state.journal.first(upto).rev();
+        Ok(writes.find(|committed| committed.event.topic == topic).map(Kept::committed))
     }
 
     async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {

@@ -5,11 +5,13 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    hash::BuildHasher as _,
     sync::Arc,
 };
 
 use atra_bus::{Committed, EventId, Name, Seq};
-use rustc_hash::FxHashMap;
+use hashbrown::HashTable;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -80,13 +82,59 @@ struct KeyValue {
     last: u64,
 }
 
+/// The facts of a batch, each once, in the order in which they were first written. Most batches write a thousand, whose
+/// keys are found by their hash and compared where they lie.
+#[derive(Default)]
+struct Facts {
+    rows: Vec<FactRow>,
+    places: HashTable<usize>,
+}
+
+impl Facts {
+    /// Writes over what the batch had of the same fact.
+    fn put(&mut self, row: FactRow) {
+        let owner = (row.kind != FactKind::Memory).then_some(&row.owner);
+        let hash = Self::hash(row.kind, owner, &row.key);
+        match self.find(hash, row.kind, owner, &row.key) {
+            Some(place) => self.rows[place] = row,
+            None => {
+                let rows = &self.rows;
+                let hash_of = |&place: &usize| {
+                    let row: &FactRow = &rows[place];
+                    Self::hash(row.kind, (row.kind != FactKind::Memory).then_some(&row.owner), &row.key)
+                };
+                self.places.insert_unique(hash, rows.len(), hash_of);
+                self.rows.push(row);
+            }
+        }
+    }
+
+    fn get(&self, FactId { kind, owner, key }: &FactId) -> Option<&FactRow> {
+        let place = self.find(Self::hash(*kind, owner.as_ref(), key), *kind, owner.as_ref(), key)?;
+        Some(&self.rows[place])
+    }
+
+    /// Who owns a key of memory does not matter.
+    fn find(&self, hash: u64, kind: FactKind, owner: Option<&Name>, key: &str) -> Option<usize> {
+        let is_it = |&place: &usize| {
+            let row = &self.rows[place];
+            row.kind == kind && row.key == key && owner.is_none_or(|owner| row.owner == *owner)
+        };
+        self.places.find(hash, is_it).copied()
+    }
+
+    fn hash(kind: FactKind, owner: Option<&Name>, key: &str) -> u64 {
+        FxBuildHasher.hash_one((kind as u8, owner.map(Name::as_str), key))
+    }
+}
+
 /// A batch in the making.
 pub(crate) struct Plan<'a> {
     ledger: &'a Ledger,
     found: &'a Found,
     last: Seq,
     events: Vec<Committed>,
-    facts: BTreeMap<FactId, FactRow>,
+    facts: Facts,
     teams: BTreeMap<Name, TeamMove>,
     blocks: BTreeMap<(Name, i64), Block>,
     level: Level,
@@ -99,7 +147,7 @@ impl<'a> Plan<'a> {
             found,
             last: ledger.last,
             events: Vec::new(),
-            facts: BTreeMap::new(),
+            facts: Facts::default(),
             teams: BTreeMap::new(),
             blocks: BTreeMap::new(),
             level: Level::Process,
@@ -131,7 +179,7 @@ impl<'a> Plan<'a> {
     pub(crate) fn finish(self) -> WriteBatch {
         WriteBatch {
             events: self.events,
-            facts: self.facts.into_values().collect(),
+            facts: self.facts.rows,
             teams: self.teams.into_values().collect(),
             blocks: self.blocks.into_values().collect(),
             level: self.level,
@@ -178,7 +226,7 @@ impl<'a> Plan<'a> {
         self.write_facts(&publish.facts);
         if let (Some(id), Some((caller, _))) = (&key, &publish.key) {
             let value = format!(r#"{{"first":{},"last":{}}}"#, before.next(), self.last);
-            self.put(FactRow {
+            self.facts.put(FactRow {
                 kind: FactKind::Key,
                 owner: caller.clone(),
                 key: id.key.clone(),
@@ -199,7 +247,7 @@ impl<'a> Plan<'a> {
             Rejected::Failed(StoreError::Invalid(format!("idempotency key {:?} holds {value:?}: {error}", id.key)))
         })?;
         if level == Level::Power {
-            self.put(row.clone());
+            self.facts.put(row.clone());
             self.level = Level::Power;
         }
         let acknowledged = Acknowledged { first: Seq(seqs.first), last: Seq(seqs.last), level, repeated: true };
@@ -284,7 +332,7 @@ impl<'a> Plan<'a> {
         let json = new.event.payload.shared_json().ok();
         let value = json.filter(|json| &***json != "null").cloned();
         let event: EventId = new.event.id;
-        self.put(FactRow {
+        self.facts.put(FactRow {
             kind: FactKind::Memory,
             owner: new.event.source.clone(),
             key: key.into(),
@@ -296,7 +344,7 @@ impl<'a> Plan<'a> {
 
     fn write_facts(&mut self, facts: &[FactWrite]) {
         for fact in facts {
-            self.put(FactRow {
+            self.facts.put(FactRow {
                 kind: fact.kind,
                 owner: fact.owner.clone(),
                 key: fact.key.clone(),
@@ -305,10 +353,6 @@ impl<'a> Plan<'a> {
                 event: None,
             });
         }
-    }
-
-    fn put(&mut self, row: FactRow) {
-        self.facts.insert(FactId::new(row.kind, &row.owner, &row.key), row);
     }
 
     /// The answer to what has just been written after `before`. Only what writes something may raise the

@@ -26,6 +26,7 @@ fn case(seed: u64) -> Case {
         faults: FaultPlan::survivable(),
         varied: true,
         store: StoreKind::Model,
+        order: Vec::new(),
         story: String::new(),
     }
 }
@@ -133,6 +134,28 @@ fn two_processes_have_one_history() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let last = json_lines(&output).pop().unwrap();
     assert_eq!((last["seeds"].as_u64(), last["failures"].as_array().map(Vec::len)), (Some(2), Some(0)), "{last}");
+}
+
+/// What was polled when can be kept, and another process polls in the same order; a list of another seed is refused.
+#[test]
+fn an_order_is_written_and_followed_from_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("order");
+    let list = format!("list:{}", file.display());
+    let run = |seed: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atra"));
+        command.args(["sim", "--json", "--no-desk", "--agents", "4", "--hours", "0.05", "--seed", seed]).args(more);
+        command.output().unwrap()
+    };
+    let hash = |output: &Output| json_lines(output).pop().unwrap()["hash"].as_str().unwrap().to_owned();
+    let written = run("3", &["--order", file.to_str().unwrap()]);
+    let (followed, fifo) = (run("3", &["--policy", &list]), run("3", &["--policy", "fifo"]));
+    assert_eq!(hash(&written), hash(&followed));
+    assert_ne!(hash(&written), hash(&fifo));
+    let refused = run("4", &["--policy", &list]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{text}");
+    assert!(text.contains("is the order of seed 3, not of seed 4"), "{text}");
 }
 
 /// Whoever was not there must be able to tell what failed, under what, in which program, and to see it again.

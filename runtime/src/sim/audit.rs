@@ -11,6 +11,7 @@ use std::{
 
 use atra_bus::{Event, EventId, Interest, Name, Seq, Topic};
 use atra_storage::{FactKind, FactRow, Read, StoreError, TeamRow, WriteBatch};
+use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
@@ -84,16 +85,15 @@ struct State {
     by_name: FxHashMap<Name, usize>,
     teams: Vec<TeamAccount>,
     team_by_name: FxHashMap<Name, usize>,
-    routes: FxHashMap<Topic, Arc<[usize]>>,
+    routes: FxHashMap<Topic, Route>,
     /// The id of seq n at index n − 1.
     ids: Vec<EventId>,
-    by_id: FxHashMap<EventId, u64>,
+    by_id: Places,
     /// Hashes of facts by hash of their key, and all of them folded into one.
     facts: FxHashMap<u64, u64>,
     facts_fold: u64,
     /// Versions of memory keys, in the order in which the keys were first written.
     memory: Vec<(Arc<str>, Vec<Version>)>,
-    by_key: FxHashMap<Arc<str>, usize>,
     letters: FxHashSet<(usize, EventId)>,
     failures: FxHashMap<(usize, EventId), u32>,
     /// States after commits that are not flushed, oldest first; kept only if power can go.
@@ -110,6 +110,51 @@ struct State {
     own_counts: BTreeMap<String, u64>,
     violations: Vec<Violation>,
     recent: VecDeque<(u64, Recent)>,
+}
+
+/// Where what has a topic goes.
+#[derive(Clone)]
+struct Route {
+    /// The agents that want it.
+    agents: Arc<[usize]>,
+    /// The place of the key of memory that it writes.
+    key: Option<usize>,
+}
+
+/// Where each event is, found by its id. Millions of them: a place and half a hash are kept here, the ids lie in the
+/// account's list of them.
+#[derive(Default)]
+struct Places(HashTable<(u32, u32)>);
+
+impl Places {
+    fn get(&self, ids: &[EventId], id: &EventId) -> Option<u64> {
+        let half = Self::half(id);
+        let is_it = |&(of, place): &(u32, u32)| of == half && ids.get(place as usize) == Some(id);
+        let (_, place) = self.0.find(Self::hash(half), is_it)?;
+        Some(u64::from(*place) + 1)
+    }
+
+    /// Adds the id at a place of the list.
+    fn add(&mut self, id: &EventId, place: usize) {
+        let half = Self::half(id);
+        self.0.insert_unique(Self::hash(half), (half, place as u32), |&(half, _)| Self::hash(half));
+    }
+
+    fn remove(&mut self, id: &EventId, place: usize) {
+        let half = Self::half(id);
+        if let Ok(found) = self.0.find_entry(Self::hash(half), |known| *known == (half, place as u32)) {
+            found.remove();
+        }
+    }
+
+    fn half(id: &EventId) -> u32 {
+        (id.seed() >> 32) as u32
+    }
+
+    /// The table looks at the highest bits and at the lowest.
+    fn hash(half: u32) -> u64 {
+        u64::from(half).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
 }
 
 /// A version of a memory key: seq, and who wrote (`None`: removed).
@@ -242,8 +287,7 @@ impl Audit {
         for fact in &batch.facts {
             state.fact(at_ms, fact, &mut before);
         }
-        let sources: Vec<Option<usize>> =
-            batch.events.iter().map(|committed| state.by_name.get(&committed.event.source).copied()).collect();
+        let sources = state.sources(batch);
         for (committed, source) in batch.events.iter().zip(&sources) {
             if let (Some(at), Some(place)) = (committed.seen, *source) {
                 let team = state.agents[place].team;
@@ -281,7 +325,7 @@ impl Audit {
     pub(crate) fn acknowledged(&self, seq: Seq, id: EventId, survives_power: bool) {
         let at_ms = self.engine.now_ms();
         let mut state = self.state();
-        let there = state.by_id.get(&id) == Some(&seq.get());
+        let there = state.place_of(&id) == Some(seq.get());
         state.check(at_ms, Invariant::Durable, there, id.to_string().as_str(), || {
             format!("publish was answered with seq {seq}, but the store has not committed it there")
         });
@@ -377,7 +421,7 @@ impl Audit {
         }
         // A foreign input stands at the position itself; what came of it is looked up.
         let place = position.get().checked_sub(1).and_then(|at| state.ids.get(at as usize));
-        let at = if place == Some(&event.id) { Some(position.get()) } else { state.by_id.get(&event.id).copied() };
+        let at = if place == Some(&event.id) { Some(position.get()) } else { state.place_of(&event.id) };
         let Some(seq) = at else {
             state.check(at_ms, Invariant::Isolated, false, name.as_str(), || {
                 format!("was given {} {} of {}, which is not committed", event.topic, event.id, event.source)
@@ -551,7 +595,11 @@ impl State {
         }
     }
 
+    /// Keeps what happened for who asks what went before; the first check that failed ends it.
     fn remember(&mut self, at_ms: u64, what: Recent) {
+        if !self.violations.is_empty() {
+            return;
+        }
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
@@ -637,22 +685,17 @@ impl State {
         self.check(at_ms, Invariant::Order, follows, event.source.as_str(), || {
             format!("seq {seq} does not follow the journal")
         });
-        let first = self.by_id.insert(event.id, seq);
+        let first = self.place_of(&event.id);
         self.check(at_ms, Invariant::ExactlyOnce, first.is_none(), event.source.as_str(), || {
             format!("event {} on {} is at seq {first:?} and at {seq}", event.id, event.topic)
         });
+        self.by_id.add(&event.id, self.ids.len());
         self.ids.push(event.id);
-        if let Some(key) = event.topic.memory_key() {
+        let Route { agents: route, key } = self.route(&event.topic);
+        if let Some(place) = key {
             let removed = event.payload.json().is_ok_and(|json| json == "null");
-            let place = self.by_key.get(key).copied().unwrap_or_else(|| {
-                let key: Arc<str> = key.into();
-                self.by_key.insert(key.clone(), self.memory.len());
-                self.memory.push((key, Vec::new()));
-                self.memory.len() - 1
-            });
             self.memory[place].1.push((seq, (!removed).then_some(event.id)));
         }
-        let route = self.route(&event.topic);
         let team = source.map(|place| self.agents[place].team);
         for &place in route.iter() {
             let agent = &mut self.agents[place];
@@ -662,7 +705,25 @@ impl State {
         }
     }
 
-    fn route(&mut self, topic: &Topic) -> Arc<[usize]> {
+    /// The places of the agents that made the events: a step's are one after another, and most are of one agent.
+    fn sources(&self, batch: &WriteBatch) -> Vec<Option<usize>> {
+        let (mut last, mut found) = (std::ptr::null(), None);
+        let place = |name: &Name| {
+            // The same text in memory: looked up already.
+            let at = name.as_str().as_ptr();
+            if !std::ptr::eq(at, last) {
+                (last, found) = (at, self.by_name.get(name).copied());
+            }
+            found
+        };
+        batch.events.iter().map(|committed| &committed.event.source).map(place).collect()
+    }
+
+    fn place_of(&self, id: &EventId) -> Option<u64> {
+        self.by_id.get(&self.ids, id)
+    }
+
+    fn route(&mut self, topic: &Topic) -> Route {
         if let Some(route) = self.routes.get(topic) {
             return route.clone();
         }
@@ -670,7 +731,13 @@ impl State {
             Some(name) => agent.name.as_str() == name,
             None => agent.wants.filters.iter().any(|filter| filter.matches(topic.as_str())),
         };
-        let route: Arc<[usize]> = (0..self.agents.len()).filter(|&place| wants(&self.agents[place])).collect();
+        let agents = (0..self.agents.len()).filter(|&place| wants(&self.agents[place])).collect();
+        // One topic, one key.
+        let key = topic.memory_key().map(|key| {
+            self.memory.push((key.into(), Vec::new()));
+            self.memory.len() - 1
+        });
+        let route = Route { agents, key };
         self.routes.insert(topic.clone(), route.clone());
         route
     }
@@ -706,8 +773,8 @@ impl State {
     }
 
     fn take_back(&mut self, before: Before) {
-        for id in self.ids.drain(before.last..) {
-            self.by_id.remove(&id);
+        for (place, id) in self.ids.drain(before.last..).enumerate() {
+            self.by_id.remove(&id, before.last + place);
         }
         let last = before.last as u64;
         for agent in &mut self.agents {

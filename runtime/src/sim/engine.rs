@@ -11,7 +11,8 @@
 
 use std::{
     cell::Cell,
-    collections::BTreeSet,
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
@@ -147,7 +148,9 @@ struct State {
     /// The slot of task n at index n, while the task is there. Ids are never used again: eight bytes for each task that
     /// ever was are cheap, and two look-ups for every poll are not.
     tasks: Vec<Option<Box<Slot>>>,
-    ready: BTreeSet<(u64, u64)>,
+    ready: BinaryHeap<Reverse<(u64, u64)>>,
+    /// The same, if an order is followed: then a task is looked for by its key.
+    listed: BTreeSet<(u64, u64)>,
     woken_in_all: u64,
     names: FxHashMap<String, u64>,
     /// Tasks of groups below it are dead: never polled again.
@@ -512,7 +515,7 @@ impl Engine {
             let looker = if is_looking { None } else { state.looker.take() };
             state.worked += u64::from(!is_looking);
             if std::mem::take(&mut state.main_after_step) {
-                state.ready.insert((0, MAIN));
+                state.make_ready(0, MAIN);
             }
             drop(state);
             if let Some(looker) = looker {
@@ -573,7 +576,7 @@ impl Engine {
                 // It has ended.
                 (Policy::Random, None) => continue,
             };
-            state.ready.insert((key, id));
+            state.make_ready(key, id);
         }
         // Its memory is used again.
         let mut place = lock(&self.0.ready.woken);
@@ -632,15 +635,25 @@ fn list(all: Vec<String>) -> String {
 impl State {
     /// Takes the task that comes next: the one that the list names, if it is ready, and else the first.
     fn next_ready(&mut self) -> Option<u64> {
-        if let Some((list, at)) = &mut self.order
-            && let Some(&wanted) = list.get(*at)
-            && let Some(&found) = self.ready.range((wanted, 0)..).next().filter(|(key, _)| *key == wanted)
+        let Some((list, at)) = &mut self.order else {
+            return self.ready.pop().map(|Reverse((_, id))| id);
+        };
+        if let Some(&wanted) = list.get(*at)
+            && let Some(&found) = self.listed.range((wanted, 0)..).next().filter(|(key, _)| *key == wanted)
         {
             *at += 1;
-            self.ready.remove(&found);
+            self.listed.remove(&found);
             return Some(found.1);
         }
-        self.ready.pop_first().map(|(_, id)| id)
+        self.listed.pop_first().map(|(_, id)| id)
+    }
+
+    fn make_ready(&mut self, key: u64, id: u64) {
+        if self.order.is_some() {
+            self.listed.insert((key, id));
+        } else {
+            self.ready.push(Reverse((key, id)));
+        }
     }
 
     fn note_polled(&mut self, key: u64) {

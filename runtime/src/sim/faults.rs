@@ -217,6 +217,8 @@ struct State {
     fired: Vec<Fault>,
     seen: FxHashSet<(FaultClass, u64)>,
     full_left: u64,
+    /// Commits that found no space, and whether the last one did.
+    full: (u64, bool),
     /// How often each turn, or each input of a source, went wrong.
     turns: FxHashMap<u64, u32>,
 }
@@ -250,8 +252,8 @@ impl Faults {
         }
         drawn.sort_unstable();
         let (fired, seen, turns) = (Vec::new(), FxHashSet::default(), FxHashMap::default());
-        let (asked, classes, healed, full_left) = (plan.classes(), drawn, false, 0);
-        let state = State { seed, asked, classes, chances, exactly, healed, fired, seen, full_left, turns };
+        let (asked, classes, healed, full_left, full) = (plan.classes(), drawn, false, 0, (0, false));
+        let state = State { seed, asked, classes, chances, exactly, healed, fired, seen, full_left, full, turns };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -376,7 +378,13 @@ impl Faults {
         let mut state = self.state();
         let full = state.full_left > 0;
         state.full_left = state.full_left.saturating_sub(1);
+        state.full = (state.full.0 + u64::from(full), full);
         full
+    }
+
+    /// How many commits found no space so far, and whether the last one did.
+    pub(crate) fn full(&self) -> (u64, bool) {
+        self.state().full
     }
 }
 

@@ -234,6 +234,9 @@ impl<T> std::fmt::Display for SimReport<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{}", self.failure().unwrap_or_else(|| "all invariants held".into()))?;
         writeln!(f, "options: {}", self.options)?;
+        let revision = option_env!("ATRA_REVISION").unwrap_or("unknown");
+        let (version, config) = (env!("CARGO_PKG_VERSION"), engine::hash_text(&self.options));
+        writeln!(f, "of atra {version}, revision {revision}, config {config:016x}, trace {:016x}", self.hash)?;
         writeln!(f, "{} faults:", self.faults.len())?;
         for fault in self.faults.iter().take(20) {
             writeln!(f, "  {} at {:?}", fault.class.name(), fault.at)?;
@@ -628,6 +631,34 @@ pub fn seeds<T>(n: u64, run: impl Fn(u64) -> SimReport<T>) {
     if !names.is_empty() {
         eprintln!("asked for and never fired in {n} seeds: {}", names.join(", "));
     }
+}
+
+/// A test of many seeds: [`seeds`](crate::sim::seeds) as a `#[test]`.
+///
+/// # Examples
+/// ```
+/// use atra_runtime::sim::{FaultPlan, crowd};
+/// use std::time::Duration;
+///
+/// atra_runtime::sim_test! {
+///     /// Repeat one seed with `ATRA_SIM_SEED=7 cargo test a_crowd_survives`.
+///     fn a_crowd_survives(seed in 100) {
+///         crowd::swarm(seed, 3, Duration::from_secs(10)).faults(FaultPlan::survivable()).simulate(|sim| async move {
+///             sim.run_for(Duration::from_secs(60)).await;
+///             sim.heal_and_settle(Duration::from_secs(3_600)).await;
+///         })
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! sim_test {
+    ($(#[$attribute:meta])* fn $name:ident($seed:ident in $n:expr) $run:block) => {
+        $(#[$attribute])*
+        #[test]
+        fn $name() {
+            $crate::sim::seeds($n, |$seed| $run);
+        }
+    };
 }
 
 /// What a run with exactly these faults fails with.

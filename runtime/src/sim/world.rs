@@ -253,11 +253,15 @@ impl World {
         self.engine.detach(group, name, Box::pin(future));
     }
 
-    /// Stops and checks that it was a clean stop; on a full disk, that everything has ended and the error says why.
+    /// Stops and checks that it was a clean stop; where the disk refused a commit of the stop, or the last one before it,
+    /// for want of space, that everything has ended and the error says why.
     pub(crate) async fn stop(&self, runtime: &Runtime) -> Result<(), RuntimeError> {
+        let (n_before, was_full) = self.faults.full();
         let outcome = runtime.stop(STOP_DEADLINE).await;
-        let text = || format!("stop: {outcome:?}");
-        let for_want_of_space = matches!(&outcome, Err(RuntimeError::Rejected(rejected)) if is_full(rejected));
+        let no_space = was_full || self.faults.full().0 > n_before;
+        let text = || format!("stop: {outcome:?}, disk full: {no_space}");
+        let for_want_of_space =
+            no_space && matches!(&outcome, Err(RuntimeError::Rejected(rejected)) if is_full(rejected));
         self.audit.check(Invariant::CleanStop, outcome.is_ok() || for_want_of_space, "runtime", text);
         if outcome.is_ok() || for_want_of_space {
             self.audit.stopped();
@@ -503,8 +507,10 @@ impl Sim {
 fn is_full(rejected: &Rejected) -> bool {
     match rejected {
         Rejected::Failed(error) => matches!(error, StoreError::Full(_)),
-        // After a commit of unknown outcome; the text has the error that came then.
-        Rejected::Unknown(cause) => cause.starts_with("no space left"),
+        // The text has the error that came then.
+        Rejected::Unknown(cause) => {
+            cause.starts_with("no space left") && cause.ends_with("after a commit of unknown outcome")
+        }
         _ => false,
     }
 }

@@ -157,9 +157,9 @@ impl Timers {
         let Place { mut due, id, member } = place;
         // The id comes from the time that is stored: a repeated try must make the same, whatever time it is now.
         let planned = due;
-        self.known.remove(&(member, id.clone()));
         let draft = match what {
             What::Once(draft) => {
+                self.known.remove(&(member, id.clone()));
                 self.changed.insert((member, id.clone()), None);
                 draft
             }

@@ -305,6 +305,10 @@ fn add_facts(script: &mut Script<'_>, batch: &WriteBatch, names: &mut BatchNames
             None => removed.push((fact, owner)),
         }
     }
+    // In the order of the table: neighbours are on one page.
+    written.sort_unstable_by(|(a, a_owner, ..), (b, b_owner, ..)| {
+        (a.kind, a_owner, &a.key).cmp(&(b.kind, b_owner, &b.key))
+    });
     script.add_rows(&UPSERT_FACTS, &written, |(fact, owner, writer, value), values| {
         values.add(fact.kind as i64)?;
         values.add(*owner)?;
