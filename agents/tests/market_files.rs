@@ -1,7 +1,7 @@
 //! Real files of every container and quirk known to us. The data lie beside the repository; without them the tests say so.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, in a helper as well")]
 
-use atra_agents::market::import::{ColumnOrder, Import, ImportOptions, import_candles, import_file};
+use atra_agents::market::import::{ColumnOrder, Import, ImportOptions, import_candles, import_seekable};
 
 fn file(name: &str) -> Option<Import> {
     let path = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/{}"), name);
@@ -27,7 +27,9 @@ fn every_file_is_the_same_from_the_disk() {
     for path in files.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
         let (options, mut last) = (ImportOptions::default(), 0);
         let whole = import_candles(&std::fs::read(&path).unwrap(), &options, |_| {});
-        let read = import_file(std::fs::File::open(&path).unwrap(), &options, |progress| {
+        let file = std::fs::File::open(&path).unwrap();
+        let len = file.metadata().unwrap().len();
+        let read = import_seekable(file, len, &options, |progress| {
             assert!(progress.bytes >= last && progress.bytes <= progress.bytes_total, "{progress:?}");
             last = progress.bytes;
         });

@@ -16,7 +16,9 @@ use atra::{
     agents::market::{
         block::MergeReport,
         candle::{Interval, Scale, SeriesKey},
-        import::{ColumnOrder, Import, ImportError, ImportOptions, ImportReport, Progress, import_file, import_from},
+        import::{
+            ColumnOrder, Import, ImportError, ImportOptions, ImportReport, Progress, import_from, import_seekable,
+        },
         resample::{Resampled, resample as resample_candles},
     },
     config::Config,
@@ -281,9 +283,14 @@ fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliEr
         import_from(&mut std::io::stdin().lock(), 0, &options, progress)
     } else {
         let failed = |source| CliError::File { path: file.to_owned(), source };
-        let opened = std::fs::File::open(file).map_err(failed)?;
-        bar.set_length(opened.metadata().map_err(failed)?.len());
-        import_file(opened, &options, progress)
+        let mut opened = std::fs::File::open(file).map_err(failed)?;
+        let of = opened.metadata().map_err(failed)?;
+        bar.set_length(of.len());
+        // A pipe cannot be looked at twice.
+        match of.is_file() {
+            true => import_seekable(opened, of.len(), &options, progress),
+            false => import_from(&mut opened, 0, &options, progress),
+        }
     };
     bar.finish_and_clear();
     let import = import.map_err(|source| why_not(file, source))?;

@@ -13,11 +13,11 @@ use atra_bus::{Event, EventId, Interest, Name, Seq, Topic};
 use atra_storage::{FactKind, FactRow, Read, StoreError, TeamRow, WriteBatch};
 use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHashSet};
-use serde::{Deserialize, Serialize};
 
 use super::{
     disk::is_flushed,
     engine::{Engine, hash_text, mix},
+    invariant::{Invariant, Violation},
 };
 use crate::{Team, supervisor::interest};
 
@@ -26,49 +26,6 @@ const VIOLATIONS_MAX: usize = 8;
 /// Virtual time after which an event that nobody has taken makes a team stuck, in milliseconds. Above the longest
 /// planned stall, pause and downtime together.
 const STUCK_MS: u64 = 30 * 60_000;
-
-/// A guarantee, as it is checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Invariant {
-    /// Foreign events reach an agent in journal order, without gap or repeat.
-    Order,
-    /// What is found after a crash is the state after some whole number of commits.
-    Atomic,
-    /// Nobody outside a team gets an event that is not committed.
-    Isolated,
-    /// What was acknowledged is there, as long as its level promises.
-    Durable,
-    /// No event is in the journal twice.
-    ExactlyOnce,
-    /// A turn reads what others wrote as of its position.
-    AsOf,
-    /// Committed decisions are the same when they are made again.
-    Deterministic,
-    /// Queues stay within their limits.
-    Bounded,
-    /// A team fails only for what its own agents did; dead letters are earned.
-    Contained,
-    /// A stop ends in time, in order, and leaves the mark of a clean end, unless there is no space for it.
-    CleanStop,
-    /// Epochs, step numbers and cursors never go back.
-    Fenced,
-    /// What a team wants is handled in the end.
-    NotStuck,
-}
-
-/// A check that failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Violation {
-    /// Which guarantee, or the name of the test's own invariant.
-    pub invariant: String,
-    /// Whom it is about: an agent, a team, a key.
-    pub key: String,
-    /// Virtual time since the begin, in milliseconds.
-    pub at_ms: u64,
-    /// What was found.
-    pub text: String,
-}
 
 /// The auditor's handle.
 #[derive(Clone)]
@@ -810,41 +767,4 @@ impl State {
 
 fn as_of(versions: &[Version], at: Seq) -> Option<EventId> {
     versions.iter().rev().find(|(seq, _)| *seq <= at.get())?.1
-}
-
-impl Invariant {
-    /// All of them, in the order of their discriminants.
-    const ALL: [Self; 12] = [
-        Self::Order,
-        Self::Atomic,
-        Self::Isolated,
-        Self::Durable,
-        Self::ExactlyOnce,
-        Self::AsOf,
-        Self::Deterministic,
-        Self::Bounded,
-        Self::Contained,
-        Self::CleanStop,
-        Self::Fenced,
-        Self::NotStuck,
-    ];
-
-    /// Its name, as in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Order => "order",
-            Self::Atomic => "atomic",
-            Self::Isolated => "isolated",
-            Self::Durable => "durable",
-            Self::ExactlyOnce => "exactly_once",
-            Self::AsOf => "as_of",
-            Self::Deterministic => "deterministic",
-            Self::Bounded => "bounded",
-            Self::Contained => "contained",
-            Self::CleanStop => "clean_stop",
-            Self::Fenced => "fenced",
-            Self::NotStuck => "not_stuck",
-        }
-    }
 }

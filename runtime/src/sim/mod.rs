@@ -21,6 +21,7 @@ mod disk;
 mod driven;
 mod engine;
 mod faults;
+mod invariant;
 mod probe;
 mod shrink;
 mod world;
@@ -39,9 +40,9 @@ use std::{
 
 use atra_bus::Timestamp;
 use atra_storage::{Digest, Level, MemoryDisk, Read, StorageOptions, WriteBatch, digest};
-pub use audit::{Invariant, Violation};
 pub use engine::{EngineError, Policy, TraceRecord};
 pub use faults::{Fault, FaultAt, FaultClass, FaultPlan};
+pub use invariant::{Invariant, Violation};
 use serde_json::Value;
 pub use shrink::fewer_faults;
 use tokio::sync::mpsc;

@@ -8,9 +8,10 @@ use futures::StreamExt as _;
 use serde_json::Value;
 
 use super::{
-    audit::{Audit, Invariant},
+    audit::Audit,
     engine::mix,
     faults::{FaultClass, Faults},
+    invariant::Invariant,
 };
 use crate::{Agent, AgentError, AgentSpec, Context, Offsets, Query, Source, SourceItem, StateReader, StateWriter};
 

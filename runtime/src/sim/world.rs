@@ -22,11 +22,12 @@ use tokio::{
 
 use super::{
     Look, OwnChecks, SIM_START,
-    audit::{Audit, Invariant},
+    audit::Audit,
     disk::{DiskWorld, FaultyStore, Order},
     driven::Disk,
     engine::{Engine, SwarmEnv, mix},
     faults::Faults,
+    invariant::Invariant,
 };
 use crate::{Runtime, RuntimeBuilder, RuntimeError, Team, TeamState};
 

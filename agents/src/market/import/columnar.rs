@@ -4,10 +4,10 @@
 //! is rounded and counted, times are told by type or magnitude. What the libraries panic on is a damaged file.
 
 #[cfg(feature = "columnar")]
-pub(super) use self::enabled::{feather, feather_file, parquet, parquet_file};
+pub(super) use self::enabled::{feather, feather_seekable, parquet, parquet_seekable};
 #[cfg(not(feature = "columnar"))]
 pub(super) use self::missing::{
-    missing as feather, missing as feather_file, missing as parquet, missing as parquet_file,
+    missing as feather, missing as feather_seekable, missing as parquet, missing as parquet_seekable,
 };
 
 #[cfg(not(feature = "columnar"))]
@@ -22,11 +22,12 @@ mod missing {
 #[cfg(feature = "columnar")]
 mod enabled {
     use std::fmt::{Display, Write};
-    use std::fs::File;
-    use std::io::{BufReader, Cursor, Read, Seek};
+    use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::{Arc, Mutex, PoisonError};
 
-    use ::parquet::file::reader::{ChunkReader, FileReader as _, SerializedFileReader};
+    use ::parquet::errors;
+    use ::parquet::file::reader::{ChunkReader, FileReader as _, Length, SerializedFileReader};
     use ::parquet::record::Field;
     use arrow_array::cast::AsArray;
     use arrow_array::types::{
@@ -97,12 +98,57 @@ mod enabled {
         parquet_of(bytes::Bytes::copy_from_slice(bytes), options, progress)
     }
 
-    pub(crate) fn parquet_file(
-        file: File,
+    pub(crate) fn parquet_seekable(
+        (source, len): (impl Read + Seek + Send + 'static, u64),
         options: &ImportOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Import, ImportError> {
-        parquet_of(file, options, progress)
+        parquet_of(Shared { source: Arc::new(Mutex::new(source)), len }, options, progress)
+    }
+
+    /// A source that the readers of several columns share, each at a place of its own.
+    struct Shared<R> {
+        source: Arc<Mutex<R>>,
+        len: u64,
+    }
+
+    /// Reads on from a place.
+    struct At<R> {
+        source: Arc<Mutex<R>>,
+        at: u64,
+    }
+
+    impl<R: Read + Seek> Read for At<R> {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+            source.seek(SeekFrom::Start(self.at))?;
+            let n = source.read(into)?;
+            self.at += n as u64;
+            Ok(n)
+        }
+    }
+
+    impl<R> Length for Shared<R> {
+        fn len(&self) -> u64 {
+            self.len
+        }
+    }
+
+    impl<R: Read + Seek + Send> ChunkReader for Shared<R> {
+        type T = BufReader<At<R>>;
+
+        fn get_read(&self, start: u64) -> errors::Result<Self::T> {
+            Ok(BufReader::new(At { source: Arc::clone(&self.source), at: start }))
+        }
+
+        fn get_bytes(&self, start: u64, length: usize) -> errors::Result<bytes::Bytes> {
+            let mut found = Vec::with_capacity(length.min(usize::try_from(self.len).unwrap_or(usize::MAX)));
+            self.get_read(start)?.take(length as u64).read_to_end(&mut found)?;
+            if found.len() != length {
+                return Err(errors::ParquetError::EOF(format!("{length} bytes at {start}, found {}", found.len())));
+            }
+            Ok(found.into())
+        }
     }
 
     /// One page of each column is held at a time.
@@ -165,12 +211,12 @@ mod enabled {
         feather_of(Cursor::new(bytes), options, progress)
     }
 
-    pub(crate) fn feather_file(
-        file: File,
+    pub(crate) fn feather_seekable(
+        source: impl Read + Seek,
         options: &ImportOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Import, ImportError> {
-        feather_of(BufReader::new(file), options, progress)
+        feather_of(BufReader::new(source), options, progress)
     }
 
     /// One batch is held at a time.

@@ -21,7 +21,6 @@ mod number;
 mod rows;
 
 use std::cell::Cell;
-use std::fs::File;
 use std::io::{Read, Seek};
 
 use serde::{Deserialize, Serialize};
@@ -426,35 +425,31 @@ pub fn import_from(
     )
 }
 
-/// As [`import_candles`], from a file. Text is read as it comes, Parquet and Feather a batch of rows at a time; JSON, and
-/// Parquet and Feather that are packed once more, are held while they are read.
+/// As [`import_candles`], from something of `bytes_total` bytes in which one can go back and forth, such as a file. Text is
+/// read as it comes, Parquet and Feather a batch of rows at a time; JSON, and Parquet and Feather that are packed once more,
+/// are held while they are read.
 ///
 /// # Errors
 /// As [`import_candles`].
-pub fn import_file(
-    mut file: File,
+pub fn import_seekable(
+    mut source: impl Read + Seek + Send + 'static,
+    bytes_total: u64,
     options: &ImportOptions,
     mut progress: impl FnMut(Progress),
 ) -> Result<Import, ImportError> {
     let failed = |source| ImportError::Read { source };
-    let of = file.metadata().map_err(failed)?;
-    let bytes_total = of.len();
-    if !of.is_file() {
-        // A pipe cannot be looked at twice.
-        return import_from(&mut file, bytes_total, options, progress);
-    }
     let mut start = Vec::new();
-    Read::by_ref(&mut file).take(MAGIC_BYTES).read_to_end(&mut start).map_err(failed)?;
-    file.rewind().map_err(failed)?;
+    Read::by_ref(&mut source).take(MAGIC_BYTES).read_to_end(&mut start).map_err(failed)?;
+    source.rewind().map_err(failed)?;
     // Those count batches or rows.
     let mut scaled = |Progress { bytes, bytes_total: of, rows }: Progress| {
         let bytes = (bytes as f64 / of.max(1) as f64 * bytes_total as f64) as usize;
         progress(Progress { bytes, bytes_total: usize::try_from(bytes_total).unwrap_or(usize::MAX), rows });
     };
     match container::sniff(&start) {
-        Content::Parquet => columnar::parquet_file(file, options, &mut scaled),
-        Content::Feather => columnar::feather_file(file, options, &mut scaled),
-        _ => import_from(&mut file, bytes_total, options, progress),
+        Content::Parquet => columnar::parquet_seekable((source, bytes_total), options, &mut scaled),
+        Content::Feather => columnar::feather_seekable(source, options, &mut scaled),
+        _ => import_from(&mut source, bytes_total, options, progress),
     }
 }
 
