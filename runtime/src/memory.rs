@@ -261,12 +261,11 @@ impl SharedMemory {
     }
 
     fn push(&self, key: &str, version: Version, floor: Seq, pruned: bool) {
-        if !self.0.keys.contains_key(key) {
+        let mut versions = self.0.keys.get_mut(key).unwrap_or_else(|| {
             let key: Arc<str> = key.into();
             self.0.index.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
-            self.0.keys.insert(key, Versions { pruned, ..Versions::default() });
-        }
-        let Some(mut versions) = self.0.keys.get_mut(key) else { return };
+            self.0.keys.entry(key).or_insert(Versions { pruned, ..Versions::default() })
+        });
         versions.list.push_back(version);
         // The newest version at or before the floor is still needed, and so is the newest released one,
         // however many are kept; those before both are not.
