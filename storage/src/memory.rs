@@ -45,65 +45,87 @@ struct State {
     volatile: Option<VecDeque<Undo>>,
 }
 
-/// Facts by kind and owner (`None` for memory, whose keys are unique), then by key: what a team loads at its start is
-/// found without looking at what others have.
+/// Rows by key.
+type Rows = FxHashMap<String, FactRow>;
+
+/// Facts by kind and owner, then by key: what a team loads at its start is found without looking at what others have.
 #[derive(Debug, Default)]
 struct Facts {
-    rows: FxHashMap<(FactKind, Option<Name>), FxHashMap<String, FactRow>>,
+    /// All but memory, by kind in stored order.
+    owned: [FxHashMap<Name, Rows>; FactKind::ALL.len()],
+    /// Its keys are unique, whoever wrote them.
+    memory: Rows,
     /// The keys of memory, in order, for who reads it page by page.
     memory_keys: BTreeSet<String>,
 }
 
 impl Facts {
-    fn place(kind: FactKind, owner: &Name) -> (FactKind, Option<Name>) {
-        (kind, (kind != FactKind::Memory).then(|| owner.clone()))
+    fn owned(&self, kind: FactKind) -> &FxHashMap<Name, Rows> {
+        &self.owned[kind as usize - 1]
     }
 
     fn get(&self, kind: FactKind, owner: &Name, key: &str) -> Option<&FactRow> {
-        self.rows.get(&Self::place(kind, owner))?.get(key)
+        match kind {
+            FactKind::Memory => self.memory.get(key),
+            _ => self.owned(kind).get(owner)?.get(key),
+        }
     }
 
     /// Writes or, without a value, removes.
     fn put(&mut self, fact: &FactRow) {
-        let is_memory = fact.kind == FactKind::Memory;
-        let rows = self.rows.entry(Self::place(fact.kind, &fact.owner)).or_default();
-        match (rows.get_mut(&fact.key), &fact.value) {
-            // Its key stays: one allocation less for each write of a run.
-            (Some(row), Some(_)) => {
-                let FactRow { owner, value, version, event, .. } = fact;
-                (row.owner, row.value) = (owner.clone(), value.clone());
-                (row.version, row.event) = (*version, *event);
-            }
-            (None, Some(_)) => {
-                rows.insert(fact.key.clone(), fact.clone());
-                if is_memory {
-                    self.memory_keys.insert(fact.key.clone());
+        let held = match fact.kind {
+            FactKind::Memory => self.memory.get_mut(&fact.key),
+            kind => self.owned[kind as usize - 1].get_mut(&fact.owner).and_then(|rows| rows.get_mut(&fact.key)),
+        };
+        match (held, &fact.value) {
+            // Names and key stay: what is written most often is written over.
+            (Some(row), Some(value)) => {
+                if row.owner != fact.owner {
+                    row.owner = fact.owner.clone();
                 }
+                row.value = Some(value.clone());
+                (row.version, row.event) = (fact.version, fact.event);
             }
-            (_, None) => {
-                rows.remove(&fact.key);
-                if is_memory {
-                    self.memory_keys.remove(&fact.key);
-                }
-            }
+            (None, Some(_)) => self.insert(fact),
+            (Some(_), None) => self.remove(fact),
+            (None, None) => {}
+        }
+    }
+
+    fn insert(&mut self, fact: &FactRow) {
+        if fact.kind == FactKind::Memory {
+            self.memory.insert(fact.key.clone(), fact.clone());
+            self.memory_keys.insert(fact.key.clone());
+        } else {
+            let rows = self.owned[fact.kind as usize - 1].entry(fact.owner.clone()).or_default();
+            rows.insert(fact.key.clone(), fact.clone());
+        }
+    }
+
+    fn remove(&mut self, fact: &FactRow) {
+        if fact.kind == FactKind::Memory {
+            self.memory.remove(&fact.key);
+            self.memory_keys.remove(&fact.key);
+        } else if let Some(rows) = self.owned[fact.kind as usize - 1].get_mut(&fact.owner) {
+            rows.remove(&fact.key);
         }
     }
 
     /// In no order.
     fn of_kind(&self, kind: FactKind) -> impl Iterator<Item = &FactRow> {
-        self.rows.iter().filter(move |((of, _), _)| *of == kind).flat_map(|(_, rows)| rows.values())
+        let memory = (kind == FactKind::Memory).then_some(&self.memory);
+        self.owned(kind).values().chain(memory).flat_map(Rows::values)
     }
 
-    /// In no order; of an owner, memory's being nobody.
-    fn of(&self, kind: FactKind, owner: Option<Name>) -> impl Iterator<Item = &FactRow> {
-        self.rows.get(&(kind, owner)).into_iter().flat_map(FxHashMap::values)
+    /// In no order; of memory, which nobody owns, nothing.
+    fn of(&self, kind: FactKind, owner: &Name) -> impl Iterator<Item = &FactRow> {
+        self.owned(kind).get(owner).into_iter().flat_map(Rows::values)
     }
 
     /// Memory from this key on, in order.
     fn memory_from(&self, key: &str) -> impl Iterator<Item = &FactRow> {
-        let rows = self.rows.get(&(FactKind::Memory, None));
         let keys = self.memory_keys.range::<str, _>((Bound::Included(key), Bound::Unbounded));
-        keys.filter_map(move |key| rows?.get(key))
+        keys.filter_map(|key| self.memory.get(key))
     }
 }
 
@@ -339,9 +361,7 @@ impl State {
     fn apply(&mut self, batch: &WriteBatch) {
         batch.events.iter().for_each(|committed| self.journal.push(committed));
         batch.facts.iter().for_each(|fact| self.facts.put(fact));
-        for moved in &batch.teams {
-            self.teams.insert(moved.to.team.clone(), moved.to.clone());
-        }
+        batch.teams.iter().for_each(|moved| moved.to.put(&mut self.teams));
         for block in &batch.blocks {
             self.blocks.insert((block.series.clone(), block.start), block.clone());
         }
@@ -565,10 +585,7 @@ impl Read for MemoryDisk {
 
     async fn facts_page(&self, kind: FactKind, owner: &Name, from: &str, limit: usize) -> Result<FactPage, StoreError> {
         let state = self.state();
-        let mut rows: Vec<&FactRow> = match kind {
-            FactKind::Memory => Vec::new(),
-            _ => state.facts.of(kind, Some(owner.clone())).filter(|row| *row.key >= *from).collect(),
-        };
+        let mut rows: Vec<&FactRow> = state.facts.of(kind, owner).filter(|row| *row.key >= *from).collect();
         rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(fact_page(rows.into_iter(), limit))
     }
@@ -579,8 +596,8 @@ impl Read for MemoryDisk {
 
     async fn fact_owners(&self, kind: FactKind) -> Result<Vec<Name>, StoreError> {
         let state = self.state();
-        let places = state.facts.rows.iter().filter(|((of, _), rows)| *of == kind && !rows.is_empty());
-        let mut owners: Vec<Name> = places.filter_map(|((_, owner), _)| owner.clone()).collect();
+        let places = state.facts.owned(kind).iter().filter(|(_, rows)| !rows.is_empty());
+        let mut owners: Vec<Name> = places.map(|(owner, _)| owner.clone()).collect();
         owners.sort();
         Ok(owners)
     }
@@ -588,7 +605,7 @@ impl Read for MemoryDisk {
     async fn count_facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<u64, StoreError> {
         let state = self.state();
         let count = match owner {
-            Some(owner) if kind != FactKind::Memory => state.facts.of(kind, Some(owner.clone())).count(),
+            Some(owner) if kind != FactKind::Memory => state.facts.of(kind, owner).count(),
             _ => state.facts.of_kind(kind).count(),
         };
         Ok(count as u64)
