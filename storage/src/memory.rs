@@ -413,12 +413,12 @@ impl State {
         }
     }
 
-    fn get(&self, seq: Seq) -> Option<&Kept> {
+    fn get(&self, seq: Seq) -> Option<Kept<'_>> {
         self.journal.get(usize::try_from(seq.get()).ok()?.checked_sub(1)?)
     }
 
     /// What is left of the journal, in order.
-    fn events(&self) -> impl DoubleEndedIterator<Item = &Kept> {
+    fn events(&self) -> impl DoubleEndedIterator<Item = Kept<'_>> {
         self.journal.first(self.journal.len())
     }
 
@@ -435,30 +435,22 @@ impl State {
         let open = self.facts.of_kind(FactKind::Result).filter(is_open);
         let needed: BTreeSet<EventId> = marks.chain(open).filter_map(|fact| event_of(&fact.key)).collect();
         let mut newest: BTreeMap<Topic, Seq> = BTreeMap::new();
-        for committed in self.events().take_while(|committed| committed.seq <= upto) {
-            if committed.event.topic.memory_key().is_some() {
-                newest.insert(committed.event.topic.clone(), committed.seq);
+        for kept in self.events().take_while(|kept| kept.seq <= upto) {
+            if kept.topic.memory_key().is_some() {
+                newest.insert(kept.topic.clone(), kept.seq);
             }
         }
-        for place in self.journal.places(upto.get() as usize) {
-            let is_kept = |committed: &Kept| {
-                let Kept { seq, event, .. } = committed;
-                match newest.get(&event.topic) {
-                    Some(newest) if newest != seq => needed.contains(&event.id) && *seq > self.floor,
-                    Some(_) => needed.contains(&event.id) || event.payload.json().is_ok_and(|json| json != "null"),
-                    None => *seq <= self.floor || needed.contains(&event.id) || event.topic.as_str() == KEPT_TOPIC,
-                }
-            };
-            if !place.as_ref().is_some_and(is_kept) {
-                *place = None;
+        let floor = self.floor;
+        self.journal.retain(upto.get() as usize, |kept| {
+            let (seq, is_needed) = (kept.seq, needed.contains(&kept.id()));
+            match newest.get(kept.topic) {
+                Some(newest) if *newest != seq => is_needed && seq > floor,
+                Some(_) => is_needed || kept.json() != "null",
+                None => seq <= floor || is_needed || kept.topic.as_str() == KEPT_TOPIC,
             }
-        }
+        });
         self.floor = upto;
     }
-}
-
-fn payload_bytes(kept: &Kept) -> usize {
-    kept.event.payload.json().map_or(0, str::len)
 }
 
 /// What fits a page: up to the row that crosses the line.
@@ -503,14 +495,14 @@ impl Read for MemoryDisk {
         let (mut events, mut at, mut n_bytes) = (Vec::new(), after, 0);
         while at < end {
             let next = at.next();
-            if let Some(committed) = state.get(next)
-                && interest.wants(committed.event.topic.as_str(), &committed.event.source)
+            if let Some(kept) = state.get(next)
+                && interest.wants(kept.topic.as_str(), kept.source)
             {
                 if events.len() == limit || n_bytes >= PAGE_BYTES {
                     return Ok((events, at));
                 }
-                n_bytes += payload_bytes(committed);
-                events.push(committed.committed());
+                n_bytes += kept.json().len();
+                events.push(kept.committed());
             }
             at = next;
         }
@@ -523,13 +515,12 @@ impl Read for MemoryDisk {
 
     async fn last_older_than(&self, span: Duration) -> Result<Seq, StoreError> {
         let state = self.state();
-        let mut counted = state.events().filter(|committed| !committed.event.topic.as_str().starts_with(SYSTEM_ROOT));
-        let Some(newest) = counted.next_back().map(|committed| committed.event.time) else { return Ok(state.floor) };
+        let mut counted = state.events().filter(|kept| !kept.topic.as_str().starts_with(SYSTEM_ROOT));
+        let Some(newest) = counted.next_back().map(|kept| kept.time()) else { return Ok(state.floor) };
         let oldest = newest.millis().saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
-        let mut counted = state.events().filter(|committed| {
-            committed.seq > state.floor && !committed.event.topic.as_str().starts_with(SYSTEM_ROOT)
-        });
-        let first = counted.find(|committed| committed.event.time.millis() >= oldest);
+        let mut counted =
+            state.events().filter(|kept| kept.seq > state.floor && !kept.topic.as_str().starts_with(SYSTEM_ROOT));
+        let first = counted.find(|kept| kept.time().millis() >= oldest);
         Ok(first.map_or(state.last_seq(), |first| Seq(first.seq.get() - 1)))
     }
 
@@ -541,31 +532,27 @@ impl Read for MemoryDisk {
     ) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
         let n_before = before.get().saturating_sub(1).min(state.last_seq().get());
-        let wanted = |kept: &&Kept| interest.wants(kept.event.topic.as_str(), &kept.event.source);
+        let wanted = |kept: &Kept<'_>| interest.wants(kept.topic.as_str(), kept.source);
         let events = state.journal.first(n_before as usize).rev().filter(wanted).take(limit);
-        let mut events: Vec<_> = first_page(events, |kept| payload_bytes(kept)).map(Kept::committed).collect();
+        let mut events: Vec<_> = first_page(events, |kept| kept.json().len()).map(|kept| kept.committed()).collect();
         events.reverse();
         Ok(events)
     }
 
     async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError> {
-        Ok(self.state().get(seq).map(Kept::committed))
+        Ok(self.state().get(seq).map(|kept| kept.committed()))
     }
 
     async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
-        Ok(state
-            .events()
-            .filter(|committed| committed.cause_seq == Some(seq))
-            .take(limit)
-            .map(Kept::committed)
-            .collect())
+        let effects = state.events().filter(|kept| kept.cause_seq() == Some(seq));
+        Ok(effects.take(limit).map(|kept| kept.committed()).collect())
     }
 
     async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
         let mut counts = BTreeMap::new();
-        for committed in self.state().events() {
-            *counts.entry(committed.event.topic.as_str().to_owned()).or_insert(0) += 1;
+        for kept in self.state().events() {
+            *counts.entry(kept.topic.as_str().to_owned()).or_insert(0) += 1;
         }
         Ok(counts.into_iter().collect())
     }
@@ -576,7 +563,7 @@ impl Read for MemoryDisk {
         state.check_floor(at)?;
         let upto = at.min(state.last_seq()).get() as usize;
         let mut writes = state.journal.first(upto).rev();
-        Ok(writes.find(|committed| committed.event.topic == topic).map(Kept::committed))
+        Ok(writes.find(|kept| *kept.topic == topic).map(|kept| kept.committed()))
     }
 
     async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {
@@ -613,7 +600,7 @@ impl Read for MemoryDisk {
 
     async fn memory_keys(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         let state = self.state();
-        let written = state.events().filter_map(|committed| committed.event.topic.memory_key());
+        let written = state.events().filter_map(|kept| kept.topic.memory_key());
         let keys: BTreeSet<&str> = written.filter(|key| key.starts_with(prefix)).collect();
         Ok(keys.into_iter().map(str::to_owned).collect())
     }
