@@ -16,8 +16,10 @@ use crate::{
     report::{Case, Reporter, Unit},
 };
 
-/// Callers with a publish on its way each.
-const CALLERS: usize = 512;
+/// Callers with a publish on its way each. With many, ten teams find dozens of events at every wake-up, where each of a
+/// thousand finds one; with few, all find one, and only the number of teams differs.
+const MANY: usize = 512;
+const FEW: usize = 8;
 
 /// Where the events are kept.
 #[derive(Clone, Copy)]
@@ -30,15 +32,17 @@ enum Kept {
 pub(crate) fn run(scale: Scale, reporter: &mut Reporter) {
     let tokio = runtime();
     let kinds = [
-        (Kept::Sqlite, false, "teams, SQLite"),
-        (Kept::Model, false, "teams, model store"),
-        (Kept::Sqlite, true, "teams that answer, SQLite"),
+        (Kept::Sqlite, false, MANY, "teams, SQLite"),
+        (Kept::Model, false, MANY, "teams, model store"),
+        (Kept::Sqlite, false, FEW, "teams, SQLite, 8 callers"),
+        (Kept::Model, false, FEW, "teams, model store, 8 callers"),
+        (Kept::Sqlite, true, MANY, "teams that answer, SQLite"),
     ];
-    for (kept, answers, kind) in kinds {
+    for (kept, answers, n_callers, kind) in kinds {
         let swarm = |n_teams| {
             let swarm = tokio.block_on(Swarm::start(n_teams, kept, answers));
-            let (tokio, n) = (&tokio, scale.events / 10);
-            move || tokio.block_on(swarm.clone().cost(n))
+            let (tokio, n) = (&tokio, scale.events / if n_callers == FEW { 40 } else { 10 });
+            move || tokio.block_on(swarm.clone().cost(n, n_callers))
         };
         let mut contenders =
             [Contender::new("10", swarm(10)), Contender::new("100", swarm(100)), Contender::new("1,000", swarm(1_000))];
@@ -80,16 +84,16 @@ impl Swarm {
     }
 
     /// Nanoseconds per event, from the first publish until every team has settled everything.
-    async fn cost(self, n: usize) -> f64 {
+    async fn cost(self, n: usize, n_callers: usize) -> f64 {
         let inputs = |runtime: &Runtime| runtime.status().iter().map(|team| team.inputs).sum::<u64>();
         let before = inputs(&self.runtime);
         on_worker(async move {
             let start = Instant::now();
-            let callers: Vec<_> = (0..CALLERS)
+            let callers: Vec<_> = (0..n_callers)
                 .map(|caller| {
                     let Self { runtime, topics, .. } = self.clone();
                     tokio::spawn(async move {
-                        for at in (caller..n).step_by(CALLERS) {
+                        for at in (caller..n).step_by(n_callers) {
                             let topic = topics[at % topics.len()].clone();
                             runtime.publish(Draft::new(topic, at)).await.expect("committed");
                         }

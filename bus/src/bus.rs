@@ -13,7 +13,7 @@
 //! are called after `index` is let go, because waking may run foreign code that drops a subscription.
 
 use std::{
-    fmt,
+    fmt, iter,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -130,10 +130,41 @@ pub(crate) struct Shared {
 struct Releaser {
     /// Whom to wake when the locks are gone. Empty between releases.
     wakers: Vec<Waker>,
-    /// By slot: the runs of the batch that this subscriber wants. Empty lists between releases.
-    runs: Vec<Vec<(u32, u32)>>,
+    /// By slot: the runs of the batch that this subscriber wants. Empty between releases.
+    runs: Vec<Runs>,
     /// Slots with runs, in the order they were found. Empty between releases.
     touched: Vec<Slot>,
+}
+
+/// Runs `start..end` of a batch that one subscriber wants, in order; `end` 0 stands for none. Mostly there is one, and it
+/// lies where the slot is: with a thousand subscribers a list of its own for each would be fetched each time.
+#[derive(Default)]
+struct Runs {
+    first: (u32, u32),
+    more: Vec<(u32, u32)>,
+}
+
+impl Runs {
+    /// Adds the event at `at`, which is above all in it; answers whether it is the first.
+    fn add(&mut self, at: u32) -> bool {
+        if self.first.1 == 0 {
+            self.first = (at, at + 1);
+            return true;
+        }
+        let (_, end) = self.more.last_mut().unwrap_or(&mut self.first);
+        match *end == at {
+            true => *end += 1,
+            false => self.more.push((at, at + 1)),
+        }
+        false
+    }
+
+    fn clear(&mut self) {
+        self.first = (0, 0);
+        self.more.clear();
+        // One odd batch must not hold its memory for ever.
+        self.more.shrink_to(64);
+    }
 }
 
 /// Locks; a poisoned lock is used on, because no holder leaves data half changed when it panics.
@@ -359,21 +390,14 @@ impl Releaser {
     /// Puts a batch of several events into the queues: first finds each subscriber's runs, then locks each
     /// queue once.
     fn hand_out(&mut self, index: &mut Index<Subscriber>, batch: &Arc<Batch>) {
-        self.runs.resize_with(index.n_slots(), Vec::new);
+        self.runs.resize_with(index.n_slots(), Runs::default);
         for (at, event) in (0_u32..).zip(&batch.events) {
             for (slot, subscriber) in index.route(&event.event.topic).members() {
                 if !subscriber.wants_from(&event.event.source) {
                     continue;
                 }
-                let runs = &mut self.runs[slot as usize];
-                match runs.last_mut() {
-                    Some((_, end)) if *end == at => *end += 1,
-                    last => {
-                        if last.is_none() {
-                            self.touched.push(slot);
-                        }
-                        runs.push((at, at + 1));
-                    }
+                if self.runs[slot as usize].add(at) {
+                    self.touched.push(slot);
                 }
             }
         }
@@ -381,14 +405,12 @@ impl Releaser {
             let runs = &mut self.runs[slot as usize];
             if let Some(subscriber) = index.member(slot) {
                 let mut queue = lock(&subscriber.queue);
-                for (start, end) in runs.iter() {
+                for (start, end) in iter::once(&runs.first).chain(&runs.more) {
                     queue.push_run(batch, *start as usize, *end as usize);
                 }
                 self.wakers.extend(queue.take_waker());
             }
             runs.clear();
-            // One odd batch must not hold its memory for ever.
-            runs.shrink_to(64);
         }
     }
 }

@@ -125,6 +125,8 @@ pub struct Subscription {
     buffer_upto: Seq,
     /// While it is set, the journal is read up to it before the live queue is looked at.
     catch_up: Option<Seq>,
+    /// Whether it was behind and is not any more, until somebody asks.
+    rejoined: bool,
     /// The journal read that is under way. The lock is never taken (`get_mut` only): it makes the
     /// subscription `Sync` though the future is not.
     fetch: Mutex<Option<Fetch>>,
@@ -153,6 +155,7 @@ impl Subscription {
             buffer: VecDeque::new(),
             buffer_upto: after,
             catch_up: None,
+            rejoined: false,
             fetch: Mutex::new(None),
             yielded: false,
             failed: None,
@@ -181,23 +184,25 @@ impl Subscription {
     /// # Cancel safety
     /// Cancel safe: hands nothing out.
     pub async fn ready(&mut self) -> bool {
-        poll_fn(|cx| {
-            ready!(poll_budget(cx));
-            if self.failed.is_some() {
-                return Poll::Ready(true);
+        poll_fn(|cx| self.poll_ready(cx)).await
+    }
+
+    /// What [`ready`](Self::ready) waits for, for who waits for other things too and keeps no future between two looks.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        ready!(poll_budget(cx));
+        if self.failed.is_some() {
+            return Poll::Ready(true);
+        }
+        // Who waits here takes what came in one go: a turn of the others first would bring it little, and cost
+        // a poll for each event where every reader gets only now and then one.
+        self.yielded = true;
+        match ready!(self.poll_source(cx)) {
+            Ok(some) => Poll::Ready(some),
+            Err(error) => {
+                self.failed = Some(error);
+                Poll::Ready(true)
             }
-            // Who waits here takes what came in one go: a turn of the others first would bring it little, and cost
-            // a poll for each event where every reader gets only now and then one.
-            self.yielded = true;
-            match ready!(self.poll_source(cx)) {
-                Ok(some) => Poll::Ready(some),
-                Err(error) => {
-                    self.failed = Some(error);
-                    Poll::Ready(true)
-                }
-            }
-        })
-        .await
+        }
     }
 
     /// Moves what is ready into `into`, at most `max` events, without waiting; returns how many.
@@ -251,6 +256,12 @@ impl Subscription {
     pub fn is_behind(&self) -> bool {
         self.catch_up.is_some_and(|upto| self.handed_out < upto)
             || matches!(lock(&self.subscriber.queue).mode, Mode::Lagging { .. })
+    }
+
+    /// Whether it was behind and has read on to what is live since this was last asked. It may have found nothing that is
+    /// wanted on the way: then nothing else tells that it came so far.
+    pub fn take_rejoined(&mut self) -> bool {
+        std::mem::take(&mut self.rejoined)
     }
 
     /// How often its queue was full, so that it had to read on from the journal.
@@ -369,7 +380,7 @@ impl Subscription {
     /// Whether the live queue is what comes next. Call it with an empty buffer.
     fn caught_up(&mut self) -> bool {
         if self.catch_up.is_some_and(|upto| self.handed_out >= upto) {
-            self.catch_up = None;
+            (self.catch_up, self.rejoined) = (None, true);
         }
         self.catch_up.is_none()
     }

@@ -144,7 +144,9 @@ impl Topic {
 
 impl PartialEq for Topic {
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
+        let (text, other) = (self.as_str(), other.as_str());
+        // Mostly clones of one: the text itself need not be read.
+        std::ptr::eq(text, other) || text == other
     }
 }
 impl Eq for Topic {}

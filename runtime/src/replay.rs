@@ -386,7 +386,7 @@ impl Sandbox {
         // Relaxed: one task; only how long old versions are kept depends on it.
         self.position.store(position.get(), Ordering::Relaxed);
         let at = TurnInput { now: self.now, position, attempt: 1 };
-        let rules = TurnRules { input: at, skips: self.letters.clone(), gate: None };
+        let rules = TurnRules { input: at, skips: Some(self.letters.clone()), gate: None };
         self.inputs += 1;
         if let Err(failure) = self.cascade(&input, to, &rules).await {
             let TurnFailure { agent, event, fault } = failure;

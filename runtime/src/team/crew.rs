@@ -54,7 +54,7 @@ type Failure = (usize, TurnFailure);
 pub(crate) struct TurnRules {
     pub(crate) input: TurnInput,
     /// Pairs that are dead letters: not delivered.
-    pub(crate) skips: Arc<BTreeSet<(Name, EventId)>>,
+    pub(crate) skips: Option<Arc<BTreeSet<(Name, EventId)>>>,
     /// Marks each turn in the store before it runs, on an input that has killed the process before.
     pub(crate) gate: Option<Arc<Gate>>,
 }
@@ -120,20 +120,27 @@ impl Gate {
 pub(crate) struct Routes {
     specs: Vec<Arc<AgentSpec>>,
     known: FxHashMap<Topic, Arc<[usize]>>,
+    /// The first topic that was asked for, which is not in `known`: most teams of one agent never see another, and with
+    /// a thousand of them each look into a map of its own is a miss of the processor's cache.
+    first: Option<(Topic, Arc<[usize]>)>,
 }
 
 impl Routes {
     pub(crate) fn new(specs: Vec<Arc<AgentSpec>>) -> Self {
-        Self { specs, known: FxHashMap::default() }
+        Self { specs, known: FxHashMap::default(), first: None }
     }
 
-    /// Who subscribes to a topic that addresses nobody.
+    /// Who subscribes to a topic that addresses nobody and is not the first.
     fn of(&mut self, topic: &Topic) -> Arc<[usize]> {
         if let Some(members) = self.known.get(topic) {
             return members.clone();
         }
         let wants = |spec: &AgentSpec| spec.subscribes.iter().any(|filter| filter.matches(topic.as_str()));
         let members: Arc<[usize]> = (0..self.specs.len()).filter(|&place| wants(&self.specs[place])).collect();
+        if self.first.is_none() {
+            self.first = Some((topic.clone(), members.clone()));
+            return members;
+        }
         if self.known.len() >= ROUTES_MAX {
             self.known.clear();
         }
@@ -145,11 +152,15 @@ impl Routes {
     fn receivers(&mut self, event: &RoundEvent) -> impl Iterator<Item = usize> + use<> {
         let topic = &event.event.topic;
         let (to, from, n) = (event.to, event.from, self.specs.len());
-        // Addresses are not remembered: a team that writes to a thousand others would keep them all. Who addresses itself
-        // means it.
-        let addressee = topic.addressee();
-        let named = addressee.and_then(|agent| self.specs.iter().position(|spec| spec.name.as_str() == agent));
-        let members = addressee.is_none().then(|| self.of(topic));
+        let (members, named) = match &self.first {
+            Some((first, members)) if first == topic => (Some(members.clone()), None),
+            // Addresses are not remembered: a team that writes to a thousand others would keep them all. Who addresses
+            // itself means it.
+            _ => match topic.addressee() {
+                Some(agent) => (None, self.specs.iter().position(|spec| spec.name.as_str() == agent)),
+                None => (Some(self.of(topic)), None),
+            },
+        };
         (0..n).filter(move |place| {
             let subscribes = members.as_ref().is_some_and(|members| members.contains(place) && Some(*place) != from);
             subscribes || Some(*place) == to || Some(*place) == named
@@ -274,7 +285,7 @@ async fn turn(
     rules: &TurnRules,
     effects: &mut Effects,
 ) -> Result<bool, TurnFailure> {
-    if !rules.skips.is_empty() && rules.skips.contains(&(member.spec.name.clone(), event.id)) {
+    if rules.skips.as_ref().is_some_and(|skips| skips.contains(&(member.spec.name.clone(), event.id))) {
         return Ok(false);
     }
     let _one = match &rules.gate {

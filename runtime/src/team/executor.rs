@@ -4,12 +4,14 @@
 //! with a [`TeamExit`], and the supervisor builds the next one from committed state.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    task::{self, Poll, ready},
     time::Duration,
 };
 
@@ -137,6 +139,19 @@ struct InFlight {
     passing: Vec<Arc<Event>>,
 }
 
+/// A step that was in flight, and its answer.
+type Answered = (InFlight, Result<(), Rejected>);
+
+/// What an executor with nothing to do was waiting for.
+enum News {
+    /// A command; `None`: nobody is left to give one.
+    Told(Option<TeamControl>),
+    Committed(Answered),
+    /// Something may be there to be taken, or the journal cannot be read.
+    Ready(Result<(), String>),
+    CursorDue,
+}
+
 /// One incarnation of a team.
 pub(crate) struct Executor {
     parts: TeamParts,
@@ -159,8 +174,8 @@ pub(crate) struct Executor {
     /// The round before, emptied: its memory is the next one's.
     spare: Vec<RoundEvent>,
     decided: Decided,
-    /// What nearly every turn skips.
-    nothing: Arc<BTreeSet<(Name, EventId)>>,
+    /// Whether inputs are still to be marked ([`Careful::inputs_left`]).
+    is_careful: bool,
 }
 
 type Flow = Result<(), TeamExit>;
@@ -170,6 +185,8 @@ impl Executor {
         let routes = Routes::new(parts.specs.clone());
         let committed = parts.steps.cursor();
         let clock_written = parts.inputs.now.0;
+        // Relaxed: one executor at a time counts it down.
+        let is_careful = parts.careful.inputs_left.load(Ordering::Relaxed) > 0;
         Self {
             parts,
             routes,
@@ -185,7 +202,7 @@ impl Executor {
             round: Vec::new(),
             spare: Vec::new(),
             decided: Decided::default(),
-            nothing: Arc::default(),
+            is_careful,
         }
     }
 
@@ -240,29 +257,56 @@ impl Executor {
 
     /// Nothing is ready: waits for whatever comes first.
     async fn wait(&mut self, control: &mut mpsc::Receiver<TeamControl>, paused: &mut bool) -> Flow {
-        self.tell(!*paused);
+        let cursor = self.parts.inputs.cursor();
+        self.tell(cursor, !*paused);
         // Relaxed, as at an input: who has nothing to do keeps nothing for the others to remember.
-        self.parts.position.store(self.parts.inputs.cursor().get(), Ordering::Relaxed);
-        let behind = self.in_flight.is_empty() && self.parts.inputs.cursor() > self.parts.steps.cursor();
+        self.parts.position.store(cursor.get(), Ordering::Relaxed);
+        let behind = self.in_flight.is_empty() && cursor > self.parts.steps.cursor();
         if behind && self.cursor_alarm.is_none() {
             let every = Duration::from_millis(self.parts.shared.limits.cursor_every_ms);
             self.cursor_alarm = Some(Box::pin(sleep_until(self.cursor_written_at + every)));
         }
-        tokio::select! {
-            // Biased: commands first, then what is on its way, then new work.
-            biased;
-            message = control.recv() => match message {
-                Some(message) => self.obey(message, paused).await,
-                // The supervisor is gone: end as if told to.
-                None => { self.stopping = Some(TeamExit::Stopped); Ok(()) }
-            },
-            done = oldest(&mut self.in_flight), if !self.in_flight.is_empty() => self.committed(done),
-            outcome = self.parts.inputs.wait(), if !*paused => match outcome {
-                Ok(()) => Ok(()),
-                Err(cause) => self.fail(cause).await,
-            },
-            () = rung(&mut self.cursor_alarm), if behind => self.send_cursor().await,
+        self.parts.inputs.set_alarm();
+        match poll_fn(|cx| self.poll_news(control, *paused, behind, cx)).await {
+            News::Told(Some(message)) => self.obey(message, paused).await,
+            // The supervisor is gone: end as if told to.
+            News::Told(None) => {
+                self.stopping = Some(TeamExit::Stopped);
+                Ok(())
+            }
+            News::Committed(done) => self.committed(done),
+            News::Ready(Ok(())) => Ok(()),
+            News::Ready(Err(cause)) => self.fail(cause).await,
+            News::CursorDue => self.send_cursor().await,
         }
+    }
+
+    /// Commands first, then what is on its way, then new work. Polled by hand, because the futures of a `select!` are
+    /// written anew at every wait: with a thousand teams that is as many lines that the processor has to fetch first.
+    fn poll_news(
+        &mut self,
+        control: &mut mpsc::Receiver<TeamControl>,
+        is_paused: bool,
+        is_behind: bool,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<News> {
+        if let Poll::Ready(message) = control.poll_recv(cx) {
+            return Poll::Ready(News::Told(message));
+        }
+        if let Poll::Ready(done) = poll_oldest(&mut self.in_flight, cx) {
+            return Poll::Ready(News::Committed(done));
+        }
+        if !is_paused && let Poll::Ready(outcome) = self.parts.inputs.poll_ready(cx) {
+            return Poll::Ready(News::Ready(outcome));
+        }
+        if is_behind
+            && let Some(alarm) = &mut self.cursor_alarm
+            && alarm.as_mut().poll(cx).is_ready()
+        {
+            self.cursor_alarm = None;
+            return Poll::Ready(News::CursorDue);
+        }
+        Poll::Pending
     }
 
     /// A source or the journal failed. What was handled before is whole inputs: it is committed first.
@@ -296,31 +340,25 @@ impl Executor {
     // === inputs ===
 
     async fn take(&mut self, input: Input) -> Flow {
-        let event = input.event().clone();
-        let suspect = self.parts.suspects.input == Some(event.id);
+        let id = input.event().id;
+        let suspect = self.parts.suspects.input == Some(id);
         let suspected = self.parts.suspects.input.is_some();
-        // Relaxed: one executor at a time counts it down.
-        let careful = self.parts.careful.inputs_left.load(Ordering::Relaxed) > 0;
+        let careful = self.is_careful;
         // Each of them closes its own step below, so none is open here: a step closed after this input was
         // taken would carry its cursor, and if the input failed once more it would never come again.
         let alone = suspected || careful || self.parts.acting;
-        let gate = if careful { self.mark(event.id).await? } else { None };
-        let skips = match suspect {
-            true => Arc::new(self.parts.suspects.dead.keys().cloned().collect()),
-            false => self.nothing.clone(),
-        };
+        let gate = if careful { self.mark(id).await? } else { None };
+        let skips = suspect.then(|| Arc::new(self.parts.suspects.dead.keys().cloned().collect()));
         let attempt = if suspect { 1 + self.tries() } else { 1 };
-        let seen = self.parts.inputs.cursor();
         let position = match &input {
             Input::Foreign(committed) => committed.seq,
-            _ => seen,
+            _ => self.parts.inputs.cursor(),
         };
         // Relaxed: only how long old versions are kept depends on it.
         self.parts.position.store(position.get(), Ordering::Relaxed);
         let input_clock = TurnInput { now: self.parts.inputs.now, position, attempt };
         let rules = TurnRules { input: input_clock, skips, gate };
-        let id = event.id;
-        let begun = self.begin(input, seen);
+        let begun = self.begin(input, position);
         let cascade = self.cascade(begun, &rules).await;
         if let Some(gate) = &rules.gate {
             gate.clear().await.map_err(TeamExit::Fenced)?;
@@ -345,7 +383,7 @@ impl Executor {
         }
         if careful {
             self.step.fact(FactKind::Attempt, &self.parts.name, id.to_string(), None);
-            self.parts.careful.inputs_left.fetch_sub(1, Ordering::Relaxed);
+            self.is_careful = self.parts.careful.inputs_left.fetch_sub(1, Ordering::Relaxed) > 1;
         }
         let limits = &self.parts.shared.limits;
         if alone {
@@ -436,6 +474,8 @@ impl Executor {
                 return Err(limit(format!("step of {bytes} bytes is above {most} (step_bytes_max)")));
             }
         }
+        // Let go of now: at the next input, a thousand teams later, it would have to be fetched for that.
+        self.spare.clear();
         Ok(())
     }
 
@@ -496,7 +536,6 @@ impl Executor {
         }
         self.parts.inputs.read_on().await;
         self.collect_facts().await?;
-        let cursor = self.parts.inputs.cursor();
         let step = std::mem::take(&mut self.step);
         self.count(&step);
         if step.events.is_empty() && step.facts.is_empty() {
@@ -505,7 +544,7 @@ impl Executor {
             self.pass_after_last(step.passing);
             return Ok(());
         }
-        self.send(cursor, step).await?;
+        self.send(self.parts.inputs.cursor(), step).await?;
         // The loop may never meet a pending future; other tasks on this thread want to run too.
         tokio::task::yield_now().await;
         Ok(())
@@ -568,7 +607,7 @@ impl Executor {
     }
 
     /// The oldest step in flight was answered.
-    fn committed(&mut self, done: (InFlight, Result<(), Rejected>)) -> Flow {
+    fn committed(&mut self, done: Answered) -> Flow {
         let (step, outcome) = done;
         outcome.map_err(TeamExit::Fenced)?;
         self.committed = step.cursor;
@@ -597,11 +636,10 @@ impl Executor {
     }
 
     /// Nothing is ready: answers those whose wait is over.
-    fn tell(&mut self, running: bool) {
+    fn tell(&mut self, cursor: Seq, running: bool) {
         if !self.in_flight.is_empty() || self.waiters.is_empty() {
             return;
         }
-        let cursor = self.parts.inputs.cursor();
         let ended = running && self.parts.inputs.sources_ended() && !self.parts.inputs.is_behind();
         tell_those(&mut self.waiters, |waiter| waiter.upto.map_or(ended, |upto| upto <= cursor));
     }
@@ -631,23 +669,15 @@ pub(crate) fn letter(
     letter
 }
 
-/// Waits for the oldest step. Cancel safe: the receipt stays in the queue until it is answered.
-async fn oldest(in_flight: &mut VecDeque<InFlight>) -> (InFlight, Result<(), Rejected>) {
-    let Some(front) = in_flight.front_mut() else { return std::future::pending().await };
-    let outcome = (&mut front.receipt).await.map(|_| ());
-    match in_flight.pop_front() {
-        Some(step) => (step, outcome),
-        None => std::future::pending().await,
-    }
+/// Waits for the oldest step, for ever if there is none. Cancel safe: the receipt stays in the queue until it is answered.
+async fn oldest(in_flight: &mut VecDeque<InFlight>) -> Answered {
+    poll_fn(|cx| poll_oldest(in_flight, cx)).await
 }
 
-/// Waits until the alarm has rung, which ends it. Cancel safe.
-async fn rung(alarm: &mut Option<Pin<Box<Sleep>>>) {
-    match alarm {
-        Some(sleep) => sleep.await,
-        None => std::future::pending().await,
-    }
-    *alarm = None;
+fn poll_oldest(in_flight: &mut VecDeque<InFlight>, cx: &mut task::Context<'_>) -> Poll<Answered> {
+    let Some(front) = in_flight.front_mut() else { return Poll::Pending };
+    let outcome = ready!(Pin::new(&mut front.receipt).poll(cx));
+    in_flight.pop_front().map_or(Poll::Pending, |step| Poll::Ready((step, outcome.map(|_| ()))))
 }
 
 fn tell_those(waiters: &mut Vec<Waiter>, over: impl Fn(&Waiter) -> bool) {

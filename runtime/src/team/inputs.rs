@@ -9,13 +9,14 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
-    task::Poll,
+    task::{self, Poll, ready},
     time::Duration,
 };
 
 use atra_bus::{Committed, Env, Event, Seq, Subscription, Timestamp};
+use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
@@ -105,11 +106,12 @@ impl Inputs {
             self.streak += 1;
             return Ok(Some(Input::Foreign(committed)));
         }
-        self.streak = 0;
+        // With the streak over, the team's own goes first, once.
+        let is_own_turn = std::mem::take(&mut self.streak) >= FOREIGN_STREAK_MAX;
         if let Some(input) = self.take_own()? {
             return Ok(Some(input));
         }
-        Ok(self.take_foreign().map(Input::Foreign))
+        Ok(if is_own_turn { self.take_foreign().map(Input::Foreign) } else { None })
     }
 
     /// The seq up to which everything that the members subscribe to was taken.
@@ -130,74 +132,61 @@ impl Inputs {
     /// Goes on reading the journal, if it is behind, without waiting for it: a source that always has
     /// something must not keep foreign events from being heard.
     pub(crate) async fn read_on(&mut self) {
-        if self.subscription.is_behind() {
+        if !self.sources.is_empty() && self.subscription.is_behind() {
             // What it says is found out when events are taken; only the read itself is moved on here.
-            let _ = futures::poll!(pin!(self.subscription.ready()));
+            poll_fn(|cx| Poll::Ready(_ = self.subscription.poll_ready(cx))).await;
         }
     }
 
-    /// Waits until something may be ready, or nothing is left in the journal. An error is the journal's:
-    /// this incarnation cannot go on.
-    ///
-    /// Cancel safe: whatever arrives stays in the queues.
-    pub(crate) async fn wait(&mut self) -> Result<(), String> {
-        let is_armed = match (self.clock, self.timers.next_due()) {
-            (Clock::Wall, Some(due)) => {
-                let wait = u64::try_from(due.0.saturating_sub(self.env.now().0)).unwrap_or(0);
-                self.arm(Instant::now() + Duration::from_millis(wait));
-                true
-            }
-            _ => false,
-        };
-        let Self { subscription, sources, foreign: queue, foreign_events_max, alarm, .. } = self;
-        let foreign = async {
-            let was_behind = subscription.is_behind();
-            let ready = poll_fn(|cx| {
-                // In a statement of its own, so that the borrow ends.
-                let polled = pin!(subscription.ready()).poll(cx).map(Some);
-                match polled {
-                    // It has read on and found nothing wanted: news for who waits until the team is idle.
-                    Poll::Pending if was_behind && !subscription.is_behind() => Poll::Ready(None),
-                    polled => polled,
-                }
-            });
-            match ready.await {
-                Some(true) => {}
-                // A closed bus has nothing more; the command to stop is on its way.
-                Some(false) => std::future::pending().await,
-                None => return Ok(()),
-            }
-            if subscription.take_ready(queue, *foreign_events_max) == 0 {
-                // Ready with nothing to take: the journal could not be read, and `next` says why.
-                match subscription.next().await {
-                    Some(Ok(committed)) => queue.push_back(committed),
-                    Some(Err(error)) => return Err(error.to_string()),
-                    None => {}
-                }
-            }
-            Ok(())
-        };
-        let produced = poll_fn(|cx| {
-            let mut ready = false;
-            for source in sources.iter_mut() {
-                // Sources that have a head already are not news: the merge is waiting for another one.
-                ready |= source.wants() && source.poll_fill(cx).is_ready();
-            }
-            if ready { Poll::Ready(()) } else { Poll::Pending }
-        });
-        let due = async {
-            match alarm {
-                Some(alarm) if is_armed => alarm.await,
-                _ => std::future::pending().await,
-            }
-        };
-        // Biased: the order is the one in which inputs are taken.
-        tokio::select! {
-            biased;
-            outcome = foreign => outcome,
-            () = due => Ok(()),
-            () = produced => Ok(()),
+    /// Sets the alarm to the first timer that falls due on a wall clock; called before it waits.
+    pub(crate) fn set_alarm(&mut self) {
+        if let Some(due) = self.next_alarm() {
+            let wait = u64::try_from(due.0.saturating_sub(self.env.now().0)).unwrap_or(0);
+            self.arm(Instant::now() + Duration::from_millis(wait));
         }
+    }
+
+    fn next_alarm(&self) -> Option<Timestamp> {
+        if self.clock == Clock::Wall { self.timers.next_due() } else { None }
+    }
+
+    /// Ready when something may be there to be taken, or nothing is left in the journal. An error is the journal's:
+    /// this incarnation cannot go on. Looks in the order in which inputs are taken; what arrives stays in the queues.
+    pub(crate) fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), String>> {
+        if let Poll::Ready(outcome) = self.poll_foreign(cx) {
+            return Poll::Ready(outcome);
+        }
+        if self.next_alarm().is_some()
+            && let Some(alarm) = &mut self.alarm
+            && alarm.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Ok(()));
+        }
+        let mut ready = false;
+        for source in &mut self.sources {
+            // Sources that have a head already are not news: the merge is waiting for another one.
+            ready |= source.wants() && source.poll_fill(cx).is_ready();
+        }
+        if ready { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_foreign(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), String>> {
+        match self.subscription.poll_ready(cx) {
+            Poll::Ready(true) => {}
+            // It has read on and found nothing wanted: news for who waits until the team is idle.
+            Poll::Pending if self.subscription.take_rejoined() => return Poll::Ready(Ok(())),
+            // A closed bus has nothing more; the command to stop is on its way.
+            Poll::Ready(false) | Poll::Pending => return Poll::Pending,
+        }
+        if self.subscription.take_ready(&mut self.foreign, self.foreign_events_max) == 0 {
+            // Ready with nothing to take: the journal could not be read, and the stream says why.
+            match ready!(Pin::new(&mut self.subscription).poll_next(cx)) {
+                Some(Ok(committed)) => self.foreign.push_back(committed),
+                Some(Err(error)) => return Poll::Ready(Err(error.to_string())),
+                None => {}
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn arm(&mut self, at: Instant) {
@@ -227,6 +216,9 @@ impl Inputs {
     }
 
     fn take_own_wall(&mut self) -> Result<Option<Input>, String> {
+        if self.sources.is_empty() && self.timers.is_idle() {
+            return Ok(None);
+        }
         // The wall clock says what is due; the team's clock is moved by the inputs' own recorded times.
         let wall = self.env.now();
         self.timers.schedule_from(wall);

@@ -130,6 +130,11 @@ impl Timers {
         self.pending.first_key_value().map(|(place, _)| place.due)
     }
 
+    /// Whether nothing will ever fall due as things are.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.scheduled && self.pending.is_empty()
+    }
+
     /// Gives every new schedule its first time: the first multiple after `now`.
     pub(crate) fn schedule_from(&mut self, now: Timestamp) {
         if std::mem::replace(&mut self.scheduled, true) {
