@@ -31,7 +31,19 @@ impl EventId {
     /// The id that belongs to a text: a source's offset, an idempotency key, a timer and its due time.
     #[must_use]
     pub fn of(owner: &Name, text: &str) -> Self {
-        Self::from_hash(xxh3_128(format!("{owner}\0{text}").as_bytes()))
+        Self::of_all(owner, &[text])
+    }
+
+    /// The id that belongs to several texts: as [`EventId::of`] of them with a zero between two.
+    #[must_use]
+    pub fn of_all(owner: &Name, texts: &[&str]) -> Self {
+        let mut bytes = Vec::with_capacity(texts.iter().fold(owner.as_str().len(), |n, text| n + 1 + text.len()));
+        bytes.extend_from_slice(owner.as_str().as_bytes());
+        for text in texts {
+            bytes.push(0);
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        Self::from_hash(xxh3_128(&bytes))
     }
 
     /// An id from random bits, for callers outside any turn; the bits come from [`Env`](crate::Env).
@@ -103,6 +115,7 @@ mod tests {
         assert_ne!(EventId::derive(&a, root, 0), EventId::derive(&a, root, 1));
         assert_ne!(EventId::derive(&a, root, 0), EventId::derive(&Name::new("b").expect("a name"), root, 0));
         assert_ne!(root, EventId::of(&a, "2"));
+        assert_eq!(EventId::of_all(&a, &["timer", "x"]), EventId::of(&a, "timer\0x"));
         // Stored ids must keep their meaning across builds.
         assert_eq!(EventId::from_slice(root.as_bytes()), Some(root));
         assert_eq!(root.to_string().parse::<EventId>().expect("an id"), root);

@@ -11,6 +11,7 @@ use std::{
 
 use atra_bus::{Draft, Event, EventId, Name, PayloadError, Seq, Timestamp, Topic, TopicError};
 use atra_storage::{Read, StoreError};
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Serialize, de::DeserializeOwned};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -155,7 +156,7 @@ pub(crate) struct TeamShared {
     /// Names of this team's members.
     pub(crate) members: BTreeSet<Name>,
     /// Names of all agents in the runtime.
-    pub(crate) agents: Arc<BTreeSet<Name>>,
+    pub(crate) agents: Arc<FxHashSet<Name>>,
     /// Calls to the outside; of an acting agent only.
     pub(crate) ledger: Option<EffectLedger>,
 }
@@ -166,7 +167,11 @@ impl TeamShared {
         if let Some(key) = event.topic.memory_key() {
             let removed = event.payload.json().is_ok_and(|json| json == "null");
             let entry = (!removed).then(|| Entry { value: event.payload.clone(), revision: event.id });
-            self.view.write().unwrap_or_else(PoisonError::into_inner).insert(key.into(), entry);
+            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+            match view.get_mut(key) {
+                Some(held) => *held = entry,
+                None => _ = view.insert(key.into(), entry),
+            }
         }
     }
 }
@@ -187,7 +192,7 @@ pub struct Context<'a> {
     pub(crate) input: TurnInput,
     pub(crate) effects: &'a mut Effects,
     /// The agent's own writes of this round; they are in the team's view from the next round on.
-    pub(crate) own: &'a mut BTreeMap<String, Option<Entry>>,
+    pub(crate) own: &'a mut FxHashMap<String, Option<Entry>>,
     pub(crate) order: u32,
     pub(crate) draws: u64,
 }

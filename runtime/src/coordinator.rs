@@ -1,7 +1,7 @@
 //! The coordinator: checks the topology, starts storage and teams in order, watches, drains, stops in
 //! reverse.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use atra_bus::{Bus, BusOptions, Env, Name, Payload, SystemEnv, Task};
 use atra_storage::{FactKind, Level, Rejected, Storage, StorageActor, StorageOptions, Store, StoreError};
@@ -143,8 +143,7 @@ impl RuntimeBuilder {
         bus.set_released(released);
         let name = runtime_name();
         let unclean = reader.fact(FactKind::Meta, &name, RUNNING_KEY).await?.is_some();
-        let agents: BTreeSet<Name> =
-            self.teams.iter().flat_map(|team| team.specs().map(|spec| spec.name.clone())).collect();
+        let agents = self.teams.iter().flat_map(|team| team.specs().map(|spec| spec.name.clone())).collect();
         let limits = self.teams.iter().map(|team| team.limits.event_bytes_max);
         let event_bytes_max = limits.max().unwrap_or(crate::Limits::default().event_bytes_max);
         let kernel = Arc::new(Kernel {

@@ -1,12 +1,13 @@
 //! What all parts of one running runtime share.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use atra_bus::{Batch, Bus, Env, Event, EventId, Interest, Journal, JournalError, Name, Page, Seq, Topic};
 use atra_storage::{
     Ancestor, FactKind, FactWrite, Level, NewEvent, Publish, Read, Rejected, Release, Storage, StoreError,
 };
+use rustc_hash::FxHashSet;
 use serde_json::Value;
 
 use crate::memory::SharedMemory;
@@ -19,7 +20,7 @@ pub(crate) struct Kernel {
     pub(crate) bus: Bus,
     pub(crate) memory: SharedMemory,
     /// The names of all agents.
-    pub(crate) agents: Arc<BTreeSet<Name>>,
+    pub(crate) agents: Arc<FxHashSet<Name>>,
     /// The greatest payload of a caller's event: what the most generous team takes.
     pub(crate) event_bytes_max: usize,
     pub(crate) level: Level,
@@ -67,7 +68,7 @@ pub(crate) fn publish_of(event: Event, level: Level) -> Publish {
 
 /// An id that belongs to a caller's idempotency key.
 pub(crate) fn id_of_key(caller: &Name, key: &str) -> EventId {
-    EventId::of(caller, &format!("key\0{key}"))
+    EventId::of_all(caller, &["key", key])
 }
 
 /// What happens at every commit, before anybody is answered: memory, then `released`, then the bus.

@@ -261,12 +261,13 @@ impl SharedMemory {
     }
 
     fn push(&self, key: &str, version: Version, floor: Seq, pruned: bool) {
-        if !self.0.keys.contains_key(key) {
-            let key: Arc<str> = key.into();
-            self.0.index.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
-            self.0.keys.insert(key, Versions { pruned, ..Versions::default() });
-        }
-        let Some(mut versions) = self.0.keys.get_mut(key) else { return };
+        let held = self.0.keys.get_mut(key).or_else(|| {
+            let shared: Arc<str> = key.into();
+            self.0.index.write().unwrap_or_else(PoisonError::into_inner).insert(shared.clone());
+            self.0.keys.insert(shared, Versions { pruned, ..Versions::default() });
+            self.0.keys.get_mut(key)
+        });
+        let Some(mut versions) = held else { return };
         versions.list.push_back(version);
         // The newest version at or before the floor is still needed, and so is the newest released one,
         // however many are kept; those before both are not.

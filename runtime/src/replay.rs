@@ -17,6 +17,7 @@ use std::{
 
 use atra_bus::{Batch, Committed, Event, EventId, Filter, Interest, Name, Seq, Timestamp};
 use atra_storage::{Ancestor, FactKind, Read, StoreError};
+use rustc_hash::FxHashSet;
 use serde_json::Value;
 
 use crate::{
@@ -248,7 +249,8 @@ impl Sandbox {
             }
         }
         let position = memory.position_of(team.name());
-        let shared = surroundings(&team, replay.db.clone(), memory, replay.agents.clone(), &stored);
+        let shared =
+            surroundings(&team, replay.db.clone(), memory, Arc::new(replay.agents.iter().cloned().collect()), &stored);
         let (crew, timers) = build(&team, &shared, &stored).await?;
         Ok(Self {
             wants: interest(&team),
@@ -297,7 +299,7 @@ impl Sandbox {
         let view = self.shared.view.read().unwrap_or_else(PoisonError::into_inner).clone();
         self.stored.memory = view;
         let TeamShared { memory, reader, agents, .. } = &*self.shared;
-        self.shared = surroundings(&team, reader.clone(), memory.clone(), (**agents).clone(), &self.stored);
+        self.shared = surroundings(&team, reader.clone(), memory.clone(), agents.clone(), &self.stored);
         (self.crew, self.timers) = build(&team, &self.shared, &self.stored).await?;
         (self.wants, self.routes) = (interest(&team), Routes::new(team.specs.clone()));
         self.team = team;
@@ -439,7 +441,7 @@ fn surroundings(
     team: &Team,
     reader: Arc<dyn Read>,
     memory: SharedMemory,
-    agents: BTreeSet<Name>,
+    agents: Arc<FxHashSet<Name>>,
     stored: &Stored,
 ) -> Arc<TeamShared> {
     let acting = team.specs().find(|spec| spec.acting);
@@ -451,7 +453,7 @@ fn surroundings(
         view: RwLock::new(stored.memory.clone()),
         owned: team.specs().flat_map(|spec| spec.owns.iter().cloned()).collect(),
         members: team.specs().map(|spec| spec.name.clone()).collect(),
-        agents: Arc::new(agents),
+        agents,
     })
 }
 

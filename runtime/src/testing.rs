@@ -130,7 +130,7 @@ impl AgentBench {
             view: RwLock::default(),
             owned: spec.owns.clone(),
             members: BTreeSet::from([spec.name.clone()]),
-            agents: Arc::new(BTreeSet::from([spec.name.clone()])),
+            agents: Arc::new(std::iter::once(spec.name.clone()).collect()),
             ledger: None,
         });
         let timers = Timers::new(vec![spec.clone()]);

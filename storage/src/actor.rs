@@ -21,7 +21,7 @@ use crate::{
     Level, Loaded, Rejected, Release, StorageOptions, StorageState, Store, StoreError, WriteBatch,
     answers::{Answering, Answers, Committed},
     metrics::Gauges,
-    plan::{FactId, Found, Ledger, Plan},
+    plan::{FactId, Found, Ledger, Places, Plan},
     power::Power,
     queue::{Command, Lanes, Outcome, Work},
     upkeep::Upkeep,
@@ -36,6 +36,8 @@ pub struct StorageActor {
     pub(crate) gauges: Arc<Gauges>,
     answering: Answering,
     pub(crate) ledger: Ledger,
+    /// Of the last batch: their memory is the next one's.
+    places: Places,
     pub(crate) power: Power,
     /// A first try of what is being tried again had an unknown outcome: what fails now is unknown, not absent.
     is_open: bool,
@@ -80,6 +82,7 @@ impl StorageActor {
             gauges,
             answering,
             ledger,
+            places: Places::default(),
             power,
             is_open: false,
             is_dirty: false,
@@ -215,7 +218,7 @@ impl StorageActor {
         let started = Instant::now();
         let found = self.look_up(commands).await;
         let looked_up = started.elapsed();
-        let mut plan = Plan::new(&self.ledger, &found);
+        let mut plan = Plan::new(&self.ledger, &found, &mut self.places, commands);
         let answers: Answers = commands.iter().map(|command| plan.add(&command.work)).collect();
         let batch = plan.finish();
         let is_empty =

@@ -3,75 +3,165 @@
 //! A long simulation is millions of events. What lies here is a third of what they are while they are handed out, whose
 //! memory is used again; and it lies in pieces, so that nothing is moved when it grows.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
-use atra_bus::{Committed, Event, EventId, Name, Payload, PayloadError, Seq, Timestamp, Topic};
-use rustc_hash::FxBuildHasher;
+use atra_bus::{Committed, Event, EventId, Name, Payload, Seq, Timestamp, Topic};
+use rustc_hash::FxHashMap;
 
 /// Events in a piece of the journal.
 const PIECE: usize = 1_024;
-/// Topics that are shared between events: more than a simulated crowd has. Above it the list is begun anew.
-const TOPICS_MAX: usize = 65_536;
+/// Topics, and names, that are shared between events: more than a simulated crowd has. Above it the list is begun anew.
+const WORDS_MAX: usize = 65_536;
+/// Bytes of a payload that lie where its event does: as many as take no more room than to point at them.
+const SHORT_MAX: usize = 22;
+/// An event that names no position. Zero is one: nothing had been taken.
+const UNSEEN: u64 = u64::MAX;
 
-/// An event of the model's journal.
+/// An event as it lies here.
 #[derive(Debug)]
-pub(crate) struct Kept {
-    pub(crate) seq: Seq,
-    pub(crate) event: KeptEvent,
-    pub(crate) cause_seq: Option<Seq>,
-    pub(crate) seen: Option<Seq>,
-}
-
-#[derive(Debug)]
-pub(crate) struct KeptEvent {
-    pub(crate) id: EventId,
-    pub(crate) topic: Topic,
-    pub(crate) source: Name,
-    pub(crate) time: Timestamp,
-    pub(crate) payload: Text,
+struct Row {
+    id: EventId,
     root: EventId,
     cause: Option<EventId>,
+    time: Timestamp,
+    /// Zero: none.
+    cause_seq: u64,
+    /// [`UNSEEN`]: none.
+    seen: u64,
+    payload: Text,
+    /// Its place in the journal's list of topics.
+    topic: u32,
+    /// Its place in the journal's list of sources.
+    source: u32,
     version: u16,
     hops: u16,
 }
 
 /// A payload's JSON.
 #[derive(Debug)]
-pub(crate) struct Text(Arc<str>);
+enum Text {
+    Short(u8, [u8; SHORT_MAX]),
+    Long(Arc<str>),
+}
 
 impl Text {
-    /// Never an error: [`Payload::json`] has been asked.
-    pub(crate) fn json(&self) -> Result<&str, PayloadError> {
-        Ok(&self.0)
+    fn new(json: &Arc<str>) -> Self {
+        let mut short = [0; SHORT_MAX];
+        match short.get_mut(..json.len()) {
+            Some(part) => {
+                part.copy_from_slice(json.as_bytes());
+                Self::Short(json.len() as u8, short)
+            }
+            None => Self::Long(Arc::clone(json)),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            // It was a text when it was copied.
+            Self::Short(len, bytes) => std::str::from_utf8(&bytes[..usize::from(*len)]).unwrap_or_default(),
+            Self::Long(text) => text,
+        }
+    }
+
+    fn shared(&self) -> Arc<str> {
+        match self {
+            Self::Short(..) => self.as_str().into(),
+            Self::Long(text) => Arc::clone(text),
+        }
     }
 }
 
-impl Kept {
+/// An event of the model's journal, as it is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept<'a> {
+    pub(crate) seq: Seq,
+    pub(crate) topic: &'a Topic,
+    pub(crate) source: &'a Name,
+    row: &'a Row,
+}
+
+impl<'a> Kept<'a> {
+    pub(crate) fn id(&self) -> EventId {
+        self.row.id
+    }
+
+    pub(crate) fn time(&self) -> Timestamp {
+        self.row.time
+    }
+
+    pub(crate) fn json(&self) -> &'a str {
+        self.row.payload.as_str()
+    }
+
+    pub(crate) fn cause_seq(&self) -> Option<Seq> {
+        (self.row.cause_seq > 0).then_some(Seq(self.row.cause_seq))
+    }
+
     /// The event as it comes back from a store: its payload is JSON text.
     pub(crate) fn committed(&self) -> Committed {
-        let KeptEvent { id, topic, source, time, payload, root, cause, version, hops } = &self.event;
+        let Row { id, root, cause, time, seen, payload, version, hops, .. } = self.row;
         let event = Event {
             id: *id,
-            topic: topic.clone(),
+            topic: self.topic.clone(),
             version: *version,
             // Else it would not be in a journal.
             durable: true,
-            source: source.clone(),
+            source: self.source.clone(),
             time: *time,
             cause: *cause,
             root: *root,
             hops: *hops,
-            payload: Payload::from_json(payload.0.clone()),
+            payload: Payload::from_json(payload.shared()),
         };
-        Committed { seq: self.seq, event: Arc::new(event), cause_seq: self.cause_seq, seen: self.seen }
+        let seen = (*seen != UNSEEN).then_some(Seq(*seen));
+        Committed { seq: self.seq, event: Arc::new(event), cause_seq: self.cause_seq(), seen }
+    }
+}
+
+/// Words that many events share, each once.
+#[derive(Debug)]
+struct Words<T> {
+    list: Vec<T>,
+    places: FxHashMap<T, u32>,
+    /// The one that was asked for last: most come several times in a row.
+    last: u32,
+}
+
+impl<T> Default for Words<T> {
+    fn default() -> Self {
+        Self { list: Vec::new(), places: FxHashMap::default(), last: 0 }
+    }
+}
+
+impl<T: Clone + Eq + std::hash::Hash> Words<T> {
+    fn place(&mut self, word: &T) -> u32 {
+        if self.list.get(self.last as usize) != Some(word) {
+            self.last = self.find(word);
+        }
+        self.last
+    }
+
+    fn find(&mut self, word: &T) -> u32 {
+        if let Some(place) = self.places.get(word) {
+            return *place;
+        }
+        if self.places.len() == WORDS_MAX {
+            self.places.clear();
+        }
+        let place = self.list.len() as u32;
+        self.list.push(word.clone());
+        self.places.insert(word.clone(), place);
+        place
     }
 }
 
 /// Seq n at place n − 1; `None` when it was pruned.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
-    pieces: Vec<Vec<Option<Kept>>>,
-    topics: HashSet<Topic, FxBuildHasher>,
+    pieces: Vec<Vec<Option<Row>>>,
+    topics: Words<Topic>,
+    sources: Words<Name>,
 }
 
 impl Journal {
@@ -81,38 +171,26 @@ impl Journal {
 
     pub(crate) fn push(&mut self, committed: &Committed) {
         let event = &*committed.event;
-        // Checked before it was taken.
-        let json = event.payload.shared_json().cloned().unwrap_or_else(|_| "null".into());
-        let kept = KeptEvent {
+        let row = Row {
             id: event.id,
-            topic: self.shared(&event.topic),
-            source: event.source.clone(),
-            time: event.time,
-            payload: Text(json),
             root: event.root,
             cause: event.cause,
+            time: event.time,
+            cause_seq: committed.cause_seq.map_or(0, Seq::get),
+            seen: committed.seen.map_or(UNSEEN, Seq::get),
+            // Checked before it was taken.
+            payload: event.payload.shared_json().map_or_else(|_| Text::new(&"null".into()), Text::new),
+            topic: self.topics.place(&event.topic),
+            source: self.sources.place(&event.source),
             version: event.version,
             hops: event.hops,
         };
-        let kept = Kept { seq: committed.seq, event: kept, cause_seq: committed.cause_seq, seen: committed.seen };
         if self.pieces.last().is_none_or(|last| last.len() == PIECE) {
             self.pieces.push(Vec::with_capacity(PIECE));
         }
         if let Some(last) = self.pieces.last_mut() {
-            last.push(Some(kept));
+            last.push(Some(row));
         }
-    }
-
-    /// The same topic, in memory that other events share.
-    fn shared(&mut self, topic: &Topic) -> Topic {
-        if let Some(known) = self.topics.get(topic.as_str()) {
-            return known.clone();
-        }
-        if self.topics.len() == TOPICS_MAX {
-            self.topics.clear();
-        }
-        self.topics.insert(topic.clone());
-        topic.clone()
     }
 
     /// Leaves the first `n`.
@@ -123,18 +201,24 @@ impl Journal {
         }
     }
 
-    pub(crate) fn get(&self, place: usize) -> Option<&Kept> {
-        self.pieces.get(place / PIECE)?.get(place % PIECE)?.as_ref()
+    pub(crate) fn get(&self, place: usize) -> Option<Kept<'_>> {
+        let row = self.pieces.get(place / PIECE)?.get(place % PIECE)?.as_ref()?;
+        let (topic, source) = (&self.topics.list[row.topic as usize], &self.sources.list[row.source as usize]);
+        Some(Kept { seq: Seq(place as u64 + 1), topic, source, row })
     }
 
     /// What is left of the first `n`, in order.
-    pub(crate) fn first(&self, n: usize) -> impl DoubleEndedIterator<Item = &Kept> {
+    pub(crate) fn first(&self, n: usize) -> impl DoubleEndedIterator<Item = Kept<'_>> {
         (0..n.min(self.len())).filter_map(|place| self.get(place))
     }
 
-    /// The first `n` places.
-    pub(crate) fn places(&mut self, n: usize) -> impl Iterator<Item = &mut Option<Kept>> {
-        self.pieces.iter_mut().flatten().take(n)
+    /// Leaves of the first `n` those that are wanted.
+    pub(crate) fn retain(&mut self, n: usize, is_wanted: impl Fn(&Kept<'_>) -> bool) {
+        for place in 0..n.min(self.len()) {
+            if self.get(place).is_some_and(|kept| !is_wanted(&kept)) {
+                self.pieces[place / PIECE][place % PIECE] = None;
+            }
+        }
     }
 }
 
@@ -175,7 +259,7 @@ mod tests {
             let seqs: Vec<u64> = journal.first(most as usize).map(|kept| kept.seq.get()).collect();
             assert!(seqs.iter().copied().eq(1..=most), "cut at {cut}");
         }
-        let (kept, original) = (journal.get(4).expect("it is there").committed(), event(5));
+        let (kept, original) = (journal.get(4).map(|kept| kept.committed()).expect("it is there"), event(5));
         assert_eq!(kept.event.payload.json().ok(), Some("5"));
         let fields = |event: &Event| Event { payload: Payload::from_json("5".into()), ..event.clone() };
         assert_eq!(format!("{:?}", fields(&kept.event)), format!("{:?}", fields(&original.event)));

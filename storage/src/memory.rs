@@ -45,65 +45,87 @@ struct State {
     volatile: Option<VecDeque<Undo>>,
 }
 
-/// Facts by kind and owner (`None` for memory, whose keys are unique), then by key: what a team loads at its start is
-/// found without looking at what others have.
+/// Rows by key.
+type Rows = FxHashMap<String, FactRow>;
+
+/// Facts by kind and owner, then by key: what a team loads at its start is found without looking at what others have.
 #[derive(Debug, Default)]
 struct Facts {
-    rows: FxHashMap<(FactKind, Option<Name>), FxHashMap<String, FactRow>>,
+    /// All but memory, by kind in stored order.
+    owned: [FxHashMap<Name, Rows>; FactKind::ALL.len()],
+    /// Its keys are unique, whoever wrote them.
+    memory: Rows,
     /// The keys of memory, in order, for who reads it page by page.
     memory_keys: BTreeSet<String>,
 }
 
 impl Facts {
-    fn place(kind: FactKind, owner: &Name) -> (FactKind, Option<Name>) {
-        (kind, (kind != FactKind::Memory).then(|| owner.clone()))
+    fn owned(&self, kind: FactKind) -> &FxHashMap<Name, Rows> {
+        &self.owned[kind as usize - 1]
     }
 
     fn get(&self, kind: FactKind, owner: &Name, key: &str) -> Option<&FactRow> {
-        self.rows.get(&Self::place(kind, owner))?.get(key)
+        match kind {
+            FactKind::Memory => self.memory.get(key),
+            _ => self.owned(kind).get(owner)?.get(key),
+        }
     }
 
     /// Writes or, without a value, removes.
     fn put(&mut self, fact: &FactRow) {
-        let is_memory = fact.kind == FactKind::Memory;
-        let rows = self.rows.entry(Self::place(fact.kind, &fact.owner)).or_default();
-        match (rows.get_mut(&fact.key), &fact.value) {
-            // Its key stays: one allocation less for each write of a run.
-            (Some(row), Some(_)) => {
-                let FactRow { owner, value, version, event, .. } = fact;
-                (row.owner, row.value) = (owner.clone(), value.clone());
-                (row.version, row.event) = (*version, *event);
-            }
-            (None, Some(_)) => {
-                rows.insert(fact.key.clone(), fact.clone());
-                if is_memory {
-                    self.memory_keys.insert(fact.key.clone());
+        let held = match fact.kind {
+            FactKind::Memory => self.memory.get_mut(&fact.key),
+            kind => self.owned[kind as usize - 1].get_mut(&fact.owner).and_then(|rows| rows.get_mut(&fact.key)),
+        };
+        match (held, &fact.value) {
+            // Names and key stay: what is written most often is written over.
+            (Some(row), Some(value)) => {
+                if row.owner != fact.owner {
+                    row.owner = fact.owner.clone();
                 }
+                row.value = Some(value.clone());
+                (row.version, row.event) = (fact.version, fact.event);
             }
-            (_, None) => {
-                rows.remove(&fact.key);
-                if is_memory {
-                    self.memory_keys.remove(&fact.key);
-                }
-            }
+            (None, Some(_)) => self.insert(fact),
+            (Some(_), None) => self.remove(fact),
+            (None, None) => {}
+        }
+    }
+
+    fn insert(&mut self, fact: &FactRow) {
+        if fact.kind == FactKind::Memory {
+            self.memory.insert(fact.key.clone(), fact.clone());
+            self.memory_keys.insert(fact.key.clone());
+        } else {
+            let rows = self.owned[fact.kind as usize - 1].entry(fact.owner.clone()).or_default();
+            rows.insert(fact.key.clone(), fact.clone());
+        }
+    }
+
+    fn remove(&mut self, fact: &FactRow) {
+        if fact.kind == FactKind::Memory {
+            self.memory.remove(&fact.key);
+            self.memory_keys.remove(&fact.key);
+        } else if let Some(rows) = self.owned[fact.kind as usize - 1].get_mut(&fact.owner) {
+            rows.remove(&fact.key);
         }
     }
 
     /// In no order.
     fn of_kind(&self, kind: FactKind) -> impl Iterator<Item = &FactRow> {
-        self.rows.iter().filter(move |((of, _), _)| *of == kind).flat_map(|(_, rows)| rows.values())
+        let memory = (kind == FactKind::Memory).then_some(&self.memory);
+        self.owned(kind).values().chain(memory).flat_map(Rows::values)
     }
 
-    /// In no order; of an owner, memory's being nobody.
-    fn of(&self, kind: FactKind, owner: Option<Name>) -> impl Iterator<Item = &FactRow> {
-        self.rows.get(&(kind, owner)).into_iter().flat_map(FxHashMap::values)
+    /// In no order; of memory, which nobody owns, nothing.
+    fn of(&self, kind: FactKind, owner: &Name) -> impl Iterator<Item = &FactRow> {
+        self.owned(kind).get(owner).into_iter().flat_map(Rows::values)
     }
 
     /// Memory from this key on, in order.
     fn memory_from(&self, key: &str) -> impl Iterator<Item = &FactRow> {
-        let rows = self.rows.get(&(FactKind::Memory, None));
         let keys = self.memory_keys.range::<str, _>((Bound::Included(key), Bound::Unbounded));
-        keys.filter_map(move |key| rows?.get(key))
+        keys.filter_map(|key| self.memory.get(key))
     }
 }
 
@@ -339,9 +361,7 @@ impl State {
     fn apply(&mut self, batch: &WriteBatch) {
         batch.events.iter().for_each(|committed| self.journal.push(committed));
         batch.facts.iter().for_each(|fact| self.facts.put(fact));
-        for moved in &batch.teams {
-            self.teams.insert(moved.to.team.clone(), moved.to.clone());
-        }
+        batch.teams.iter().for_each(|moved| moved.to.put(&mut self.teams));
         for block in &batch.blocks {
             self.blocks.insert((block.series.clone(), block.start), block.clone());
         }
@@ -393,12 +413,12 @@ impl State {
         }
     }
 
-    fn get(&self, seq: Seq) -> Option<&Kept> {
+    fn get(&self, seq: Seq) -> Option<Kept<'_>> {
         self.journal.get(usize::try_from(seq.get()).ok()?.checked_sub(1)?)
     }
 
     /// What is left of the journal, in order.
-    fn events(&self) -> impl DoubleEndedIterator<Item = &Kept> {
+    fn events(&self) -> impl DoubleEndedIterator<Item = Kept<'_>> {
         self.journal.first(self.journal.len())
     }
 
@@ -415,30 +435,22 @@ impl State {
         let open = self.facts.of_kind(FactKind::Result).filter(is_open);
         let needed: BTreeSet<EventId> = marks.chain(open).filter_map(|fact| event_of(&fact.key)).collect();
         let mut newest: BTreeMap<Topic, Seq> = BTreeMap::new();
-        for committed in self.events().take_while(|committed| committed.seq <= upto) {
-            if committed.event.topic.memory_key().is_some() {
-                newest.insert(committed.event.topic.clone(), committed.seq);
+        for kept in self.events().take_while(|kept| kept.seq <= upto) {
+            if kept.topic.memory_key().is_some() {
+                newest.insert(kept.topic.clone(), kept.seq);
             }
         }
-        for place in self.journal.places(upto.get() as usize) {
-            let is_kept = |committed: &Kept| {
-                let Kept { seq, event, .. } = committed;
-                match newest.get(&event.topic) {
-                    Some(newest) if newest != seq => needed.contains(&event.id) && *seq > self.floor,
-                    Some(_) => needed.contains(&event.id) || event.payload.json().is_ok_and(|json| json != "null"),
-                    None => *seq <= self.floor || needed.contains(&event.id) || event.topic.as_str() == KEPT_TOPIC,
-                }
-            };
-            if !place.as_ref().is_some_and(is_kept) {
-                *place = None;
+        let floor = self.floor;
+        self.journal.retain(upto.get() as usize, |kept| {
+            let (seq, is_needed) = (kept.seq, needed.contains(&kept.id()));
+            match newest.get(kept.topic) {
+                Some(newest) if *newest != seq => is_needed && seq > floor,
+                Some(_) => is_needed || kept.json() != "null",
+                None => seq <= floor || is_needed || kept.topic.as_str() == KEPT_TOPIC,
             }
-        }
+        });
         self.floor = upto;
     }
-}
-
-fn payload_bytes(kept: &Kept) -> usize {
-    kept.event.payload.json().map_or(0, str::len)
 }
 
 /// What fits a page: up to the row that crosses the line.
@@ -483,14 +495,14 @@ impl Read for MemoryDisk {
         let (mut events, mut at, mut n_bytes) = (Vec::new(), after, 0);
         while at < end {
             let next = at.next();
-            if let Some(committed) = state.get(next)
-                && interest.wants(committed.event.topic.as_str(), &committed.event.source)
+            if let Some(kept) = state.get(next)
+                && interest.wants(kept.topic.as_str(), kept.source)
             {
                 if events.len() == limit || n_bytes >= PAGE_BYTES {
                     return Ok((events, at));
                 }
-                n_bytes += payload_bytes(committed);
-                events.push(committed.committed());
+                n_bytes += kept.json().len();
+                events.push(kept.committed());
             }
             at = next;
         }
@@ -503,13 +515,12 @@ impl Read for MemoryDisk {
 
     async fn last_older_than(&self, span: Duration) -> Result<Seq, StoreError> {
         let state = self.state();
-        let mut counted = state.events().filter(|committed| !committed.event.topic.as_str().starts_with(SYSTEM_ROOT));
-        let Some(newest) = counted.next_back().map(|committed| committed.event.time) else { return Ok(state.floor) };
+        let mut counted = state.events().filter(|kept| !kept.topic.as_str().starts_with(SYSTEM_ROOT));
+        let Some(newest) = counted.next_back().map(|kept| kept.time()) else { return Ok(state.floor) };
         let oldest = newest.millis().saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
-        let mut counted = state.events().filter(|committed| {
-            committed.seq > state.floor && !committed.event.topic.as_str().starts_with(SYSTEM_ROOT)
-        });
-        let first = counted.find(|committed| committed.event.time.millis() >= oldest);
+        let mut counted =
+            state.events().filter(|kept| kept.seq > state.floor && !kept.topic.as_str().starts_with(SYSTEM_ROOT));
+        let first = counted.find(|kept| kept.time().millis() >= oldest);
         Ok(first.map_or(state.last_seq(), |first| Seq(first.seq.get() - 1)))
     }
 
@@ -521,31 +532,27 @@ impl Read for MemoryDisk {
     ) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
         let n_before = before.get().saturating_sub(1).min(state.last_seq().get());
-        let wanted = |kept: &&Kept| interest.wants(kept.event.topic.as_str(), &kept.event.source);
+        let wanted = |kept: &Kept<'_>| interest.wants(kept.topic.as_str(), kept.source);
         let events = state.journal.first(n_before as usize).rev().filter(wanted).take(limit);
-        let mut events: Vec<_> = first_page(events, |kept| payload_bytes(kept)).map(Kept::committed).collect();
+        let mut events: Vec<_> = first_page(events, |kept| kept.json().len()).map(|kept| kept.committed()).collect();
         events.reverse();
         Ok(events)
     }
 
     async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError> {
-        Ok(self.state().get(seq).map(Kept::committed))
+        Ok(self.state().get(seq).map(|kept| kept.committed()))
     }
 
     async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let state = self.state();
-        Ok(state
-            .events()
-            .filter(|committed| committed.cause_seq == Some(seq))
-            .take(limit)
-            .map(Kept::committed)
-            .collect())
+        let effects = state.events().filter(|kept| kept.cause_seq() == Some(seq));
+        Ok(effects.take(limit).map(|kept| kept.committed()).collect())
     }
 
     async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
         let mut counts = BTreeMap::new();
-        for committed in self.state().events() {
-            *counts.entry(committed.event.topic.as_str().to_owned()).or_insert(0) += 1;
+        for kept in self.state().events() {
+            *counts.entry(kept.topic.as_str().to_owned()).or_insert(0) += 1;
         }
         Ok(counts.into_iter().collect())
     }
@@ -556,7 +563,7 @@ impl Read for MemoryDisk {
         state.check_floor(at)?;
         let upto = at.min(state.last_seq()).get() as usize;
         let mut writes = state.journal.first(upto).rev();
-        Ok(writes.find(|committed| committed.event.topic == topic).map(Kept::committed))
+        Ok(writes.find(|kept| *kept.topic == topic).map(|kept| kept.committed()))
     }
 
     async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {
@@ -565,10 +572,7 @@ impl Read for MemoryDisk {
 
     async fn facts_page(&self, kind: FactKind, owner: &Name, from: &str, limit: usize) -> Result<FactPage, StoreError> {
         let state = self.state();
-        let mut rows: Vec<&FactRow> = match kind {
-            FactKind::Memory => Vec::new(),
-            _ => state.facts.of(kind, Some(owner.clone())).filter(|row| *row.key >= *from).collect(),
-        };
+        let mut rows: Vec<&FactRow> = state.facts.of(kind, owner).filter(|row| *row.key >= *from).collect();
         rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(fact_page(rows.into_iter(), limit))
     }
@@ -579,8 +583,8 @@ impl Read for MemoryDisk {
 
     async fn fact_owners(&self, kind: FactKind) -> Result<Vec<Name>, StoreError> {
         let state = self.state();
-        let places = state.facts.rows.iter().filter(|((of, _), rows)| *of == kind && !rows.is_empty());
-        let mut owners: Vec<Name> = places.filter_map(|((_, owner), _)| owner.clone()).collect();
+        let places = state.facts.owned(kind).iter().filter(|(_, rows)| !rows.is_empty());
+        let mut owners: Vec<Name> = places.map(|(owner, _)| owner.clone()).collect();
         owners.sort();
         Ok(owners)
     }
@@ -588,7 +592,7 @@ impl Read for MemoryDisk {
     async fn count_facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<u64, StoreError> {
         let state = self.state();
         let count = match owner {
-            Some(owner) if kind != FactKind::Memory => state.facts.of(kind, Some(owner.clone())).count(),
+            Some(owner) if kind != FactKind::Memory => state.facts.of(kind, owner).count(),
             _ => state.facts.of_kind(kind).count(),
         };
         Ok(count as u64)
@@ -596,7 +600,7 @@ impl Read for MemoryDisk {
 
     async fn memory_keys(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         let state = self.state();
-        let written = state.events().filter_map(|committed| committed.event.topic.memory_key());
+        let written = state.events().filter_map(|kept| kept.topic.memory_key());
         let keys: BTreeSet<&str> = written.filter(|key| key.starts_with(prefix)).collect();
         Ok(keys.into_iter().map(str::to_owned).collect())
     }

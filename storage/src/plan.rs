@@ -3,21 +3,17 @@
 //!
 //! A refused command leaves no trace in the batch.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    hash::BuildHasher as _,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, hash::BuildHasher as _, sync::Arc};
 
 use atra_bus::{Committed, EventId, Name, Seq};
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table::Entry as Slot};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Acknowledged, Ancestor, Block, FactKind, FactRow, FactWrite, Level, NewEvent, Publish, Rejected, Step, StoreError,
     TeamMove, TeamRow, WriteBatch,
-    queue::{Outcome, Work},
+    queue::{Command, Outcome, Work},
 };
 
 /// What makes a fact unique. Memory is unique by key alone, so its owner is left out.
@@ -69,9 +65,7 @@ impl Ledger {
         if let Some(event) = batch.events.last() {
             self.last = event.seq;
         }
-        for moved in &batch.teams {
-            self.teams.insert(moved.to.team.clone(), moved.to.clone());
-        }
+        batch.teams.iter().for_each(|moved| moved.to.put(&mut self.teams));
     }
 }
 
@@ -82,49 +76,85 @@ struct KeyValue {
     last: u64,
 }
 
-/// The facts of a batch, each once, in the order in which they were first written. Most batches write a thousand, whose
-/// keys are found by their hash and compared where they lie.
-#[derive(Default)]
-struct Facts {
-    rows: Vec<FactRow>,
-    places: HashTable<usize>,
+/// Where the facts and the moves of a batch are, by the hash of what makes them unique: (hash, place). Kept from one batch
+/// to the next, emptied, so that tables grow once and not in each.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    facts: HashTable<(u64, usize)>,
+    teams: HashTable<(u64, usize)>,
 }
 
-impl Facts {
+/// The facts of a batch, each once, in the order in which they were first written. Most batches write a thousand, whose
+/// keys are found by their hash and compared where they lie.
+struct Facts<'a> {
+    rows: Vec<FactRow>,
+    places: &'a mut HashTable<(u64, usize)>,
+}
+
+impl Facts<'_> {
     /// Writes over what the batch had of the same fact.
     fn put(&mut self, row: FactRow) {
+        let Self { rows, places } = self;
         let owner = (row.kind != FactKind::Memory).then_some(&row.owner);
         let hash = Self::hash(row.kind, owner, &row.key);
-        match self.find(hash, row.kind, owner, &row.key) {
-            Some(place) => self.rows[place] = row,
-            None => {
-                let rows = &self.rows;
-                let hash_of = |&place: &usize| {
-                    let row: &FactRow = &rows[place];
-                    Self::hash(row.kind, (row.kind != FactKind::Memory).then_some(&row.owner), &row.key)
-                };
-                self.places.insert_unique(hash, rows.len(), hash_of);
-                self.rows.push(row);
+        match places.entry(hash, Self::is_it(rows, hash, row.kind, owner, &row.key), |(hash, _)| *hash) {
+            Slot::Occupied(found) => rows[found.get().1] = row,
+            Slot::Vacant(empty) => {
+                empty.insert((hash, rows.len()));
+                rows.push(row);
             }
         }
     }
 
     fn get(&self, FactId { kind, owner, key }: &FactId) -> Option<&FactRow> {
-        let place = self.find(Self::hash(*kind, owner.as_ref(), key), *kind, owner.as_ref(), key)?;
-        Some(&self.rows[place])
+        let hash = Self::hash(*kind, owner.as_ref(), key);
+        let found = self.places.find(hash, Self::is_it(&self.rows, hash, *kind, owner.as_ref(), key));
+        found.map(|(_, place)| &self.rows[*place])
     }
 
     /// Who owns a key of memory does not matter.
-    fn find(&self, hash: u64, kind: FactKind, owner: Option<&Name>, key: &str) -> Option<usize> {
-        let is_it = |&place: &usize| {
-            let row = &self.rows[place];
-            row.kind == kind && row.key == key && owner.is_none_or(|owner| row.owner == *owner)
-        };
-        self.places.find(hash, is_it).copied()
+    fn is_it(
+        rows: &[FactRow],
+        hash: u64,
+        kind: FactKind,
+        owner: Option<&Name>,
+        key: &str,
+    ) -> impl Fn(&(u64, usize)) -> bool {
+        move |&(of, place)| {
+            let row = &rows[place];
+            of == hash && row.kind == kind && row.key == key && owner.is_none_or(|owner| row.owner == *owner)
+        }
     }
 
     fn hash(kind: FactKind, owner: Option<&Name>, key: &str) -> u64 {
         FxBuildHasher.hash_one((kind as u8, owner.map(Name::as_str), key))
+    }
+}
+
+/// How the teams of a batch move, each once, in the order in which they first did.
+struct Moves<'a> {
+    list: Vec<TeamMove>,
+    places: &'a mut HashTable<(u64, usize)>,
+}
+
+impl Moves<'_> {
+    fn get(&self, team: &Name) -> Option<&TeamRow> {
+        let hash = FxBuildHasher.hash_one(team);
+        let found = self.places.find(hash, |&(of, place)| of == hash && self.list[place].to.team == *team);
+        found.map(|(_, place)| &self.list[*place].to)
+    }
+
+    /// Moves a team on; `from` tells where it stood before the batch, and is asked at its first move.
+    fn put(&mut self, to: TeamRow, from: impl FnOnce(&Name) -> Option<TeamRow>) {
+        let Self { list, places } = self;
+        let hash = FxBuildHasher.hash_one(&to.team);
+        match places.entry(hash, |&(of, place)| of == hash && list[place].to.team == to.team, |(hash, _)| *hash) {
+            Slot::Occupied(found) => list[found.get().1].to = to,
+            Slot::Vacant(empty) => {
+                empty.insert((hash, list.len()));
+                list.push(TeamMove { from: from(&to.team), to });
+            }
+        }
     }
 }
 
@@ -134,21 +164,27 @@ pub(crate) struct Plan<'a> {
     found: &'a Found,
     last: Seq,
     events: Vec<Committed>,
-    facts: Facts,
-    teams: BTreeMap<Name, TeamMove>,
+    facts: Facts<'a>,
+    teams: Moves<'a>,
     blocks: BTreeMap<(Name, i64), Block>,
     level: Level,
 }
 
 impl<'a> Plan<'a> {
-    pub(crate) fn new(ledger: &'a Ledger, found: &'a Found) -> Self {
+    /// A batch of about as much as these commands bring.
+    pub(crate) fn new(ledger: &'a Ledger, found: &'a Found, places: &'a mut Places, commands: &[Command]) -> Self {
+        let Places { facts, teams } = places;
+        facts.clear();
+        teams.clear();
+        let sizes = commands.iter().map(|command| command.work.n_rows());
+        let (n_events, n_facts) = sizes.fold((0, 0), |all, (events, facts)| (all.0 + events, all.1 + facts));
         Self {
             ledger,
             found,
             last: ledger.last,
-            events: Vec::new(),
-            facts: Facts::default(),
-            teams: BTreeMap::new(),
+            events: Vec::with_capacity(n_events),
+            facts: Facts { rows: Vec::with_capacity(n_facts), places: facts },
+            teams: Moves { list: Vec::with_capacity(commands.len()), places: teams },
             blocks: BTreeMap::new(),
             level: Level::Process,
         }
@@ -180,7 +216,7 @@ impl<'a> Plan<'a> {
         WriteBatch {
             events: self.events,
             facts: self.facts.rows,
-            teams: self.teams.into_values().collect(),
+            teams: self.teams.list,
             blocks: self.blocks.into_values().collect(),
             level: self.level,
         }
@@ -271,17 +307,11 @@ impl<'a> Plan<'a> {
 
     /// The team's row as of everything planned so far.
     fn team(&self, team: &Name) -> Option<&TeamRow> {
-        self.teams.get(team).map(|moved| &moved.to).or_else(|| self.ledger.teams.get(team))
+        self.teams.get(team).or_else(|| self.ledger.teams.get(team))
     }
 
     fn move_team(&mut self, to: TeamRow) {
-        match self.teams.entry(to.team.clone()) {
-            Entry::Occupied(mut moved) => moved.get_mut().to = to,
-            Entry::Vacant(place) => {
-                let from = self.ledger.teams.get(&to.team).cloned();
-                place.insert(TeamMove { from, to });
-            }
-        }
+        self.teams.put(to, |team| self.ledger.teams.get(team).cloned());
     }
 
     /// The fact as of everything planned so far; `None` when there is none or it was removed.
@@ -310,7 +340,6 @@ impl<'a> Plan<'a> {
 
     fn write_events(&mut self, events: &[NewEvent]) {
         let before = self.last;
-        self.events.reserve(events.len());
         for new in events {
             self.last = self.last.next();
             let cause_seq = match new.ancestor {

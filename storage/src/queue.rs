@@ -261,6 +261,17 @@ impl Work {
         }
     }
 
+    /// The rows of the journal that it brings, and the facts that it names.
+    pub(crate) fn n_rows(&self) -> (usize, usize) {
+        let n_facts = match self {
+            Self::Step(step) => step.facts.len(),
+            Self::Publish(publish) => publish.facts.len() + usize::from(publish.key.is_some()),
+            Self::Facts(facts, _) => facts.len(),
+            Self::RaiseEpoch(_) | Self::Blocks(_) | Self::Stop => 0,
+        };
+        (self.n_events(), n_facts)
+    }
+
     /// Checks what can be checked without the store and measures the command. Encodes payloads, so that
     /// the work is done by the submitter and not by the actor.
     pub(crate) fn measure(&self) -> Result<usize, Rejected> {

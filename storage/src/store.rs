@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use atra_bus::{Committed, Interest, Name, Seq};
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use crate::{Block, FactKind, FactRow, Level};
@@ -109,6 +110,17 @@ pub struct TeamRow {
     pub number: u64,
     /// How far it has taken what it subscribes to.
     pub cursor: Seq,
+}
+
+impl TeamRow {
+    /// Writes it over the team's older one.
+    pub(crate) fn put(&self, rows: &mut FxHashMap<Name, Self>) {
+        match rows.get_mut(&self.team) {
+            // Its name stays as it is: there are two uses of it less to be counted for each step.
+            Some(row) => (row.epoch, row.number, row.cursor) = (self.epoch, self.number, self.cursor),
+            None => _ = rows.insert(self.team.clone(), self.clone()),
+        }
+    }
 }
 
 /// A move of a team's row inside a batch. Merged: several steps of a team in one batch are one move.

@@ -11,13 +11,13 @@ use std::{
 
 use atra_bus::{Event, EventId, Interest, Name, Seq, Topic};
 use atra_storage::{FactKind, FactRow, Read, StoreError, TeamRow, WriteBatch};
-use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     disk::is_flushed,
     engine::{Engine, hash_text, mix},
     invariant::{Invariant, Violation},
+    places::Places,
 };
 use crate::{Team, supervisor::interest};
 
@@ -42,7 +42,8 @@ struct State {
     by_name: FxHashMap<Name, usize>,
     teams: Vec<TeamAccount>,
     team_by_name: FxHashMap<Name, usize>,
-    routes: FxHashMap<Topic, Route>,
+    /// By the hash of the topic: what a run has seen lies far apart, and to compare texts is to fetch them.
+    routes: FxHashMap<u64, Route>,
     /// The id of seq n at index n − 1.
     ids: Vec<EventId>,
     by_id: Places,
@@ -70,47 +71,49 @@ struct State {
 }
 
 /// Where what has a topic goes.
-#[derive(Clone)]
 struct Route {
     /// The agents that want it.
-    agents: Arc<[usize]>,
+    agents: Wanted,
     /// The place of the key of memory that it writes.
-    key: Option<usize>,
+    key: Option<u32>,
 }
 
-/// Where each event is, found by its id. Millions of them: a place and half a hash are kept here, the ids lie in the
-/// account's list of them.
-#[derive(Default)]
-struct Places(HashTable<(u32, u32)>);
-
-impl Places {
-    fn get(&self, ids: &[EventId], id: &EventId) -> Option<u64> {
-        let half = Self::half(id);
-        let is_it = |&(of, place): &(u32, u32)| of == half && ids.get(place as usize) == Some(id);
-        let (_, place) = self.0.find(Self::hash(half), is_it)?;
-        Some(u64::from(*place) + 1)
+impl Route {
+    /// Where a topic that was never seen before goes.
+    fn of(topic: &Topic, agents: &[AgentAccount], memory: &mut Vec<(Arc<str>, Vec<Version>)>) -> Self {
+        let wants = |agent: &AgentAccount| match topic.addressee() {
+            Some(name) => agent.name.as_str() == name,
+            None => agent.wants.filters.iter().any(|filter| filter.matches(topic.as_str())),
+        };
+        let places: Vec<u32> = (0..).zip(agents).filter(|(_, agent)| wants(agent)).map(|(place, _)| place).collect();
+        let agents = match places[..] {
+            [] => Wanted::Nobody,
+            [place] => Wanted::One(place),
+            _ => Wanted::Many(places.into()),
+        };
+        // One topic, one key.
+        let key = topic.memory_key().map(|key| {
+            memory.push((key.into(), Vec::new()));
+            memory.len() as u32 - 1
+        });
+        Self { agents, key }
     }
+}
 
-    /// Adds the id at a place of the list.
-    fn add(&mut self, id: &EventId, place: usize) {
-        let half = Self::half(id);
-        self.0.insert_unique(Self::hash(half), (half, place as u32), |&(half, _)| Self::hash(half));
-    }
+/// Places of agents. Most topics of a swarm address one, which is told where the route lies.
+enum Wanted {
+    Nobody,
+    One(u32),
+    Many(Box<[u32]>),
+}
 
-    fn remove(&mut self, id: &EventId, place: usize) {
-        let half = Self::half(id);
-        if let Ok(found) = self.0.find_entry(Self::hash(half), |known| *known == (half, place as u32)) {
-            found.remove();
+impl Wanted {
+    fn places(&self) -> &[u32] {
+        match self {
+            Self::Nobody => &[],
+            Self::One(place) => std::slice::from_ref(place),
+            Self::Many(places) => places,
         }
-    }
-
-    fn half(id: &EventId) -> u32 {
-        (id.seed() >> 32) as u32
-    }
-
-    /// The table looks at the highest bits and at the lowest.
-    fn hash(half: u32) -> u64 {
-        u64::from(half).wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 }
 
@@ -119,11 +122,25 @@ type Version = (u64, Option<EventId>);
 
 struct TeamAccount {
     name: Name,
-    row: Option<TeamRow>,
+    row: Option<Row>,
     /// Places of its agents.
     members: Vec<usize>,
     /// Of the batch that is being looked at: seq and recorded position of its own inputs. Empty between batches.
     own: Vec<(Seq, Seq)>,
+}
+
+/// A team's row without its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    epoch: u64,
+    number: u64,
+    cursor: Seq,
+}
+
+impl From<&TeamRow> for Row {
+    fn from(row: &TeamRow) -> Self {
+        Self { epoch: row.epoch, number: row.number, cursor: row.cursor }
+    }
 }
 
 /// What happened, told in words only when somebody asks.
@@ -153,7 +170,7 @@ struct Before {
     last: usize,
     fold: u64,
     facts: Vec<(u64, Option<u64>)>,
-    teams: Vec<(usize, Option<TeamRow>)>,
+    teams: Vec<(usize, Option<Row>)>,
     letters: Vec<(usize, EventId)>,
 }
 
@@ -303,7 +320,7 @@ impl Audit {
         let mut state = self.state();
         let same = |state: &State| {
             let is_known = |row: &TeamRow| {
-                state.team_by_name.get(&row.team).is_some_and(|&place| state.teams[place].row.as_ref() == Some(row))
+                state.team_by_name.get(&row.team).is_some_and(|&place| state.teams[place].row == Some(row.into()))
             };
             let n_rows = state.teams.iter().filter(|team| team.row.is_some()).count();
             state.ids.len() as u64 == last.get()
@@ -366,26 +383,24 @@ impl Audit {
         let at_ms = self.engine.now_ms();
         let mut guard = self.state();
         let state = &mut *guard;
-        let name = state.agents[agent].name.clone();
-        let stopped = state.stopped;
-        state.check(at_ms, Invariant::CleanStop, !stopped, name.as_str(), || {
+        let name = |state: &State| state.agents[agent].name.to_string();
+        let is_stopped = state.stopped;
+        state.check_of(at_ms, Invariant::CleanStop, !is_stopped, name, |_| {
             format!("had a turn on {} after the runtime had stopped", event.topic)
         });
-        let teammate = event.source == name
-            || state.by_name.get(&event.source).is_some_and(|&of| state.agents[of].team == state.agents[agent].team);
-        if teammate {
-            return;
-        }
         // A foreign input stands at the position itself; what came of it is looked up.
         let place = position.get().checked_sub(1).and_then(|at| state.ids.get(at as usize));
-        let at = if place == Some(&event.id) { Some(position.get()) } else { state.place_of(&event.id) };
-        let Some(seq) = at else {
-            state.check(at_ms, Invariant::Isolated, false, name.as_str(), || {
-                format!("was given {} {} of {}, which is not committed", event.topic, event.id, event.source)
-            });
+        let at = if place == Some(&event.id) {
+            Some(position.get())
+        } else if state.is_teammate(agent, &event.source) {
             return;
+        } else {
+            state.place_of(&event.id)
         };
-        state.check(at_ms, Invariant::Isolated, true, "", String::new);
+        state.check_of(at_ms, Invariant::Isolated, at.is_some(), name, |_| {
+            format!("was given {} {} of {}, which is not committed", event.topic, event.id, event.source)
+        });
+        let Some(seq) = at else { return };
         let account = &state.agents[agent];
         let last = account.last;
         let at = account.wanted.partition_point(|(wanted, _)| *wanted <= last);
@@ -397,11 +412,11 @@ impl Audit {
             .take_while(|wanted| *wanted < seq)
             .find(|wanted| !state.letters.contains(&(agent, state.ids[*wanted as usize - 1])));
         let ok = seq > last && missed.is_none();
-        state.check(at_ms, Invariant::Order, ok, name.as_str(), || match missed {
+        state.check_of(at_ms, Invariant::Order, ok, name, |_| match missed {
             Some(missed) => format!("was given seq {seq} and never seq {missed}, which it wants"),
             None => format!("was given seq {seq} after seq {last}"),
         });
-        state.check(at_ms, Invariant::AsOf, position.get() >= seq, name.as_str(), || {
+        state.check_of(at_ms, Invariant::AsOf, position.get() >= seq, name, |_| {
             format!("handles seq {seq} at position {position}")
         });
         state.agents[agent].last = seq.max(last);
@@ -447,17 +462,11 @@ impl Audit {
         let mut guard = self.state();
         let state = &mut *guard;
         let mut stuck = Vec::new();
-        for agent in &mut state.agents {
-            let team = &state.teams[agent.team];
-            let cursor = team.row.as_ref().map_or(0, |row| row.cursor.get());
+        for place in 0..state.agents.len() {
+            let cursor = state.cursor_of(state.agents[place].team);
+            state.forget_taken(place, cursor);
+            let (agent, team) = (&state.agents[place], &state.teams[state.agents[place].team]);
             let settled = if all { cursor.max(agent.last) } else { cursor };
-            // Power may take a cursor back, so what is behind it is kept while that can happen.
-            if !state.keeps_volatile || state.volatile.is_empty() {
-                while agent.wanted.front().is_some_and(|(seq, _)| *seq <= cursor) {
-                    agent.wanted.pop_front();
-                    state.was_taken = true;
-                }
-            }
             let at = agent.wanted.partition_point(|(seq, _)| *seq <= settled);
             let Some((seq, since)) = agent.wanted.get(at) else { continue };
             if !excused.contains(&team.name) && (all || since + STUCK_MS < at_ms) {
@@ -516,6 +525,23 @@ impl State {
         self.counts[invariant as usize] += 1;
         if !ok {
             self.violate(Violation { invariant: invariant.name().into(), key: key.into(), at_ms, text: text() });
+        }
+    }
+
+    /// A check of something whose name is told only when it failed.
+    #[inline]
+    fn check_of(
+        &mut self,
+        at_ms: u64,
+        invariant: Invariant,
+        ok: bool,
+        key: impl FnOnce(&Self) -> String,
+        text: impl FnOnce(&Self) -> String,
+    ) {
+        self.counts[invariant as usize] += 1;
+        if !ok {
+            let (key, text) = (key(self), text(self));
+            self.violate(Violation { invariant: invariant.name().into(), key, at_ms, text });
         }
     }
 
@@ -588,19 +614,37 @@ impl State {
         self.teams[team].row.as_ref().map_or(0, |row| row.cursor.get())
     }
 
+    /// Forgets what an agent's team has taken, which nobody asks for any more.
+    fn forget_taken(&mut self, agent: usize, cursor: u64) {
+        // Power may take a cursor back, so what is behind it is kept while that can happen.
+        if self.keeps_volatile && !self.volatile.is_empty() {
+            return;
+        }
+        let wanted = &mut self.agents[agent].wanted;
+        while wanted.front().is_some_and(|(seq, _)| *seq <= cursor) {
+            wanted.pop_front();
+            self.was_taken = true;
+        }
+    }
+
+    fn is_teammate(&self, agent: usize, source: &Name) -> bool {
+        let account = &self.agents[agent];
+        account.name == *source || self.by_name.get(source).is_some_and(|&of| self.agents[of].team == account.team)
+    }
+
     /// The inputs that the team made in this batch are those that its account holds; they are gone afterwards.
     fn move_team(&mut self, at_ms: u64, team: usize, to: &TeamRow, before: &mut Before) {
         let account = &mut self.teams[team];
-        let old = account.row.replace(to.clone());
+        let old = account.row.replace(to.into());
         let mut own = std::mem::take(&mut account.own);
-        let ok = old.as_ref().is_none_or(|old| {
+        let ok = old.is_none_or(|old| {
             to.epoch >= old.epoch
                 && to.number >= old.number
                 && to.cursor >= old.cursor
                 && (to.epoch, to.number) != (old.epoch, old.number)
         });
         self.check(at_ms, Invariant::Fenced, ok, to.team.as_str(), || format!("moved from {old:?} to {to:?}"));
-        let (from, cursor) = (old.as_ref().map_or(Seq::ZERO, |old| old.cursor), to.cursor);
+        let (from, cursor) = (old.map_or(Seq::ZERO, |old| old.cursor), to.cursor);
         let odd = own.iter().find(|(_, seen)| *seen < from || *seen > cursor);
         self.check(at_ms, Invariant::Order, odd.is_none(), to.team.as_str(), || {
             format!("own input at {odd:?} was not taken between cursors {from} and {cursor}")
@@ -618,6 +662,9 @@ impl State {
         }
         own.clear();
         self.teams[team].own = own;
+        for member in 0..self.teams[team].members.len() {
+            self.forget_taken(self.teams[team].members[member], cursor.get());
+        }
     }
 
     /// An event that a member wants, has not been given, has not given up, and that the cursor leaves behind.
@@ -642,20 +689,21 @@ impl State {
         self.check(at_ms, Invariant::Order, follows, event.source.as_str(), || {
             format!("seq {seq} does not follow the journal")
         });
-        let first = self.place_of(&event.id);
+        let first = self.by_id.add(&self.ids, &event.id);
         self.check(at_ms, Invariant::ExactlyOnce, first.is_none(), event.source.as_str(), || {
             format!("event {} on {} is at seq {first:?} and at {seq}", event.id, event.topic)
         });
-        self.by_id.add(&event.id, self.ids.len());
         self.ids.push(event.id);
-        let Route { agents: route, key } = self.route(&event.topic);
-        if let Some(place) = key {
+        let Self { routes, agents, memory, .. } = self;
+        let route = routes.entry(hash_text(event.topic.as_str()));
+        let route = route.or_insert_with(|| Route::of(&event.topic, agents, memory));
+        if let Some(place) = route.key {
             let removed = event.payload.json().is_ok_and(|json| json == "null");
-            self.memory[place].1.push((seq, (!removed).then_some(event.id)));
+            memory[place as usize].1.push((seq, (!removed).then_some(event.id)));
         }
-        let team = source.map(|place| self.agents[place].team);
-        for &place in route.iter() {
-            let agent = &mut self.agents[place];
+        let team = source.map(|place| agents[place].team);
+        for &place in route.agents.places() {
+            let agent = &mut agents[place as usize];
             if team != Some(agent.team) {
                 agent.wanted.push_back((seq, at_ms));
             }
@@ -678,25 +726,6 @@ impl State {
 
     fn place_of(&self, id: &EventId) -> Option<u64> {
         self.by_id.get(&self.ids, id)
-    }
-
-    fn route(&mut self, topic: &Topic) -> Route {
-        if let Some(route) = self.routes.get(topic) {
-            return route.clone();
-        }
-        let wants = |agent: &AgentAccount| match topic.addressee() {
-            Some(name) => agent.name.as_str() == name,
-            None => agent.wants.filters.iter().any(|filter| filter.matches(topic.as_str())),
-        };
-        let agents = (0..self.agents.len()).filter(|&place| wants(&self.agents[place])).collect();
-        // One topic, one key.
-        let key = topic.memory_key().map(|key| {
-            self.memory.push((key.into(), Vec::new()));
-            self.memory.len() - 1
-        });
-        let route = Route { agents, key };
-        self.routes.insert(topic.clone(), route.clone());
-        route
     }
 
     fn fact(&mut self, at_ms: u64, fact: &FactRow, before: &mut Before) {

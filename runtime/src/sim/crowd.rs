@@ -51,7 +51,12 @@ impl Member {
     }
 
     fn name(place: usize) -> String {
-        format!("crowd-{place}")
+        ["crowd-", itoa::Buffer::new().format(place)].concat()
+    }
+
+    /// The key of memory at which a member keeps how often it was told.
+    fn key(place: usize) -> String {
+        ["crowd.", itoa::Buffer::new().format(place), ".told"].concat()
     }
 
     fn tell(&mut self, left: u32, cx: &mut Context<'_>) -> Result<(), AgentError> {
@@ -88,10 +93,9 @@ impl Agent for Member {
             return self.tell(left, cx);
         }
         self.counts.told += 1;
-        let place = self.place;
-        cx.put(&format!("crowd.{place}.told"), self.counts.told)?;
+        cx.put(&Self::key(self.place), self.counts.told)?;
         let other = cx.random() as usize % self.of;
-        let heard: u64 = cx.get(&format!("crowd.{other}.told")).await?.unwrap_or(0);
+        let heard: u64 = cx.get(&Self::key(other)).await?.unwrap_or(0);
         match (left, heard % 4) {
             (0, _) => {}
             (_, 0) => _ = cx.after(Duration::from_millis(1 + heard % 5_000), Draft::from(Told { left: left - 1 }))?,

@@ -141,6 +141,7 @@ enum Polled {
     Task,
     Scenario,
     Nothing,
+    Failed(EngineError),
 }
 
 #[derive(Default)]
@@ -152,6 +153,8 @@ struct State {
     /// The same, if an order is followed: then a task is looked for by its key.
     listed: BTreeSet<(u64, u64)>,
     woken_in_all: u64,
+    /// Who was woken last time, emptied: its memory is used again.
+    spare: Vec<u64>,
     names: FxHashMap<String, u64>,
     /// Tasks of groups below it are dead: never polled again.
     alive_from: u32,
@@ -185,7 +188,8 @@ struct Slot {
     since_ms: u64,
     /// When it was polled last, and how often at that instant.
     window: (u64, u64),
-    future: Option<TaskFuture>,
+    /// Away while it is polled, with its waker.
+    future: Option<(TaskFuture, Waker)>,
     waker: Arc<TaskWaker>,
     end: Arc<End>,
 }
@@ -379,7 +383,7 @@ impl Engine {
             return Owned { id, end, engine: Arc::downgrade(&self.0) };
         }
         let since_ms = state.now_ms;
-        let future = Some(future);
+        let future = Some((future, Waker::from(waker.clone())));
         let slot = Slot {
             name: name.into(),
             key,
@@ -485,9 +489,14 @@ impl Engine {
 
     /// Polls one ready task, unless it is the scenario's turn.
     fn step(&self) -> Polled {
-        let (id, mut future, waker, end) = {
+        let (id, mut future, waker) = {
             let mut state = self.state();
             self.drain(&mut state);
+            let at_instant = state.records - state.polls_at_instant;
+            if at_instant > self.0.polls_max {
+                drop(state);
+                return Polled::Failed(EngineError::Livelock { polls: at_instant, busiest: self.busiest() });
+            }
             let Some(id) = state.next_ready() else { return Polled::Nothing };
             if id == MAIN {
                 state.main_polls += 1;
@@ -503,9 +512,8 @@ impl Engine {
             if slot.group > 0 && slot.group < alive_from {
                 return Polled::Task;
             }
-            let Some(future) = slot.future.take() else { return Polled::Task };
+            let Some((future, waker)) = slot.future.take() else { return Polled::Task };
             slot.polls += 1;
-            let found = (id, future, slot.waker.clone(), slot.end.clone());
             slot.window = (now_ms, if slot.window.0 == now_ms { slot.window.1 + 1 } else { 1 });
             let (key, polls, is_looking) = (slot.key, slot.polls, slot.is_looker);
             let name = is_traced.then(|| slot.name.to_string());
@@ -521,10 +529,9 @@ impl Engine {
             if let Some(looker) = looker {
                 looker.wake();
             }
-            found
+            (id, future, waker)
         };
         CURRENT.set(id);
-        let waker = Waker::from(waker);
         let polled =
             std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
         CURRENT.set(MAIN);
@@ -535,7 +542,7 @@ impl Engine {
                 match state.slot(id) {
                     Some(slot) => {
                         slot.since_ms = now_ms;
-                        slot.future = Some(future);
+                        slot.future = Some((future, waker));
                     }
                     // Ended while it was polled. Dropped without the lock: its drop may wake others.
                     None => {
@@ -544,24 +551,29 @@ impl Engine {
                     }
                 }
             }
-            Ok(Poll::Ready(())) => self.finish(id, &end, true),
+            Ok(Poll::Ready(())) => self.finish(id, true),
             Err(panic) => {
                 tracing::error!(cause = %crate::team::panic_text(&*panic), "task panicked");
-                self.finish(id, &end, false);
+                self.finish(id, false);
             }
         }
         Polled::Task
     }
 
-    fn finish(&self, id: u64, end: &End, ok: bool) {
+    /// One that was ended while it was polled has been told so.
+    fn finish(&self, id: u64, ok: bool) {
         let slot = self.state().take(id);
-        drop(slot);
-        end.set(ok);
+        if let Some(slot) = slot {
+            let end = slot.end.clone();
+            drop(slot);
+            end.set(ok);
+        }
     }
 
     /// Gives every task that was woken its key.
     fn drain(&self, state: &mut State) {
-        let mut woken = std::mem::take(&mut lock(&self.0.ready.woken).0);
+        let spare = std::mem::take(&mut state.spare);
+        let mut woken = std::mem::replace(&mut lock(&self.0.ready.woken).0, spare);
         for id in woken.drain(..) {
             state.woken_in_all += 1;
             let n = state.woken_in_all;
@@ -578,11 +590,7 @@ impl Engine {
             };
             state.make_ready(key, id);
         }
-        // Its memory is used again.
-        let mut place = lock(&self.0.ready.woken);
-        if place.0.is_empty() {
-            place.0 = woken;
-        }
+        state.spare = woken;
     }
 
     /// Nothing is ready: time may move.
@@ -595,12 +603,6 @@ impl Engine {
     }
 
     fn trouble(&self) -> Option<EngineError> {
-        let state = self.state();
-        let polls = state.records - state.polls_at_instant;
-        drop(state);
-        if polls > self.0.polls_max {
-            return Some(EngineError::Livelock { polls, busiest: self.busiest() });
-        }
         let foreign = self.0.ready.foreign.load(Ordering::Relaxed);
         foreign.then(|| EngineError::Foreign("a waker was called from a foreign thread".into()))
     }
@@ -747,6 +749,7 @@ impl<F: Future> Future for Root<F> {
                     }
                 }
                 Polled::Nothing => return engine.rest(),
+                Polled::Failed(error) => return Poll::Ready(Err(error)),
             }
             if let Some(error) = engine.trouble() {
                 return Poll::Ready(Err(error));
@@ -772,7 +775,8 @@ impl SwarmEnv {
 
 impl Env for SwarmEnv {
     fn now(&self) -> Timestamp {
-        let passed = self.start.after(self.engine.0.origin.elapsed());
+        // As of this poll of the root: time moves between two of them only. Tokio's own clock costs a lock.
+        let passed = self.start.after(Duration::from_millis(self.engine.now_ms()));
         Timestamp(passed.0.saturating_add(self.off_by.load(Ordering::Relaxed)))
     }
 

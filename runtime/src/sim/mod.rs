@@ -22,6 +22,7 @@ mod driven;
 mod engine;
 mod faults;
 mod invariant;
+mod places;
 mod probe;
 mod shrink;
 mod world;

@@ -549,7 +549,7 @@ impl Executor {
         let now = self.parts.inputs.now;
         if now.0 != self.clock_written {
             self.clock_written = now.0;
-            step.fact(FactKind::Meta, &self.parts.name, CLOCK_KEY, Some(now.to_string().into()));
+            step.fact(FactKind::Meta, &self.parts.name, CLOCK_KEY, Some(itoa::Buffer::new().format(now.0).into()));
         }
         let in_flight_max = if self.parts.acting { 1 } else { self.parts.shared.limits.steps_in_flight_max.max(1) };
         while self.in_flight.len() >= in_flight_max {

@@ -1,7 +1,6 @@
 //! One agent's turn: contained, timed, its effects collected.
 
 use std::{
-    collections::BTreeMap,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -13,6 +12,7 @@ use std::{
 
 use atra_bus::{Event, Name};
 use futures::FutureExt;
+use rustc_hash::FxHashMap;
 use serde_json::Value;
 
 use crate::{
@@ -105,7 +105,7 @@ pub(crate) struct Member {
     team: Arc<TeamShared>,
     watch: Arc<TurnWatch>,
     /// Own memory writes of the present round.
-    own: BTreeMap<String, Option<Entry>>,
+    own: FxHashMap<String, Option<Entry>>,
     /// Whether it had a turn since it was last saved.
     dirty: bool,
 }
@@ -118,7 +118,7 @@ impl Member {
         team: Arc<TeamShared>,
         watch: Arc<TurnWatch>,
     ) -> Self {
-        Self { place, spec, agent, team, watch, own: BTreeMap::new(), dirty: false }
+        Self { place, spec, agent, team, watch, own: FxHashMap::default(), dirty: false }
     }
 
     pub(crate) fn begin_round(&mut self) {

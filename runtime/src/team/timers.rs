@@ -221,7 +221,8 @@ impl Timers {
     }
 
     fn plan(&mut self, member: usize, id: Arc<str>, due: Timestamp, at: usize) {
-        let json = format!("{{\"due\":{due}}}");
+        // As `Stored` without an event is written.
+        let json = ["{\"due\":", itoa::Buffer::new().format(due.0), "}"].concat();
         self.changed.insert((member, id.clone()), Some(json.into()));
         self.insert(member, id, due, What::Recurring(at));
     }
@@ -234,7 +235,7 @@ impl Timers {
 
 /// The id of the event that a timer falls due as.
 fn timer_event_id(agent: &Name, id: &str, planned: Timestamp) -> EventId {
-    EventId::of(agent, &format!("timer\0{id}\0{planned}"))
+    EventId::of_all(agent, &["timer", id, itoa::Buffer::new().format(planned.0)])
 }
 
 fn interval(schedule: &crate::Schedule) -> i64 {
