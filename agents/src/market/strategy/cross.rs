@@ -43,7 +43,7 @@ fn decide(target: &mut Target, reason: Reason, side: Side) -> Option<Decision> {
 
 /// Compares two means as exact integers: `fast_sum / fast` with `slow_sum / slow`, without dividing.
 #[inline]
-pub(crate) fn compare_means(fast_sum: i64, fast: usize, slow_sum: i64, slow: usize) -> Ordering {
+fn compare_means(fast_sum: i64, fast: usize, slow_sum: i64, slow: usize) -> Ordering {
     // Signed lengths: a product of two signed 64-bit numbers is one instruction.
     (i128::from(fast_sum) * i128::from(slow as i64)).cmp(&(i128::from(slow_sum) * i128::from(fast as i64)))
 }

@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::breakout::DonchianBreakout;
-pub(crate) use self::cross::compare_means;
 pub use self::cross::{EmaCross, MacdAdx, SmaCross};
 pub use self::hold::BuyAndHold;
 pub(crate) use self::own::Own;
@@ -457,8 +456,10 @@ mod tests {
                     let mut slices = spec.build().unwrap();
                     let mut found = Vec::new();
                     for (n, part) in candles.chunks(step).enumerate() {
-                        let mut tell = |place, decision| found.push((n * step + place, decision));
-                        let told = slices.decisions(part, |place, decision| Ok::<_, ()>(tell(place, decision)));
+                        let told = slices.decisions(part, |place, decision| {
+                            found.push((n * step + place, decision));
+                            Ok::<_, ()>(())
+                        });
                         assert_eq!(told, Ok(()));
                     }
                     assert_eq!(found, expected, "{spec:?} by {step}");
