@@ -144,7 +144,9 @@ impl Topic {
 
 impl PartialEq for Topic {
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
+        let (text, other) = (self.as_str(), other.as_str());
+        // The same memory: nothing has to be fetched.
+        std::ptr::eq(text, other) || text == other
     }
 }
 impl Eq for Topic {}

@@ -17,12 +17,11 @@ use std::{
 
 use atra_bus::{Batch, Committed, Event, EventId, Filter, Interest, Name, Seq, Timestamp};
 use atra_storage::{Ancestor, FactKind, Read, StoreError};
-use rustc_hash::FxHashSet;
 use serde_json::Value;
 
 use crate::{
     AgentSpec, Clock, Team,
-    context::{TeamShared, TimerChange, TurnInput},
+    context::{Addresses, TeamShared, TimerChange, TurnInput},
     coordinator::load_memory,
     ledger::EffectLedger,
     memory::SharedMemory,
@@ -441,7 +440,7 @@ fn surroundings(
     team: &Team,
     reader: Arc<dyn Read>,
     memory: SharedMemory,
-    agents: Arc<FxHashSet<Name>>,
+    agents: Arc<Addresses>,
     stored: &Stored,
 ) -> Arc<TeamShared> {
     let acting = team.specs().find(|spec| spec.acting);

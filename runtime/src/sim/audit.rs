@@ -17,7 +17,7 @@ use super::{
     disk::is_flushed,
     engine::{Engine, hash_text, mix},
     invariant::{Invariant, Violation},
-    places::Places,
+    places::Ids,
 };
 use crate::{Team, supervisor::interest};
 
@@ -44,9 +44,7 @@ struct State {
     team_by_name: FxHashMap<Name, usize>,
     /// By the hash of the topic: what a run has seen lies far apart, and to compare texts is to fetch them.
     routes: FxHashMap<u64, Route>,
-    /// The id of seq n at index n − 1.
-    ids: Vec<EventId>,
-    by_id: Places,
+    ids: Ids,
     /// Hashes of facts by hash of their key, and all of them folded into one.
     facts: FxHashMap<u64, u64>,
     facts_fold: u64,
@@ -117,8 +115,11 @@ impl Wanted {
     }
 }
 
-/// A version of a memory key: seq, and who wrote (`None`: removed).
-type Version = (u64, Option<EventId>);
+/// A version of a memory key; who wrote it stands in the journal.
+struct Version {
+    seq: u64,
+    is_removed: bool,
+}
 
 struct TeamAccount {
     name: Name,
@@ -299,7 +300,7 @@ impl Audit {
     pub(crate) fn acknowledged(&self, seq: Seq, id: EventId, survives_power: bool) {
         let at_ms = self.engine.now_ms();
         let mut state = self.state();
-        let there = state.place_of(&id) == Some(seq.get());
+        let there = state.ids.seq_of(&id) == Some(seq.get());
         state.check(at_ms, Invariant::Durable, there, id.to_string().as_str(), || {
             format!("publish was answered with seq {seq}, but the store has not committed it there")
         });
@@ -345,7 +346,7 @@ impl Audit {
         );
         state.check(at_ms, Invariant::Atomic, found, "store", || text);
         let lost: Vec<_> = {
-            let there = |seq: u64, id: EventId| state.ids.get(seq as usize - 1) == Some(&id);
+            let there = |seq: u64, id: EventId| state.ids.at(seq) == Some(&id);
             state.acks.iter().filter(|(seq, id, _)| !there(*seq, *id)).copied().collect()
         };
         for (seq, id, survives_power) in &lost {
@@ -389,13 +390,12 @@ impl Audit {
             format!("had a turn on {} after the runtime had stopped", event.topic)
         });
         // A foreign input stands at the position itself; what came of it is looked up.
-        let place = position.get().checked_sub(1).and_then(|at| state.ids.get(at as usize));
-        let at = if place == Some(&event.id) {
+        let at = if state.ids.at(position.get()) == Some(&event.id) {
             Some(position.get())
         } else if state.is_teammate(agent, &event.source) {
             return;
         } else {
-            state.place_of(&event.id)
+            state.ids.seq_of(&event.id)
         };
         state.check_of(at_ms, Invariant::Isolated, at.is_some(), name, |_| {
             format!("was given {} {} of {}, which is not committed", event.topic, event.id, event.source)
@@ -410,7 +410,7 @@ impl Audit {
             .skip(at)
             .map(|(wanted, _)| *wanted)
             .take_while(|wanted| *wanted < seq)
-            .find(|wanted| !state.letters.contains(&(agent, state.ids[*wanted as usize - 1])));
+            .find(|wanted| state.is_owed(agent, *wanted));
         let ok = seq > last && missed.is_none();
         state.check_of(at_ms, Invariant::Order, ok, name, |_| match missed {
             Some(missed) => format!("was given seq {seq} and never seq {missed}, which it wants"),
@@ -434,14 +434,14 @@ impl Audit {
         if state.agents[agent].owned.iter().any(|prefix| key.starts_with(prefix.as_str())) {
             return None;
         }
-        Some((key.clone(), as_of(versions, at)))
+        Some((key.clone(), state.as_of(versions, at)))
     }
 
     /// A key, drawn by `draw`, and who wrote it last as of `at`.
     pub(crate) fn sample_outside(&self, draw: u64, at: Seq) -> Option<(Arc<str>, Option<EventId>)> {
         let state = self.state();
         let (key, versions) = state.drawn(draw)?;
-        Some((key.clone(), as_of(versions, at)))
+        Some((key.clone(), state.as_of(versions, at)))
     }
 
     // === looks from outside ===
@@ -556,7 +556,7 @@ impl State {
         let is_moved = self.teams.iter().any(|team| team.row.is_some());
         let (is_applicable, otherwise) = match invariant {
             Invariant::Atomic | Invariant::CleanStop => (true, ""),
-            Invariant::Order | Invariant::ExactlyOnce => (!self.ids.is_empty(), "nothing was committed"),
+            Invariant::Order | Invariant::ExactlyOnce => (self.ids.len() > 0, "nothing was committed"),
             Invariant::Fenced => (is_moved, "no team has committed anything"),
             Invariant::Isolated => (was_taken, "no team has taken an event of anybody else"),
             Invariant::AsOf => {
@@ -676,10 +676,7 @@ impl State {
             }
             let at = agent.wanted.partition_point(|(seq, _)| *seq <= agent.last);
             let left = agent.wanted.iter().skip(at).map(|(seq, _)| *seq).take_while(|seq| *seq <= cursor);
-            let mut left = left.filter(|seq| {
-                let id = self.ids.get(*seq as usize - 1);
-                id.is_some_and(|id| !self.letters.contains(&(place, *id)))
-            });
+            let mut left = left.filter(|seq| self.is_owed(place, *seq));
             left.next().map(|seq| (agent.name.clone(), seq))
         })
     }
@@ -689,17 +686,16 @@ impl State {
         self.check(at_ms, Invariant::Order, follows, event.source.as_str(), || {
             format!("seq {seq} does not follow the journal")
         });
-        let first = self.by_id.add(&self.ids, &event.id);
+        let first = self.ids.push(event.id);
         self.check(at_ms, Invariant::ExactlyOnce, first.is_none(), event.source.as_str(), || {
             format!("event {} on {} is at seq {first:?} and at {seq}", event.id, event.topic)
         });
-        self.ids.push(event.id);
         let Self { routes, agents, memory, .. } = self;
         let route = routes.entry(hash_text(event.topic.as_str()));
         let route = route.or_insert_with(|| Route::of(&event.topic, agents, memory));
         if let Some(place) = route.key {
-            let removed = event.payload.json().is_ok_and(|json| json == "null");
-            memory[place as usize].1.push((seq, (!removed).then_some(event.id)));
+            let is_removed = event.payload.json().is_ok_and(|json| json == "null");
+            memory[place as usize].1.push(Version { seq, is_removed });
         }
         let team = source.map(|place| agents[place].team);
         for &place in route.agents.places() {
@@ -724,8 +720,15 @@ impl State {
         batch.events.iter().map(|committed| &committed.event.source).map(place).collect()
     }
 
-    fn place_of(&self, id: &EventId) -> Option<u64> {
-        self.by_id.get(&self.ids, id)
+    /// Whether an agent has not given up what is at this seq.
+    fn is_owed(&self, agent: usize, seq: u64) -> bool {
+        self.ids.at(seq).is_some_and(|id| self.letters.is_empty() || !self.letters.contains(&(agent, *id)))
+    }
+
+    /// Who wrote a key last as of `at`; `None`: nobody, or it was removed.
+    fn as_of(&self, versions: &[Version], at: Seq) -> Option<EventId> {
+        let version = versions.iter().rev().find(|version| version.seq <= at.get())?;
+        if version.is_removed { None } else { self.ids.at(version.seq).copied() }
     }
 
     fn fact(&mut self, at_ms: u64, fact: &FactRow, before: &mut Before) {
@@ -759,9 +762,7 @@ impl State {
     }
 
     fn take_back(&mut self, before: Before) {
-        for (place, id) in self.ids.drain(before.last..).enumerate() {
-            self.by_id.remove(&id, before.last + place);
-        }
+        self.ids.truncate(before.last);
         let last = before.last as u64;
         for agent in &mut self.agents {
             while agent.wanted.back().is_some_and(|(seq, _)| *seq > last) {
@@ -769,7 +770,7 @@ impl State {
             }
         }
         for (_, versions) in &mut self.memory {
-            while versions.last().is_some_and(|(seq, _)| *seq > last) {
+            while versions.last().is_some_and(|version| version.seq > last) {
                 versions.pop();
             }
         }
@@ -792,8 +793,4 @@ impl State {
     fn drawn(&self, draw: u64) -> Option<&(Arc<str>, Vec<Version>)> {
         self.memory.get((draw % self.memory.len().max(1) as u64) as usize)
     }
-}
-
-fn as_of(versions: &[Version], at: Seq) -> Option<EventId> {
-    versions.iter().rev().find(|(seq, _)| *seq <= at.get())?.1
 }
