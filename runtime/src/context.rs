@@ -5,13 +5,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use atra_bus::{Draft, Event, EventId, Name, PayloadError, Seq, Timestamp, Topic, TopicError};
 use atra_storage::{Read, StoreError};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Serialize, de::DeserializeOwned};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -123,53 +123,6 @@ pub enum ReadError {
     },
 }
 
-/// Subjects whose addressed topic is remembered for each agent; what is above it is put together anew each time.
-const SUBJECTS_MAX: usize = 4;
-
-/// Keys of memory whose topic an agent remembers; above it the memory is emptied and filled anew.
-const TOPICS_MAX: usize = 1_024;
-
-/// The agents of a runtime, and for each the topics that it was addressed on: written, checked and kept in memory once,
-/// whoever sends.
-#[derive(Debug, Default)]
-pub(crate) struct Addresses(FxHashMap<Name, [OnceLock<(Topic, Topic)>; SUBJECTS_MAX]>);
-
-impl Addresses {
-    pub(crate) fn names(&self) -> impl Iterator<Item = &Name> {
-        self.0.keys()
-    }
-
-    pub(crate) fn contains(&self, agent: &str) -> bool {
-        self.0.contains_key(agent)
-    }
-
-    /// The agent's name, and the topic as addressed to it; `None` when there is no such agent.
-    fn address(&self, agent: &str, subject: &Topic) -> Option<(&Name, Result<Topic, TopicError>)> {
-        let (name, known) = self.0.get_key_value(agent)?;
-        for place in known {
-            match place.get() {
-                Some((of, topic)) if of == subject => return Some((name, Ok(topic.clone()))),
-                Some(_) => {}
-                None => {
-                    let topic = subject.addressed_to(name);
-                    if let Ok(topic) = &topic {
-                        // Somebody else may have been quicker, with another one: then it is remembered the next time.
-                        let _ = place.set((subject.clone(), topic.clone()));
-                    }
-                    return Some((name, topic));
-                }
-            }
-        }
-        Some((name, subject.addressed_to(name)))
-    }
-}
-
-impl FromIterator<Name> for Addresses {
-    fn from_iter<I: IntoIterator<Item = Name>>(names: I) -> Self {
-        Self(names.into_iter().map(|name| (name, Default::default())).collect())
-    }
-}
-
 /// A timer that a turn set or cancelled.
 #[derive(Debug, Clone)]
 pub(crate) enum TimerChange {
@@ -203,7 +156,7 @@ pub(crate) struct TeamShared {
     /// Names of this team's members.
     pub(crate) members: BTreeSet<Name>,
     /// Names of all agents in the runtime.
-    pub(crate) agents: Arc<Addresses>,
+    pub(crate) agents: Arc<FxHashSet<Name>>,
     /// Calls to the outside; of an acting agent only.
     pub(crate) ledger: Option<EffectLedger>,
 }
@@ -240,8 +193,6 @@ pub struct Context<'a> {
     pub(crate) effects: &'a mut Effects,
     /// The agent's own writes of this round; they are in the team's view from the next round on.
     pub(crate) own: &'a mut FxHashMap<String, Option<Entry>>,
-    /// Topics of keys that it wrote, at most [`TOPICS_MAX`].
-    pub(crate) topics: &'a mut FxHashMap<String, Topic>,
     pub(crate) order: u32,
     pub(crate) draws: u64,
 }
@@ -275,14 +226,14 @@ impl Context<'_> {
     /// # Errors
     /// [`PublishError::UnknownAgent`] at the call; else as [`Context::publish`].
     pub fn send(&mut self, agent: &str, event: impl Into<Draft>) -> Result<EventId, PublishError> {
-        let mut draft = event.into();
-        let Some((name, topic)) = self.team.agents.address(agent, &draft.topic) else {
+        let Some(name) = self.team.agents.get(agent) else {
             return Err(PublishError::UnknownAgent(agent.into()));
         };
+        let mut draft = event.into();
         if !draft.durable && !self.team.members.contains(name) {
             return Err(PublishError::PassingOutside { agent: name.clone(), topic: draft.topic });
         }
-        draft.topic = topic?;
+        draft.topic = draft.topic.addressed_to(name)?;
         self.record(draft)
     }
 
@@ -291,8 +242,7 @@ impl Context<'_> {
     /// # Errors
     /// [`PublishError::NotOwned`], or a limit; nothing was recorded.
     pub fn put<T: Serialize + Send + Sync + 'static>(&mut self, key: &str, value: T) -> Result<EventId, PublishError> {
-        let topic = self.topic_of(key)?;
-        self.write(key, Draft::new(topic, value))
+        self.write(key, Draft::new(Topic::memory(key)?, value))
     }
 
     /// Writes one of the agent's own keys if its newest write is still `revision` (`None`: if the key does
@@ -318,8 +268,7 @@ impl Context<'_> {
     /// # Errors
     /// As [`Context::put`].
     pub fn remove(&mut self, key: &str) -> Result<EventId, PublishError> {
-        let topic = self.topic_of(key)?;
-        self.write(key, Draft::new(topic, ()))
+        self.write(key, Draft::new(Topic::memory(key)?, ()))
     }
 
     /// Sets a timer: `event` comes back to this agent as an input of its own once `delay` has passed on the
@@ -504,19 +453,6 @@ impl Context<'_> {
             payload: draft.payload,
         }));
         Ok(id)
-    }
-
-    /// The topic of a write to a key: of those that the agent writes again and again, the same memory each time.
-    fn topic_of(&mut self, key: &str) -> Result<Topic, TopicError> {
-        if let Some(topic) = self.topics.get(key) {
-            return Ok(topic.clone());
-        }
-        let topic = Topic::memory(key)?;
-        if self.topics.len() >= TOPICS_MAX {
-            self.topics.clear();
-        }
-        self.topics.insert(key.into(), topic.clone());
-        Ok(topic)
     }
 
     fn write(&mut self, key: &str, draft: Draft) -> Result<EventId, PublishError> {

@@ -7,9 +7,10 @@ use atra_bus::{Batch, Bus, Env, Event, EventId, Interest, Journal, JournalError,
 use atra_storage::{
     Ancestor, FactKind, FactWrite, Level, NewEvent, Publish, Read, Rejected, Release, Storage, StoreError,
 };
+use rustc_hash::FxHashSet;
 use serde_json::Value;
 
-use crate::{context::Addresses, memory::SharedMemory};
+use crate::memory::SharedMemory;
 
 /// Handles on everything that a team or a caller needs.
 pub(crate) struct Kernel {
@@ -19,7 +20,7 @@ pub(crate) struct Kernel {
     pub(crate) bus: Bus,
     pub(crate) memory: SharedMemory,
     /// The names of all agents.
-    pub(crate) agents: Arc<Addresses>,
+    pub(crate) agents: Arc<FxHashSet<Name>>,
     /// The greatest payload of a caller's event: what the most generous team takes.
     pub(crate) event_bytes_max: usize,
     pub(crate) level: Level,

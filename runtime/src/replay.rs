@@ -17,11 +17,12 @@ use std::{
 
 use atra_bus::{Batch, Committed, Event, EventId, Filter, Interest, Name, Seq, Timestamp};
 use atra_storage::{Ancestor, FactKind, Read, StoreError};
+use rustc_hash::FxHashSet;
 use serde_json::Value;
 
 use crate::{
     AgentSpec, Clock, Team,
-    context::{Addresses, TeamShared, TimerChange, TurnInput},
+    context::{TeamShared, TimerChange, TurnInput},
     coordinator::load_memory,
     ledger::EffectLedger,
     memory::SharedMemory,
@@ -440,7 +441,7 @@ fn surroundings(
     team: &Team,
     reader: Arc<dyn Read>,
     memory: SharedMemory,
-    agents: Arc<Addresses>,
+    agents: Arc<FxHashSet<Name>>,
     stored: &Stored,
 ) -> Arc<TeamShared> {
     let acting = team.specs().find(|spec| spec.acting);

@@ -601,8 +601,7 @@ impl PublishCall<'_> {
                 return Err(reserved(&format!("agent {} owns that key", owner.name)));
             }
         }
-        let taken =
-            |caller: &Name| self.runtime.kernel.agents.contains(caller.as_str()) || *caller == self.runtime.kernel.name;
+        let taken = |caller: &Name| self.runtime.kernel.agents.contains(caller) || *caller == self.runtime.kernel.name;
         if let Some(caller) = self.caller.as_ref().filter(|caller| taken(caller)) {
             return Err(reserved(&format!("{caller} is the name of an agent or of the runtime, not of a caller")));
         }

@@ -146,8 +146,8 @@ impl AgentBench {
     /// When one is no name, or after the first turn: the agents of a runtime do not change.
     #[must_use]
     pub fn beside(mut self, agents: &[&str]) -> Self {
-        let more = agents.iter().map(|agent| Name::new(agent).unwrap_or_else(|error| panic!("{error}")));
-        let names = self.team.agents.names().cloned().chain(more).collect();
+        let mut names = (*self.team.agents).clone();
+        names.extend(agents.iter().map(|agent| Name::new(agent).unwrap_or_else(|error| panic!("{error}"))));
         self.shared().agents = Arc::new(names);
         self
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::{Event, Name, Topic};
+use atra_bus::{Event, Name};
 use futures::FutureExt;
 use rustc_hash::FxHashMap;
 use serde_json::Value;
@@ -106,8 +106,6 @@ pub(crate) struct Member {
     watch: Arc<TurnWatch>,
     /// Own memory writes of the present round.
     own: FxHashMap<String, Option<Entry>>,
-    /// Topics of the keys that it wrote.
-    topics: FxHashMap<String, Topic>,
     /// Whether it had a turn since it was last saved.
     dirty: bool,
 }
@@ -120,7 +118,7 @@ impl Member {
         team: Arc<TeamShared>,
         watch: Arc<TurnWatch>,
     ) -> Self {
-        Self { place, spec, agent, team, watch, own: FxHashMap::default(), topics: FxHashMap::default(), dirty: false }
+        Self { place, spec, agent, team, watch, own: FxHashMap::default(), dirty: false }
     }
 
     pub(crate) fn begin_round(&mut self) {
@@ -145,7 +143,6 @@ impl Member {
             input,
             effects,
             own: &mut self.own,
-            topics: &mut self.topics,
             order: 0,
             draws: 0,
         };
