@@ -16,7 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{
     disk::is_flushed,
     engine::{Engine, hash_text, mix},
-    invariant::{Invariant, Violation},
+    invariant::{Invariant, Outcome, Violation},
     places::Ids,
 };
 use crate::{Team, supervisor::interest};
@@ -80,8 +80,8 @@ impl Route {
     /// Where a topic that was never seen before goes.
     fn of(topic: &Topic, agents: &[AgentAccount], memory: &mut Vec<(Arc<str>, Vec<Version>)>) -> Self {
         let wants = |agent: &AgentAccount| match topic.addressee() {
-            Some(name) => agent.name.as_str() == name,
-            None => agent.wants.filters.iter().any(|filter| filter.matches(topic.as_str())),
+            Some(name) => agent.spec.name.as_str() == name,
+            None => agent.spec.wants.filters.iter().any(|filter| filter.matches(topic.as_str())),
         };
         let places: Vec<u32> = (0..).zip(agents).filter(|(_, agent)| wants(agent)).map(|(place, _)| place).collect();
         let agents = match places[..] {
@@ -152,18 +152,24 @@ enum Recent {
     Broken { invariant: String, key: String, text: String },
 }
 
+/// What each event and turn looks at lies close together; the rest is elsewhere.
 struct AgentAccount {
-    name: Name,
+    spec: Box<Spec>,
     team: usize,
-    wants: Interest,
-    owned: Arc<[String]>,
-    /// Failures that it takes to give up an event.
-    attempts_max: u32,
     /// (seq, committed at) of foreign events that it wants, oldest first.
     wanted: VecDeque<(u64, u64)>,
     /// The last foreign seq that this instance was given.
     last: u64,
     alive: bool,
+}
+
+/// What does not change of an agent.
+struct Spec {
+    name: Name,
+    wants: Interest,
+    owned: Arc<[String]>,
+    /// Failures that it takes to give up an event.
+    attempts_max: u32,
 }
 
 /// What a commit wrote over.
@@ -206,11 +212,13 @@ impl Audit {
                 state.by_name.insert(spec.name.clone(), place);
                 state.teams[team_place].members.push(place);
                 state.agents.push(AgentAccount {
-                    name: spec.name.clone(),
+                    spec: Box::new(Spec {
+                        name: spec.name.clone(),
+                        wants,
+                        owned: owned.clone(),
+                        attempts_max: spec.attempts_max,
+                    }),
                     team: team_place,
-                    wants,
-                    owned: owned.clone(),
-                    attempts_max: spec.attempts_max,
                     wanted: VecDeque::new(),
                     last: 0,
                     alive: false,
@@ -384,7 +392,7 @@ impl Audit {
         let at_ms = self.engine.now_ms();
         let mut guard = self.state();
         let state = &mut *guard;
-        let name = |state: &State| state.agents[agent].name.to_string();
+        let name = |state: &State| state.agents[agent].spec.name.to_string();
         let is_stopped = state.stopped;
         state.check_of(at_ms, Invariant::CleanStop, !is_stopped, name, |_| {
             format!("had a turn on {} after the runtime had stopped", event.topic)
@@ -431,7 +439,7 @@ impl Audit {
     pub(crate) fn sample(&self, agent: usize, draw: u64, at: Seq) -> Option<(Arc<str>, Option<EventId>)> {
         let state = self.state();
         let (key, versions) = state.drawn(draw)?;
-        if state.agents[agent].owned.iter().any(|prefix| key.starts_with(prefix.as_str())) {
+        if state.agents[agent].spec.owned.iter().any(|prefix| key.starts_with(prefix.as_str())) {
             return None;
         }
         Some((key.clone(), state.as_of(versions, at)))
@@ -470,7 +478,7 @@ impl Audit {
             let at = agent.wanted.partition_point(|(seq, _)| *seq <= settled);
             let Some((seq, since)) = agent.wanted.get(at) else { continue };
             if !excused.contains(&team.name) && (all || since + STUCK_MS < at_ms) {
-                stuck.push((agent.name.clone(), *seq, *since));
+                stuck.push((agent.spec.name.clone(), *seq, *since));
             }
         }
         if stuck.is_empty() {
@@ -503,18 +511,6 @@ impl Audit {
         found.recent = state.recent.iter().map(|(at_ms, what)| format!("{at_ms} ms: {}", state.told(what))).collect();
         found
     }
-}
-
-/// What the checks of a run came to.
-#[derive(Default)]
-pub(crate) struct Outcome {
-    /// How often each was evaluated. Zero: it could have been, and was not.
-    pub(crate) checks: BTreeMap<String, u64>,
-    /// Those that there was nothing for, and why.
-    pub(crate) not_applicable: BTreeMap<String, String>,
-    pub(crate) violations: Vec<Violation>,
-    /// The last events.
-    pub(crate) recent: Vec<String>,
 }
 
 // === impl State ===
@@ -595,7 +591,7 @@ impl State {
                 format!("committed up to seq {last} ({events} events, {facts} facts, {teams} teams)")
             }
             Recent::Opened(last) => format!("opened at seq {last}"),
-            Recent::Starts { agent, after } => format!("{} starts after seq {after}", self.agents[*agent].name),
+            Recent::Starts { agent, after } => format!("{} starts after seq {after}", self.agents[*agent].spec.name),
             Recent::Broken { invariant, key, text } => format!("{invariant} of {key} broken: {text}"),
         }
     }
@@ -629,7 +625,7 @@ impl State {
 
     fn is_teammate(&self, agent: usize, source: &Name) -> bool {
         let account = &self.agents[agent];
-        account.name == *source || self.by_name.get(source).is_some_and(|&of| self.agents[of].team == account.team)
+        account.spec.name == *source || self.by_name.get(source).is_some_and(|&of| self.agents[of].team == account.team)
     }
 
     /// The inputs that the team made in this batch are those that its account holds; they are gone afterwards.
@@ -677,7 +673,7 @@ impl State {
             let at = agent.wanted.partition_point(|(seq, _)| *seq <= agent.last);
             let left = agent.wanted.iter().skip(at).map(|(seq, _)| *seq).take_while(|seq| *seq <= cursor);
             let mut left = left.filter(|seq| self.is_owed(place, *seq));
-            left.next().map(|seq| (agent.name.clone(), seq))
+            left.next().map(|seq| (agent.spec.name.clone(), seq))
         })
     }
 
@@ -751,7 +747,7 @@ impl State {
             // An agent that nobody knows has earned none.
             let agent = self.by_name.get(&fact.owner).copied().unwrap_or(usize::MAX);
             let failures = self.failures.get(&(agent, event)).copied().unwrap_or(0);
-            let attempts_max = self.agents.get(agent).map_or(1, |account| account.attempts_max);
+            let attempts_max = self.agents.get(agent).map_or(1, |account| account.spec.attempts_max);
             let earned = failures >= attempts_max || value.contains("above");
             self.check(at_ms, Invariant::Contained, earned, fact.owner.as_str(), || {
                 format!("gave up on {event} after {failures} failures of {attempts_max}: {value}")
