@@ -297,8 +297,7 @@ impl Bus {
     /// load when nobody observes anything.
     #[must_use]
     pub fn wants_passing(&self, topic: &Topic) -> bool {
-        self.shared.n_observers.load(Ordering::Relaxed) != 0
-            && !lock(&self.shared.observers).route(topic).slots.is_empty()
+        self.shared.n_observers.load(Ordering::Relaxed) != 0 && !lock(&self.shared.observers).route(topic).is_empty()
     }
 
     /// Shows passing events to those who observe them; called after the step that made them committed.

@@ -17,6 +17,23 @@ use crate::{Filter, Topic};
 /// The place of a member in its [`Index`]; reused after removal, lowest first.
 pub(crate) type Slot = u32;
 
+/// Sorted slots. Where each event has one reader, as in a swarm whose members address each other, the answer lies in the
+/// cache itself and is not fetched from anywhere else.
+#[derive(Debug, Clone)]
+enum Slots {
+    One(Slot),
+    Any(Arc<[Slot]>),
+}
+
+impl Slots {
+    fn as_slice(&self) -> &[Slot] {
+        match self {
+            Self::One(slot) => std::slice::from_ref(slot),
+            Self::Any(slots) => slots,
+        }
+    }
+}
+
 /// Members (subscribers or observers), found by what they want.
 pub(crate) struct Index<T> {
     /// Members by slot.
@@ -27,8 +44,8 @@ pub(crate) struct Index<T> {
     literals: FxHashMap<Box<str>, Vec<Slot>>,
     /// Filters with wildcards, in the order they were added.
     wildcards: Vec<(Filter, Slot)>,
-    /// Topic → sorted slots: the merged answer. At most `topics_cached_max` entries.
-    cached: FxHashMap<Topic, Box<[Slot]>>,
+    /// Topic → the merged answer. At most `topics_cached_max` entries.
+    cached: FxHashMap<Topic, Slots>,
     topics_cached_max: usize,
 }
 
@@ -84,10 +101,8 @@ impl<T> Index<T> {
 
     /// Who wants `topic` (sorted slots), and the members to look the slots up in.
     pub(crate) fn route(&mut self, topic: &Topic) -> Route<'_, T> {
-        if !self.cached.contains_key(topic) {
-            self.resolve(topic);
-        }
-        Route { slots: self.cached.get(topic).map_or(&[], |slots| slots), members: &self.members }
+        let known = self.cached.get(topic).cloned();
+        Route { slots: known.unwrap_or_else(|| self.resolve(topic)), members: &self.members }
     }
 
     /// All members, by slot.
@@ -106,7 +121,7 @@ impl<T> Index<T> {
     }
 
     #[cold]
-    fn resolve(&mut self, topic: &Topic) {
+    fn resolve(&mut self, topic: &Topic) -> Slots {
         let mut slots = self.literals.get(topic.as_str()).cloned().unwrap_or_default();
         slots.extend(self.wildcards.iter().filter(|(filter, _)| filter.matches(topic.as_str())).map(|(_, slot)| *slot));
         slots.sort_unstable();
@@ -114,7 +129,9 @@ impl<T> Index<T> {
         if self.cached.len() >= self.topics_cached_max {
             self.cached.clear();
         }
-        self.cached.insert(topic.clone(), slots.into());
+        let slots = if let [slot] = slots[..] { Slots::One(slot) } else { Slots::Any(slots.into()) };
+        self.cached.insert(topic.clone(), slots.clone());
+        slots
     }
 
     fn forget(&mut self, filter: &Filter) {
@@ -128,15 +145,22 @@ impl<T> Index<T> {
 
 /// The members that want one topic.
 pub(crate) struct Route<'a, T> {
-    pub(crate) slots: &'a [Slot],
+    slots: Slots,
     members: &'a [Option<Arc<T>>],
 }
 
 impl<'a, T> Route<'a, T> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.as_slice().is_empty()
+    }
+
     /// The members with their slots, by slot.
     pub(crate) fn members(&self) -> impl Iterator<Item = (Slot, &'a Arc<T>)> {
         let members = self.members;
-        self.slots.iter().filter_map(move |slot| members[*slot as usize].as_ref().map(|member| (*slot, member)))
+        self.slots
+            .as_slice()
+            .iter()
+            .filter_map(move |slot| members[*slot as usize].as_ref().map(|member| (*slot, member)))
     }
 }
 
@@ -178,7 +202,7 @@ mod tests {
                             .map(|(slot, _)| *slot)
                             .collect();
                         expected.sort_unstable();
-                        assert_eq!(index.route(&topic).slots, expected, "{topic}");
+                        assert_eq!(index.route(&topic).slots.as_slice(), expected, "{topic}");
                         assert!(index.cached.len() <= topics_cached_max);
                     }
                 }

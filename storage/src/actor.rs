@@ -21,7 +21,7 @@ use crate::{
     Level, Loaded, Rejected, Release, StorageOptions, StorageState, Store, StoreError, WriteBatch,
     answers::{Answering, Answers, Committed},
     metrics::Gauges,
-    plan::{FactId, Found, Ledger, Places, Plan},
+    plan::{FactId, Found, Ledger, Plan, Workshop},
     power::Power,
     queue::{Command, Lanes, Outcome, Work},
     upkeep::Upkeep,
@@ -36,8 +36,7 @@ pub struct StorageActor {
     pub(crate) gauges: Arc<Gauges>,
     answering: Answering,
     pub(crate) ledger: Ledger,
-    /// Of the last batch: their memory is the next one's.
-    places: Places,
+    shop: Workshop,
     pub(crate) power: Power,
     /// A first try of what is being tried again had an unknown outcome: what fails now is unknown, not absent.
     is_open: bool,
@@ -82,7 +81,7 @@ impl StorageActor {
             gauges,
             answering,
             ledger,
-            places: Places::default(),
+            shop: Workshop::default(),
             power,
             is_open: false,
             is_dirty: false,
@@ -218,7 +217,7 @@ impl StorageActor {
         let started = Instant::now();
         let found = self.look_up(commands).await;
         let looked_up = started.elapsed();
-        let mut plan = Plan::new(&self.ledger, &found, &mut self.places, commands);
+        let mut plan = Plan::new(&self.ledger, &found, &mut self.shop, commands);
         let answers: Answers = commands.iter().map(|command| plan.add(&command.work)).collect();
         let batch = plan.finish();
         let is_empty =
@@ -435,7 +434,8 @@ impl StorageActor {
         debug!(steps = n_steps, events = batch.events.len(), facts = batch.facts.len(), micros, "committed a batch");
     }
 
-    fn release(&self, batch: WriteBatch) {
+    fn release(&mut self, batch: WriteBatch) {
+        self.shop.take_back(batch.facts, batch.teams);
         let Some(last) = batch.events.last().map(|event| event.seq) else { return };
         self.release.release(&Arc::new(Batch { events: batch.events }));
         // Release: who sees the seq sees what the hand-over did.

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 const PIECE: usize = 1_024;
 /// Topics, and names, that are shared between events: more than a simulated crowd has. Above it the list is begun anew.
 const WORDS_MAX: usize = 65_536;
-/// Bytes of a payload that lie where its event does: as many as take no more room than to point at them.
+/// Bytes of a text that lie where it is: as many as take no more room than to point at them.
 const SHORT_MAX: usize = 22;
 /// An event that names no position. Zero is one: nothing had been taken.
 const UNSEEN: u64 = u64::MAX;
@@ -37,26 +37,29 @@ struct Row {
     hops: u16,
 }
 
-/// A payload's JSON.
+/// A text that lies where it is if it is short.
 #[derive(Debug)]
-enum Text {
+pub(crate) enum Text {
     Short(u8, [u8; SHORT_MAX]),
     Long(Arc<str>),
 }
 
 impl Text {
-    fn new(json: &Arc<str>) -> Self {
-        let mut short = [0; SHORT_MAX];
-        match short.get_mut(..json.len()) {
-            Some(part) => {
-                part.copy_from_slice(json.as_bytes());
-                Self::Short(json.len() as u8, short)
-            }
-            None => Self::Long(Arc::clone(json)),
-        }
+    pub(crate) fn new(text: &Arc<str>) -> Self {
+        Self::short(text).unwrap_or_else(|| Self::Long(Arc::clone(text)))
     }
 
-    fn as_str(&self) -> &str {
+    pub(crate) fn of(text: &str) -> Self {
+        Self::short(text).unwrap_or_else(|| Self::Long(text.into()))
+    }
+
+    fn short(text: &str) -> Option<Self> {
+        let mut short = [0; SHORT_MAX];
+        short.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        Some(Self::Short(text.len() as u8, short))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
         match self {
             // It was a text when it was copied.
             Self::Short(len, bytes) => std::str::from_utf8(&bytes[..usize::from(*len)]).unwrap_or_default(),
@@ -64,7 +67,7 @@ impl Text {
         }
     }
 
-    fn shared(&self) -> Arc<str> {
+    pub(crate) fn shared(&self) -> Arc<str> {
         match self {
             Self::Short(..) => self.as_str().into(),
             Self::Long(text) => Arc::clone(text),
@@ -179,7 +182,7 @@ impl Journal {
             cause_seq: committed.cause_seq.map_or(0, Seq::get),
             seen: committed.seen.map_or(UNSEEN, Seq::get),
             // Checked before it was taken.
-            payload: event.payload.shared_json().map_or_else(|_| Text::new(&"null".into()), Text::new),
+            payload: event.payload.shared_json().map_or_else(|_| Text::of("null"), Text::new),
             topic: self.topics.place(&event.topic),
             source: self.sources.place(&event.source),
             version: event.version,

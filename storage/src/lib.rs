@@ -10,6 +10,7 @@ pub mod actor;
 mod answers;
 pub mod conformance;
 pub mod digest;
+mod facts;
 pub mod handle;
 mod kept;
 pub mod memory;

@@ -7,7 +7,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -19,6 +18,7 @@ use rustc_hash::FxHashMap;
 use crate::{
     Block, FactKind, FactPage, FactRow, Loaded, OPEN_EFFECT, PAGE_BYTES, Read, SeriesRow, Store, StoreError, TeamRow,
     WriteBatch,
+    facts::{Fact, Facts},
     kept::{Journal, Kept},
     retention::{KEPT_TOPIC, event_of},
 };
@@ -43,90 +43,6 @@ struct State {
     opened: u64,
     /// How to take back what was not flushed, oldest first; `None`: everything counts as flushed.
     volatile: Option<VecDeque<Undo>>,
-}
-
-/// Rows by key.
-type Rows = FxHashMap<String, FactRow>;
-
-/// Facts by kind and owner, then by key: what a team loads at its start is found without looking at what others have.
-#[derive(Debug, Default)]
-struct Facts {
-    /// All but memory, by kind in stored order.
-    owned: [FxHashMap<Name, Rows>; FactKind::ALL.len()],
-    /// Its keys are unique, whoever wrote them.
-    memory: Rows,
-    /// The keys of memory, in order, for who reads it page by page.
-    memory_keys: BTreeSet<String>,
-}
-
-impl Facts {
-    fn owned(&self, kind: FactKind) -> &FxHashMap<Name, Rows> {
-        &self.owned[kind as usize - 1]
-    }
-
-    fn get(&self, kind: FactKind, owner: &Name, key: &str) -> Option<&FactRow> {
-        match kind {
-            FactKind::Memory => self.memory.get(key),
-            _ => self.owned(kind).get(owner)?.get(key),
-        }
-    }
-
-    /// Writes or, without a value, removes.
-    fn put(&mut self, fact: &FactRow) {
-        let held = match fact.kind {
-            FactKind::Memory => self.memory.get_mut(&fact.key),
-            kind => self.owned[kind as usize - 1].get_mut(&fact.owner).and_then(|rows| rows.get_mut(&fact.key)),
-        };
-        match (held, &fact.value) {
-            // Names and key stay: what is written most often is written over.
-            (Some(row), Some(value)) => {
-                if row.owner != fact.owner {
-                    row.owner = fact.owner.clone();
-                }
-                row.value = Some(value.clone());
-                (row.version, row.event) = (fact.version, fact.event);
-            }
-            (None, Some(_)) => self.insert(fact),
-            (Some(_), None) => self.remove(fact),
-            (None, None) => {}
-        }
-    }
-
-    fn insert(&mut self, fact: &FactRow) {
-        if fact.kind == FactKind::Memory {
-            self.memory.insert(fact.key.clone(), fact.clone());
-            self.memory_keys.insert(fact.key.clone());
-        } else {
-            let rows = self.owned[fact.kind as usize - 1].entry(fact.owner.clone()).or_default();
-            rows.insert(fact.key.clone(), fact.clone());
-        }
-    }
-
-    fn remove(&mut self, fact: &FactRow) {
-        if fact.kind == FactKind::Memory {
-            self.memory.remove(&fact.key);
-            self.memory_keys.remove(&fact.key);
-        } else if let Some(rows) = self.owned[fact.kind as usize - 1].get_mut(&fact.owner) {
-            rows.remove(&fact.key);
-        }
-    }
-
-    /// In no order.
-    fn of_kind(&self, kind: FactKind) -> impl Iterator<Item = &FactRow> {
-        let memory = (kind == FactKind::Memory).then_some(&self.memory);
-        self.owned(kind).values().chain(memory).flat_map(Rows::values)
-    }
-
-    /// In no order; of memory, which nobody owns, nothing.
-    fn of(&self, kind: FactKind, owner: &Name) -> impl Iterator<Item = &FactRow> {
-        self.owned(kind).get(owner).into_iter().flat_map(Rows::values)
-    }
-
-    /// Memory from this key on, in order.
-    fn memory_from(&self, key: &str) -> impl Iterator<Item = &FactRow> {
-        let keys = self.memory_keys.range::<str, _>((Bound::Included(key), Bound::Unbounded));
-        keys.filter_map(|key| self.memory.get(key))
-    }
 }
 
 /// What was there before a commit that was not flushed.
@@ -380,7 +296,7 @@ impl State {
             return;
         }
         let facts = batch.facts.iter().map(|fact| {
-            let row = self.facts.get(fact.kind, &fact.owner, &fact.key).cloned();
+            let row = self.facts.get(fact.kind, &fact.owner, &fact.key).map(Fact::row);
             row.unwrap_or_else(|| FactRow { value: None, ..fact.clone() })
         });
         let blocks = batch.blocks.iter().map(|block| (block.series.clone(), block.start));
@@ -431,9 +347,9 @@ impl State {
             return;
         }
         let marks = self.facts.of_kind(FactKind::DeadLetter).chain(self.facts.of_kind(FactKind::Attempt));
-        let is_open = |fact: &&FactRow| fact.value.as_deref() == Some(OPEN_EFFECT);
+        let is_open = |fact: &&Fact| fact.value() == OPEN_EFFECT;
         let open = self.facts.of_kind(FactKind::Result).filter(is_open);
-        let needed: BTreeSet<EventId> = marks.chain(open).filter_map(|fact| event_of(&fact.key)).collect();
+        let needed: BTreeSet<EventId> = marks.chain(open).filter_map(|fact| event_of(fact.key())).collect();
         let mut newest: BTreeMap<Topic, Seq> = BTreeMap::new();
         for kept in self.events().take_while(|kept| kept.seq <= upto) {
             if kept.topic.memory_key().is_some() {
@@ -463,14 +379,14 @@ fn first_page<T>(rows: impl Iterator<Item = T>, bytes_of: impl Fn(&T) -> usize) 
     })
 }
 
-fn fact_page<'a>(rows: impl Iterator<Item = &'a FactRow>, limit: usize) -> FactPage {
-    let mut rows = rows.peekable();
+fn fact_page<'a>(facts: impl Iterator<Item = &'a Fact>, limit: usize) -> FactPage {
+    let mut facts = facts.peekable();
     let (mut page, mut n_bytes) = (FactPage::default(), 0);
-    while let Some(row) = rows.next_if(|_| page.facts.len() < limit && n_bytes < PAGE_BYTES) {
-        n_bytes += row.value.as_ref().map_or(0, |value| value.len());
-        page.facts.push(row.clone());
+    while let Some(fact) = facts.next_if(|_| page.facts.len() < limit && n_bytes < PAGE_BYTES) {
+        n_bytes += fact.value().len();
+        page.facts.push(fact.row());
     }
-    let is_cut = n_bytes >= PAGE_BYTES && rows.peek().is_some();
+    let is_cut = n_bytes >= PAGE_BYTES && facts.peek().is_some();
     let last = page.facts.last().filter(|_| is_cut || page.facts.len() >= limit);
     page.next = last.map(|last| format!("{}\0", last.key));
     page
@@ -567,14 +483,14 @@ impl Read for MemoryDisk {
     }
 
     async fn fact(&self, kind: FactKind, owner: &Name, key: &str) -> Result<Option<FactRow>, StoreError> {
-        Ok(self.state().facts.get(kind, owner, key).cloned())
+        Ok(self.state().facts.get(kind, owner, key).map(Fact::row))
     }
 
     async fn facts_page(&self, kind: FactKind, owner: &Name, from: &str, limit: usize) -> Result<FactPage, StoreError> {
         let state = self.state();
-        let mut rows: Vec<&FactRow> = state.facts.of(kind, owner).filter(|row| *row.key >= *from).collect();
-        rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(fact_page(rows.into_iter(), limit))
+        let mut facts: Vec<&Fact> = state.facts.of(kind, owner).filter(|fact| fact.key() >= from).collect();
+        facts.sort_unstable_by(|a, b| a.key().cmp(b.key()));
+        Ok(fact_page(facts.into_iter(), limit))
     }
 
     async fn memory_page(&self, from: &str, limit: usize) -> Result<FactPage, StoreError> {
@@ -582,11 +498,7 @@ impl Read for MemoryDisk {
     }
 
     async fn fact_owners(&self, kind: FactKind) -> Result<Vec<Name>, StoreError> {
-        let state = self.state();
-        let places = state.facts.owned(kind).iter().filter(|(_, rows)| !rows.is_empty());
-        let mut owners: Vec<Name> = places.map(|(owner, _)| owner.clone()).collect();
-        owners.sort();
-        Ok(owners)
+        Ok(self.state().facts.owners(kind))
     }
 
     async fn count_facts(&self, kind: FactKind, owner: Option<&Name>) -> Result<u64, StoreError> {

@@ -76,12 +76,30 @@ struct KeyValue {
     last: u64,
 }
 
-/// Where the facts and the moves of a batch are, by the hash of what makes them unique: (hash, place). Kept from one batch
-/// to the next, emptied, so that tables grow once and not in each.
+/// Rows that an emptied batch keeps room for: more than a batch of a busy swarm has, in less than a megabyte. One odd
+/// batch must not hold its memory for ever.
+const ROWS_KEPT: usize = 4_096;
+
+/// What a batch is put together in, emptied: its memory is the next one's, so that it grows once and not in each.
 #[derive(Debug, Default)]
-pub(crate) struct Places {
-    facts: HashTable<(u64, usize)>,
-    teams: HashTable<(u64, usize)>,
+pub(crate) struct Workshop {
+    /// Where facts are, by the hash of what makes them unique: (hash, place).
+    fact_places: HashTable<(u64, usize)>,
+    /// Where the moves of teams are.
+    team_places: HashTable<(u64, usize)>,
+    facts: Vec<FactRow>,
+    teams: Vec<TeamMove>,
+}
+
+impl Workshop {
+    /// Takes back the lists of a batch that is done with.
+    pub(crate) fn take_back(&mut self, mut facts: Vec<FactRow>, mut teams: Vec<TeamMove>) {
+        facts.clear();
+        facts.shrink_to(ROWS_KEPT);
+        teams.clear();
+        teams.shrink_to(ROWS_KEPT);
+        (self.facts, self.teams) = (facts, teams);
+    }
 }
 
 /// The facts of a batch, each once, in the order in which they were first written. Most batches write a thousand, whose
@@ -172,19 +190,22 @@ pub(crate) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// A batch of about as much as these commands bring.
-    pub(crate) fn new(ledger: &'a Ledger, found: &'a Found, places: &'a mut Places, commands: &[Command]) -> Self {
-        let Places { facts, teams } = places;
-        facts.clear();
-        teams.clear();
+    pub(crate) fn new(ledger: &'a Ledger, found: &'a Found, shop: &'a mut Workshop, commands: &[Command]) -> Self {
+        let Workshop { fact_places, team_places, facts, teams } = shop;
+        fact_places.clear();
+        team_places.clear();
+        let (mut rows, mut list) = (std::mem::take(facts), std::mem::take(teams));
         let sizes = commands.iter().map(|command| command.work.n_rows());
         let (n_events, n_facts) = sizes.fold((0, 0), |all, (events, facts)| (all.0 + events, all.1 + facts));
+        rows.reserve(n_facts);
+        list.reserve(commands.len());
         Self {
             ledger,
             found,
             last: ledger.last,
             events: Vec::with_capacity(n_events),
-            facts: Facts { rows: Vec::with_capacity(n_facts), places: facts },
-            teams: Moves { list: Vec::with_capacity(commands.len()), places: teams },
+            facts: Facts { rows, places: fact_places },
+            teams: Moves { list, places: team_places },
             blocks: BTreeMap::new(),
             level: Level::Process,
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::candle::Candle;
 use super::fill::{Execution, Exits, Guard, Position, Trade, execute, leave};
 use super::metrics::{EquityStats, Metrics};
-use super::money::{Money, MoneyError, Terms, TickValue};
+use super::money::{Money, MoneyError, Terms};
 use super::strategy::Strategy;
 
 /// What a back-test starts from.
@@ -95,11 +95,8 @@ impl Curve for Unkept {
     fn take(&mut self, _: impl Iterator<Item = f64>) {}
 }
 
-/// Candles that are looked at twice, first by the strategy and then by the account: they stay in the cache meanwhile.
-const PART: usize = 8_192;
-
-/// What a strategy wants does not depend on what is filled, so it is asked about many candles first; and what is held does
-/// not change from one decision to the next, so those candles are marked in one go.
+/// What a strategy wants does not depend on what is filled, and what is held does not change from one decision to the next:
+/// so the strategy walks to its next decision, and the candles up to there, which are at hand, are marked in one go.
 fn run(
     candles: &[Candle],
     mut strategy: impl Strategy,
@@ -113,28 +110,13 @@ fn run(
         cash: options.cash,
         position: Position::default(),
         guard: None,
-        tick_value: None,
         stats: EquityStats::new(options.cash.to_f64()),
         curve,
         closed,
+        passed: 0,
     };
-    let mut pending = None;
-    for part in candles.chunks(PART) {
-        let mut at = 0;
-        if let Some(target) = pending.take() {
-            run.fill(target, part[0].open, part[0].time)?;
-        }
-        for (place, decision) in strategy.decisions(part) {
-            let Some(next) = part.get(place + 1) else {
-                pending = Some(decision.target);
-                break;
-            };
-            run.pass(&part[at..=place])?;
-            run.fill(decision.target, next.open, next.time)?;
-            at = place + 1;
-        }
-        run.pass(&part[at..])?;
-    }
+    strategy.decisions(candles, |place, decision| run.decided(candles, place, decision.target))?;
+    run.pass(&candles[run.passed..])?;
     if let Some(last) = candles.last().filter(|_| run.position.lots != 0) {
         run.fill(0.0, last.close, last.time)?;
         run.stats.mark(last.time, run.cash.to_f64(), true);
@@ -148,23 +130,34 @@ struct Run<'c, C, F> {
     cash: Money,
     position: Position,
     guard: Option<Guard>,
-    /// What the position is worth a tick.
-    tick_value: Option<TickValue>,
     stats: EquityStats,
     curve: &'c mut C,
     closed: F,
+    /// Candles that are marked.
+    passed: usize,
 }
 
 impl<C: Curve, F: FnMut(&Trade)> Run<'_, C, F> {
-    fn fill(&mut self, target: f64, price: i64, time: i64) -> Result<(), MoneyError> {
-        let executions = execute(self.terms, self.cash, self.position.lots, target, price, Money::MAX)?;
-        executions.into_iter().flatten().try_for_each(|execution| self.book(execution, time))
+    /// Marks what is held up to a candle, and fills at the open of the next, if there is one.
+    #[inline(never)]
+    fn decided(&mut self, candles: &[Candle], place: usize, target: f64) -> Result<(), MoneyError> {
+        let Some(next) = candles.get(place + 1) else { return Ok(()) };
+        self.pass(&candles[self.passed..=place])?;
+        self.passed = place + 1;
+        self.fill(target, next.open, next.time)
     }
 
+    #[inline(always)]
+    fn fill(&mut self, target: f64, price: i64, time: i64) -> Result<(), MoneyError> {
+        let [closed, opened] = execute(self.terms, self.cash, self.position.lots, target, price, Money::MAX)?;
+        closed.map_or(Ok(()), |closed| self.book(closed, time))?;
+        opened.map_or(Ok(()), |opened| self.book(opened, time))
+    }
+
+    #[inline(always)]
     fn book(&mut self, execution: Execution, time: i64) -> Result<(), MoneyError> {
         self.cash = execution.cash_after;
         self.guard = self.exits.guard(execution.price, execution.lots_after);
-        self.tick_value = self.terms.tick_value(execution.lots_after);
         if let Some((trade, notional)) = self.position.book(self.terms, &execution, time)? {
             self.stats.trade(&trade, notional);
             (self.closed)(&trade);
@@ -189,7 +182,7 @@ impl<C: Curve, F: FnMut(&Trade)> Run<'_, C, F> {
     /// Marks candles over which the position does not change. The equity rises or falls with the close, so the lowest and
     /// the highest close tell how low and how high it went.
     fn mark(&mut self, candles: &[Candle]) -> Result<(), MoneyError> {
-        let Self { terms, cash, tick_value, position: Position { lots, .. }, stats, curve, .. } = self;
+        let Self { terms, cash, position: Position { lots, .. }, stats, curve, .. } = self;
         let (terms, cash, lots) = (*terms, *cash, *lots);
         if lots == 0 {
             let equity = cash.to_f64();
@@ -200,11 +193,10 @@ impl<C: Curve, F: FnMut(&Trade)> Run<'_, C, F> {
         let mut closes = candles.iter().map(|candle| candle.close);
         let Some(first) = closes.next() else { return Ok(()) };
         let (low, high) = closes.fold((first, first), |(low, high), close| (low.min(close), high.max(close)));
-        // The product of the value of a tick is not checked again where it is in range at both ends.
-        if let Some((value, low, high)) = tick_value.and_then(|v| Some((v, v.at(low, cash)?, v.at(high, cash)?))) {
-            let bounds = (low.min(high).to_f64(), low.max(high).to_f64());
-            curve.take(candles.iter().map(|candle| value.within(candle.close, cash).to_f64()));
-            stats.run_between(candles, true, bounds, |candle| value.within(candle.close, cash).to_f64());
+        if let Some(worth) = terms.worth(cash, lots, low, high) {
+            let (one, other) = (worth.at(low), worth.at(high));
+            curve.take(candles.iter().map(|candle| worth.at(candle.close)));
+            stats.run_between(candles, true, (one.min(other), one.max(other)), |candle| worth.at(candle.close));
             return Ok(());
         }
         let worth = |candle: &Candle| terms.value(candle.close, lots).and_then(|value| cash.plus(value));

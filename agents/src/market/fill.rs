@@ -34,7 +34,7 @@ pub type Executions = [Option<Execution>; 2];
 ///
 /// # Errors
 /// [`MoneyError::Overflow`] if an amount leaves the range of [`Money`].
-#[inline]
+#[inline(always)]
 pub fn execute(
     terms: Terms,
     mut cash: Money,
@@ -163,7 +163,7 @@ pub fn leave(terms: Terms, cash: Money, lots: i64, hit: Hit) -> Result<Execution
 
 // === positions ===
 
-#[inline]
+#[inline(always)]
 fn trade(terms: Terms, cash: Money, lots: i64, change: i64, price: i64) -> Result<Execution, MoneyError> {
     let (value, fee) = terms.value_and_fee(price, change)?;
     let cash_after = cash.minus(value)?.minus(fee)?;
@@ -210,7 +210,7 @@ impl Position {
     ///
     /// # Errors
     /// [`MoneyError::Overflow`].
-    #[inline]
+    #[inline(always)]
     pub fn book(&mut self, terms: Terms, execution: &Execution, time: i64) -> Result<Option<(Trade, f64)>, MoneyError> {
         let Execution { lots, price, fee, .. } = *execution;
         if self.lots == 0 {

@@ -167,28 +167,22 @@ impl From<Money> for String {
     }
 }
 
-/// What a position is worth a tick.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TickValue {
-    unit: i128,
-    /// Up to this price its value is in range: a checked product of 128 bits is a call.
-    ticks_max: i64,
+/// What an account is worth at prices between two, as [`Money::to_f64`] has it. What all of them have in common is found
+/// once: that they are in range, and how far they are shifted to be floats.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Worth {
+    /// Cash and the position a tick, shifted so far that the upper half of what they make is the float's number.
+    cash: i128,
+    tick: i128,
+    /// 10^24 on the scale of that number.
+    unit: f64,
 }
 
-impl TickValue {
-    /// `cash` and the position at a price; `None` if that may be out of range.
+impl Worth {
     #[inline]
-    pub(crate) fn at(self, ticks: i64, cash: Money) -> Option<Money> {
-        if !(0..=self.ticks_max).contains(&ticks) {
-            return None;
-        }
-        cash.0.checked_add(self.unit.wrapping_mul(i128::from(ticks))).map(Money)
-    }
-
-    /// The same at a price between two at which [`TickValue::at`] has answered.
-    #[inline]
-    pub(crate) fn within(self, ticks: i64, cash: Money) -> Money {
-        Money(cash.0.wrapping_add(self.unit.wrapping_mul(i128::from(ticks))))
+    pub(crate) fn at(&self, ticks: i64) -> f64 {
+        let amount = self.cash.wrapping_add(self.tick.wrapping_mul(i128::from(ticks as u64)));
+        (amount >> 64) as i64 as f64 / self.unit
     }
 }
 
@@ -278,13 +272,17 @@ impl Terms {
         }
     }
 
-    /// What `lots` are worth a tick, for a position that is marked often.
+    /// What `cash` and `lots` are worth at the prices from `low` to `high`; `None` if there is not one rule for all of them.
     #[inline]
-    pub(crate) fn tick_value(self, lots: i64) -> Option<TickValue> {
-        let unit = product(i128::from(lots), self.tick_lot())?;
-        // Half of what there is room for, so that the estimate in floats need not be exact.
-        let ticks_max = (i128::MAX / 2) as f64 / float(unit).abs();
-        Some(TickValue { unit, ticks_max: ticks_max as i64 })
+    pub(crate) fn worth(self, cash: Money, lots: i64, low: i64, high: i64) -> Option<Worth> {
+        let tick = product(i128::from(lots), self.tick_lot())?;
+        let at = |ticks: i64| cash.0.checked_add(product(tick, i128::from(ticks))?);
+        // What is in between has the sign and the length of both.
+        let (one, other) = (at(low)?, at(high)?);
+        let shift = excess(one);
+        let is_one_rule = low >= 0 && (1..64).contains(&shift) && shift == excess(other) && (one ^ other) >= 0;
+        let unit = 1e24 * f64::from_bits((1023 - u64::from(shift)) << 52);
+        is_one_rule.then(|| Worth { cash: cash.0 << (64 - shift), tick: tick << (64 - shift), unit })
     }
 
     /// The fee for trading a notional, exact.
@@ -363,12 +361,17 @@ fn millions(parts: i128) -> Option<i128> {
 /// bits, the first 63 are converted, and scaled by a power of two.
 #[inline]
 pub(super) fn float(amount: i128) -> f64 {
-    if let Ok(small) = i64::try_from(amount) {
-        return small as f64;
+    match excess(amount) {
+        0 => amount as i64 as f64,
+        shift => (amount >> shift) as i64 as f64 * f64::from_bits((1023 + u64::from(shift)) << 52),
     }
+}
+
+/// The bits after the first 63 of a number that does not fit 64 bits; 0 of one that does.
+#[inline]
+fn excess(amount: i128) -> u32 {
     let high = (amount >> 64) as i64;
-    let shift = 65 - (high ^ (high >> 63)).leading_zeros();
-    (amount >> shift) as i64 as f64 * f64::from_bits((1023 + u64::from(shift)) << 52)
+    if high == amount as i64 >> 63 { 0 } else { 65 - (high ^ (high >> 63)).leading_zeros() }
 }
 
 /// A millionth, rounded towards zero: three divisions of 64 bits by a constant, each a product, instead of one of 128
@@ -454,16 +457,24 @@ mod tests {
     }
 
     #[test]
-    fn what_a_position_is_worth_a_tick_is_in_range_or_unknown() {
+    fn what_an_account_is_worth_is_its_exact_equity_as_a_float() {
         let terms = Terms::new(Scale::new(3, 1).unwrap(), 3, 0).unwrap();
-        for lots in [1, -1, 376_000, -9_000_000_000, i64::MAX] {
-            let value = terms.tick_value(lots).unwrap();
-            for ticks in [1, 26_650, 10_i64.pow(9), 10_i64.pow(15), i64::MAX, -1] {
-                let exact = terms.value(ticks, lots).and_then(|value| value.plus(Money::whole(7))).ok();
-                assert!([None, exact].contains(&value.at(ticks, Money::whole(7))), "{lots} lots at {ticks}");
+        let mut answered = 0;
+        for lots in [1, -1, 376_000, -376_000, 9_000_000_000, -9_000_000_000, i64::MAX] {
+            for cash in ["0", "7", "-7", "10000.25", "-10034.000000000000000000000001"] {
+                let cash: Money = cash.parse().unwrap();
+                let prices = [0, 1, 2, 26_650, 26_651, 30_000, 10_i64.pow(9), 10_i64.pow(15), i64::MAX];
+                for pair in prices.windows(2) {
+                    let Some(worth) = terms.worth(cash, lots, pair[0], pair[1]) else { continue };
+                    answered += 1;
+                    for ticks in [pair[0], i64::midpoint(pair[0], pair[1]), pair[1]] {
+                        let exact = terms.value(ticks, lots).and_then(|value| value.plus(cash)).unwrap();
+                        assert_eq!(worth.at(ticks), exact.to_f64(), "{cash} and {lots} lots at {ticks}");
+                    }
+                }
             }
-            assert!(lots.abs() > 376_000 || value.at(26_650, Money::ZERO).is_some());
         }
+        assert!(answered > 50, "{answered}");
     }
 
     #[test]

@@ -16,8 +16,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{
     disk::is_flushed,
     engine::{Engine, hash_text, mix},
-    invariant::{Invariant, Violation},
-    places::Places,
+    invariant::{Invariant, Outcome, Violation},
+    places::Ids,
 };
 use crate::{Team, supervisor::interest};
 
@@ -44,9 +44,7 @@ struct State {
     team_by_name: FxHashMap<Name, usize>,
     /// By the hash of the topic: what a run has seen lies far apart, and to compare texts is to fetch them.
     routes: FxHashMap<u64, Route>,
-    /// The id of seq n at index n − 1.
-    ids: Vec<EventId>,
-    by_id: Places,
+    ids: Ids,
     /// Hashes of facts by hash of their key, and all of them folded into one.
     facts: FxHashMap<u64, u64>,
     facts_fold: u64,
@@ -82,8 +80,8 @@ impl Route {
     /// Where a topic that was never seen before goes.
     fn of(topic: &Topic, agents: &[AgentAccount], memory: &mut Vec<(Arc<str>, Vec<Version>)>) -> Self {
         let wants = |agent: &AgentAccount| match topic.addressee() {
-            Some(name) => agent.name.as_str() == name,
-            None => agent.wants.filters.iter().any(|filter| filter.matches(topic.as_str())),
+            Some(name) => agent.spec.name.as_str() == name,
+            None => agent.spec.wants.filters.iter().any(|filter| filter.matches(topic.as_str())),
         };
         let places: Vec<u32> = (0..).zip(agents).filter(|(_, agent)| wants(agent)).map(|(place, _)| place).collect();
         let agents = match places[..] {
@@ -117,8 +115,11 @@ impl Wanted {
     }
 }
 
-/// A version of a memory key: seq, and who wrote (`None`: removed).
-type Version = (u64, Option<EventId>);
+/// A version of a memory key; who wrote it stands in the journal.
+struct Version {
+    seq: u64,
+    is_removed: bool,
+}
 
 struct TeamAccount {
     name: Name,
@@ -151,18 +152,24 @@ enum Recent {
     Broken { invariant: String, key: String, text: String },
 }
 
+/// What each event and turn looks at lies close together; the rest is elsewhere.
 struct AgentAccount {
-    name: Name,
+    spec: Box<Spec>,
     team: usize,
-    wants: Interest,
-    owned: Arc<[String]>,
-    /// Failures that it takes to give up an event.
-    attempts_max: u32,
     /// (seq, committed at) of foreign events that it wants, oldest first.
     wanted: VecDeque<(u64, u64)>,
     /// The last foreign seq that this instance was given.
     last: u64,
     alive: bool,
+}
+
+/// What does not change of an agent.
+struct Spec {
+    name: Name,
+    wants: Interest,
+    owned: Arc<[String]>,
+    /// Failures that it takes to give up an event.
+    attempts_max: u32,
 }
 
 /// What a commit wrote over.
@@ -205,11 +212,13 @@ impl Audit {
                 state.by_name.insert(spec.name.clone(), place);
                 state.teams[team_place].members.push(place);
                 state.agents.push(AgentAccount {
-                    name: spec.name.clone(),
+                    spec: Box::new(Spec {
+                        name: spec.name.clone(),
+                        wants,
+                        owned: owned.clone(),
+                        attempts_max: spec.attempts_max,
+                    }),
                     team: team_place,
-                    wants,
-                    owned: owned.clone(),
-                    attempts_max: spec.attempts_max,
                     wanted: VecDeque::new(),
                     last: 0,
                     alive: false,
@@ -299,7 +308,7 @@ impl Audit {
     pub(crate) fn acknowledged(&self, seq: Seq, id: EventId, survives_power: bool) {
         let at_ms = self.engine.now_ms();
         let mut state = self.state();
-        let there = state.place_of(&id) == Some(seq.get());
+        let there = state.ids.seq_of(&id) == Some(seq.get());
         state.check(at_ms, Invariant::Durable, there, id.to_string().as_str(), || {
             format!("publish was answered with seq {seq}, but the store has not committed it there")
         });
@@ -345,7 +354,7 @@ impl Audit {
         );
         state.check(at_ms, Invariant::Atomic, found, "store", || text);
         let lost: Vec<_> = {
-            let there = |seq: u64, id: EventId| state.ids.get(seq as usize - 1) == Some(&id);
+            let there = |seq: u64, id: EventId| state.ids.at(seq) == Some(&id);
             state.acks.iter().filter(|(seq, id, _)| !there(*seq, *id)).copied().collect()
         };
         for (seq, id, survives_power) in &lost {
@@ -383,19 +392,18 @@ impl Audit {
         let at_ms = self.engine.now_ms();
         let mut guard = self.state();
         let state = &mut *guard;
-        let name = |state: &State| state.agents[agent].name.to_string();
+        let name = |state: &State| state.agents[agent].spec.name.to_string();
         let is_stopped = state.stopped;
         state.check_of(at_ms, Invariant::CleanStop, !is_stopped, name, |_| {
             format!("had a turn on {} after the runtime had stopped", event.topic)
         });
         // A foreign input stands at the position itself; what came of it is looked up.
-        let place = position.get().checked_sub(1).and_then(|at| state.ids.get(at as usize));
-        let at = if place == Some(&event.id) {
+        let at = if state.ids.at(position.get()) == Some(&event.id) {
             Some(position.get())
         } else if state.is_teammate(agent, &event.source) {
             return;
         } else {
-            state.place_of(&event.id)
+            state.ids.seq_of(&event.id)
         };
         state.check_of(at_ms, Invariant::Isolated, at.is_some(), name, |_| {
             format!("was given {} {} of {}, which is not committed", event.topic, event.id, event.source)
@@ -410,7 +418,7 @@ impl Audit {
             .skip(at)
             .map(|(wanted, _)| *wanted)
             .take_while(|wanted| *wanted < seq)
-            .find(|wanted| !state.letters.contains(&(agent, state.ids[*wanted as usize - 1])));
+            .find(|wanted| state.is_owed(agent, *wanted));
         let ok = seq > last && missed.is_none();
         state.check_of(at_ms, Invariant::Order, ok, name, |_| match missed {
             Some(missed) => format!("was given seq {seq} and never seq {missed}, which it wants"),
@@ -431,17 +439,17 @@ impl Audit {
     pub(crate) fn sample(&self, agent: usize, draw: u64, at: Seq) -> Option<(Arc<str>, Option<EventId>)> {
         let state = self.state();
         let (key, versions) = state.drawn(draw)?;
-        if state.agents[agent].owned.iter().any(|prefix| key.starts_with(prefix.as_str())) {
+        if state.agents[agent].spec.owned.iter().any(|prefix| key.starts_with(prefix.as_str())) {
             return None;
         }
-        Some((key.clone(), as_of(versions, at)))
+        Some((key.clone(), state.as_of(versions, at)))
     }
 
     /// A key, drawn by `draw`, and who wrote it last as of `at`.
     pub(crate) fn sample_outside(&self, draw: u64, at: Seq) -> Option<(Arc<str>, Option<EventId>)> {
         let state = self.state();
         let (key, versions) = state.drawn(draw)?;
-        Some((key.clone(), as_of(versions, at)))
+        Some((key.clone(), state.as_of(versions, at)))
     }
 
     // === looks from outside ===
@@ -470,7 +478,7 @@ impl Audit {
             let at = agent.wanted.partition_point(|(seq, _)| *seq <= settled);
             let Some((seq, since)) = agent.wanted.get(at) else { continue };
             if !excused.contains(&team.name) && (all || since + STUCK_MS < at_ms) {
-                stuck.push((agent.name.clone(), *seq, *since));
+                stuck.push((agent.spec.name.clone(), *seq, *since));
             }
         }
         if stuck.is_empty() {
@@ -503,18 +511,6 @@ impl Audit {
         found.recent = state.recent.iter().map(|(at_ms, what)| format!("{at_ms} ms: {}", state.told(what))).collect();
         found
     }
-}
-
-/// What the checks of a run came to.
-#[derive(Default)]
-pub(crate) struct Outcome {
-    /// How often each was evaluated. Zero: it could have been, and was not.
-    pub(crate) checks: BTreeMap<String, u64>,
-    /// Those that there was nothing for, and why.
-    pub(crate) not_applicable: BTreeMap<String, String>,
-    pub(crate) violations: Vec<Violation>,
-    /// The last events.
-    pub(crate) recent: Vec<String>,
 }
 
 // === impl State ===
@@ -556,7 +552,7 @@ impl State {
         let is_moved = self.teams.iter().any(|team| team.row.is_some());
         let (is_applicable, otherwise) = match invariant {
             Invariant::Atomic | Invariant::CleanStop => (true, ""),
-            Invariant::Order | Invariant::ExactlyOnce => (!self.ids.is_empty(), "nothing was committed"),
+            Invariant::Order | Invariant::ExactlyOnce => (self.ids.len() > 0, "nothing was committed"),
             Invariant::Fenced => (is_moved, "no team has committed anything"),
             Invariant::Isolated => (was_taken, "no team has taken an event of anybody else"),
             Invariant::AsOf => {
@@ -595,7 +591,7 @@ impl State {
                 format!("committed up to seq {last} ({events} events, {facts} facts, {teams} teams)")
             }
             Recent::Opened(last) => format!("opened at seq {last}"),
-            Recent::Starts { agent, after } => format!("{} starts after seq {after}", self.agents[*agent].name),
+            Recent::Starts { agent, after } => format!("{} starts after seq {after}", self.agents[*agent].spec.name),
             Recent::Broken { invariant, key, text } => format!("{invariant} of {key} broken: {text}"),
         }
     }
@@ -629,7 +625,7 @@ impl State {
 
     fn is_teammate(&self, agent: usize, source: &Name) -> bool {
         let account = &self.agents[agent];
-        account.name == *source || self.by_name.get(source).is_some_and(|&of| self.agents[of].team == account.team)
+        account.spec.name == *source || self.by_name.get(source).is_some_and(|&of| self.agents[of].team == account.team)
     }
 
     /// The inputs that the team made in this batch are those that its account holds; they are gone afterwards.
@@ -676,11 +672,8 @@ impl State {
             }
             let at = agent.wanted.partition_point(|(seq, _)| *seq <= agent.last);
             let left = agent.wanted.iter().skip(at).map(|(seq, _)| *seq).take_while(|seq| *seq <= cursor);
-            let mut left = left.filter(|seq| {
-                let id = self.ids.get(*seq as usize - 1);
-                id.is_some_and(|id| !self.letters.contains(&(place, *id)))
-            });
-            left.next().map(|seq| (agent.name.clone(), seq))
+            let mut left = left.filter(|seq| self.is_owed(place, *seq));
+            left.next().map(|seq| (agent.spec.name.clone(), seq))
         })
     }
 
@@ -689,17 +682,16 @@ impl State {
         self.check(at_ms, Invariant::Order, follows, event.source.as_str(), || {
             format!("seq {seq} does not follow the journal")
         });
-        let first = self.by_id.add(&self.ids, &event.id);
+        let first = self.ids.push(event.id);
         self.check(at_ms, Invariant::ExactlyOnce, first.is_none(), event.source.as_str(), || {
             format!("event {} on {} is at seq {first:?} and at {seq}", event.id, event.topic)
         });
-        self.ids.push(event.id);
         let Self { routes, agents, memory, .. } = self;
         let route = routes.entry(hash_text(event.topic.as_str()));
         let route = route.or_insert_with(|| Route::of(&event.topic, agents, memory));
         if let Some(place) = route.key {
-            let removed = event.payload.json().is_ok_and(|json| json == "null");
-            memory[place as usize].1.push((seq, (!removed).then_some(event.id)));
+            let is_removed = event.payload.json().is_ok_and(|json| json == "null");
+            memory[place as usize].1.push(Version { seq, is_removed });
         }
         let team = source.map(|place| agents[place].team);
         for &place in route.agents.places() {
@@ -724,8 +716,15 @@ impl State {
         batch.events.iter().map(|committed| &committed.event.source).map(place).collect()
     }
 
-    fn place_of(&self, id: &EventId) -> Option<u64> {
-        self.by_id.get(&self.ids, id)
+    /// Whether an agent has not given up what is at this seq.
+    fn is_owed(&self, agent: usize, seq: u64) -> bool {
+        self.ids.at(seq).is_some_and(|id| self.letters.is_empty() || !self.letters.contains(&(agent, *id)))
+    }
+
+    /// Who wrote a key last as of `at`; `None`: nobody, or it was removed.
+    fn as_of(&self, versions: &[Version], at: Seq) -> Option<EventId> {
+        let version = versions.iter().rev().find(|version| version.seq <= at.get())?;
+        if version.is_removed { None } else { self.ids.at(version.seq).copied() }
     }
 
     fn fact(&mut self, at_ms: u64, fact: &FactRow, before: &mut Before) {
@@ -748,7 +747,7 @@ impl State {
             // An agent that nobody knows has earned none.
             let agent = self.by_name.get(&fact.owner).copied().unwrap_or(usize::MAX);
             let failures = self.failures.get(&(agent, event)).copied().unwrap_or(0);
-            let attempts_max = self.agents.get(agent).map_or(1, |account| account.attempts_max);
+            let attempts_max = self.agents.get(agent).map_or(1, |account| account.spec.attempts_max);
             let earned = failures >= attempts_max || value.contains("above");
             self.check(at_ms, Invariant::Contained, earned, fact.owner.as_str(), || {
                 format!("gave up on {event} after {failures} failures of {attempts_max}: {value}")
@@ -759,9 +758,7 @@ impl State {
     }
 
     fn take_back(&mut self, before: Before) {
-        for (place, id) in self.ids.drain(before.last..).enumerate() {
-            self.by_id.remove(&id, before.last + place);
-        }
+        self.ids.truncate(before.last);
         let last = before.last as u64;
         for agent in &mut self.agents {
             while agent.wanted.back().is_some_and(|(seq, _)| *seq > last) {
@@ -769,7 +766,7 @@ impl State {
             }
         }
         for (_, versions) in &mut self.memory {
-            while versions.last().is_some_and(|(seq, _)| *seq > last) {
+            while versions.last().is_some_and(|version| version.seq > last) {
                 versions.pop();
             }
         }
@@ -792,8 +789,4 @@ impl State {
     fn drawn(&self, draw: u64) -> Option<&(Arc<str>, Vec<Version>)> {
         self.memory.get((draw % self.memory.len().max(1) as u64) as usize)
     }
-}
-
-fn as_of(versions: &[Version], at: Seq) -> Option<EventId> {
-    versions.iter().rev().find(|(seq, _)| *seq <= at.get())?.1
 }

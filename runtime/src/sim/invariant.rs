@@ -1,5 +1,7 @@
 //! The names of what is checked, and of a check that failed. How each is checked is in `audit.rs`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// A guarantee, as it is checked.
@@ -80,4 +82,16 @@ impl Invariant {
             Self::NotStuck => "not_stuck",
         }
     }
+}
+
+/// What the checks of a run came to.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    /// How often each was evaluated. Zero: it could have been, and was not.
+    pub(crate) checks: BTreeMap<String, u64>,
+    /// Those that there was nothing for, and why.
+    pub(crate) not_applicable: BTreeMap<String, String>,
+    pub(crate) violations: Vec<Violation>,
+    /// The last events.
+    pub(crate) recent: Vec<String>,
 }

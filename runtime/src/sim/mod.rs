@@ -50,11 +50,12 @@ use tokio::sync::mpsc;
 pub use world::Sim;
 
 use self::{
-    audit::{Audit, Outcome},
+    audit::Audit,
     disk::DiskWorld,
     driven::{Disk, SqliteDisk},
     engine::{Engine, Figures, LOOKER, Setting, SwarmEnv, Traced},
     faults::Faults,
+    invariant::Outcome,
     probe::{Probe, Seat},
     world::{ORDERS_MAX, Plan, STOP_DEADLINE, World},
 };

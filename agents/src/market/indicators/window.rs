@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::candle::Candle;
 use super::StateError;
 
 /// The longest window: a sum of this many prices of [`TICKS_MAX`](super::super::candle::TICKS_MAX) fits an `i64`.
@@ -144,12 +145,12 @@ impl Rolling {
         old
     }
 
-    /// Takes many values at once; it has to be at least as many as it keeps.
-    pub(crate) fn push_all(&mut self, values: &[i64]) {
-        let kept = &values[values.len() - self.period..];
-        self.ring.count += (values.len() - kept.len()) as u64;
-        kept.iter().for_each(|value| self.ring.push(*value));
-        self.sum = kept.iter().sum();
+    /// Takes the closes of many candles at once: those that the others would push out are only counted.
+    pub(crate) fn push_all(&mut self, candles: &[Candle]) {
+        let (passing, kept) = candles.split_at(candles.len().saturating_sub(self.period));
+        self.ring.count += passing.len() as u64;
+        kept.iter().for_each(|candle| self.ring.push(candle.close));
+        self.sum = self.values().sum();
     }
 
     /// The sum of what there is, whether it is all or not.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::candle::Candle;
 use super::super::indicators::{Adx, Ema, Indicator, Macd, Rolling};
-use super::{Decision, Reason, Side, Strategy, Target};
+use super::{Decision, Each, Reason, Side, Strategy, Target, one_by_one};
 
 /// Where the fast average stood to the slow one at the last bar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ fn decide(target: &mut Target, reason: Reason, side: Side) -> Option<Decision> {
 
 /// Compares two means as exact integers: `fast_sum / fast` with `slow_sum / slow`, without dividing.
 #[inline]
-pub(crate) fn compare_means(fast_sum: i64, fast: usize, slow_sum: i64, slow: usize) -> Ordering {
+fn compare_means(fast_sum: i64, fast: usize, slow_sum: i64, slow: usize) -> Ordering {
     // Signed lengths: a product of two signed 64-bit numbers is one instruction.
     (i128::from(fast_sum) * i128::from(slow as i64)).cmp(&(i128::from(slow_sum) * i128::from(fast as i64)))
 }
@@ -75,46 +75,55 @@ impl Strategy for SmaCross {
         decide(&mut self.target, reason, self.side)
     }
 
-    /// The same over a slice, where what leaves a window is still at hand: once both windows lie in the slice, the
-    /// difference of the means is carried along as one 64-bit number, if the prices are such that it fits.
-    fn decisions(&mut self, candles: &[Candle]) -> Vec<(usize, Decision)> {
-        let (fast, slow) = (self.fast.period(), self.slow.period());
-        let closes: Vec<i64> = candles.iter().map(|candle| candle.close).collect();
-        // As many bits as the greatest needs (all, if one is negative); both products together are below what is compared.
-        let bits = closes.iter().fold(0, |bits, close| bits | *close as u64);
-        let fits = (u128::from(bits) + 1) * (fast * slow) as u128 * 2 <= i64::MAX as u128;
-        let by_one = if fits && closes.len() >= 2 * slow { slow } else { closes.len() };
-        let update = |(place, candle)| Some((place, self.update(candle)?));
-        let mut decided: Vec<(usize, Decision)> = candles[..by_one].iter().enumerate().filter_map(update).collect();
-        if by_one == closes.len() {
-            return decided;
+    /// The first candles, until both windows lie in the slice, and whatever cannot be walked, go one by one.
+    fn decisions<E>(&mut self, candles: &[Candle], mut each: impl Each<E>) -> Result<(), E> {
+        let slow = self.slow.period();
+        let start = if candles.len() >= 2 * slow { slow } else { candles.len() };
+        one_by_one(self, candles, 0..start, &mut each)?;
+        let end = self.walk(candles, start, &mut each)?;
+        one_by_one(self, candles, end..candles.len(), each)
+    }
+}
+
+impl SmaCross {
+    /// Takes candles from `start` on, up to the answer. What leaves a window is still at hand, and the difference of the
+    /// means is carried along as one 64-bit number, up to the first price with which it might not fit.
+    fn walk<E>(&mut self, candles: &[Candle], start: usize, each: &mut impl Each<E>) -> Result<usize, E> {
+        let (n_fast, n_slow) = (self.fast.period(), self.slow.period());
+        let most = i64::MAX as u64 / (4 * n_fast * n_slow) as u64;
+        if start == candles.len() || candles[..start].iter().any(|candle| candle.close as u64 > most) {
+            return Ok(start);
         }
-        let (n_fast, n_slow) = (fast as i64, slow as i64);
-        let sum = |n: usize| closes[by_one - n..by_one].iter().sum::<i64>();
-        let mut above = sum(fast) * n_slow - sum(slow) * n_fast;
-        // The value that comes, and those that leave the fast and the slow window.
-        let leaving = closes[by_one - fast..].iter().zip(&closes[by_one - slow..]);
-        let mut bars = closes[by_one..].iter().zip(leaving).enumerate();
-        let mut pass = |(close, (left_fast, left_slow)): (&i64, (&i64, &i64))| {
-            above += (close - left_fast) * n_slow - (close - left_slow) * n_fast;
-            above
-        };
-        loop {
-            // To stand where the bar before stood is no cross: on to the next bar that does not.
-            let found = match self.stand {
-                Stand::Above => bars.find_map(|(place, bar)| Some((place, pass(bar))).filter(|at| at.1 <= 0)),
-                Stand::Below => bars.find_map(|(place, bar)| Some((place, pass(bar))).filter(|at| at.1 >= 0)),
-                Stand::Unknown | Stand::Equal => bars.next().map(|(place, bar)| (place, pass(bar))),
-            };
-            let Some((place, above)) = found else { break };
+        let sum = |n: usize| candles[start - n..start].iter().map(|candle| candle.close).sum::<i64>();
+        // By how much the average leads that does; of two that are equal, and at first, neither does.
+        let mut lead = sum(n_fast) * n_slow as i64 - sum(n_slow) * n_fast as i64;
+        let (mut by_fast, mut by_slow, mut least) = (n_slow as i64, n_fast as i64, i64::MAX);
+        let bars = candles.len() - start;
+        let [coming, left_fast, left_slow] = [0, n_fast, n_slow].map(|n| &candles[start - n..][..bars]);
+        let mut end = candles.len();
+        for bar in 0..bars {
+            let close = coming[bar].close;
+            if close as u64 > most {
+                end = start + bar;
+                break;
+            }
+            lead += (close - left_fast[bar].close) * by_fast - (close - left_slow[bar].close) * by_slow;
+            // To stand where the bar before stood is no cross.
+            if lead > least {
+                continue;
+            }
+            let above = if by_fast < 0 { -lead } else { lead };
+            let sign = if above < 0 { -1 } else { 1 };
+            (lead, by_fast, by_slow) = (above * sign, n_slow as i64 * sign, n_fast as i64 * sign);
+            least = if above == 0 { i64::MAX } else { 0 };
             let reason = self.stand.cross(above.cmp(&0));
             if let Some(decision) = reason.and_then(|reason| decide(&mut self.target, reason, self.side)) {
-                decided.push((by_one + place, decision));
+                each(start + bar, decision)?;
             }
         }
-        self.fast.push_all(&closes[by_one..]);
-        self.slow.push_all(&closes[by_one..]);
-        decided
+        self.fast.push_all(&candles[start..end]);
+        self.slow.push_all(&candles[start..end]);
+        Ok(end)
     }
 }
 

@@ -10,11 +10,12 @@ mod hold;
 mod own;
 mod reversion;
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::breakout::DonchianBreakout;
-pub(crate) use self::cross::compare_means;
 pub use self::cross::{EmaCross, MacdAdx, SmaCross};
 pub use self::hold::BuyAndHold;
 pub(crate) use self::own::Own;
@@ -64,12 +65,36 @@ pub trait Strategy {
     /// Takes the next closed candle; answers if the target changes. The target before the first answer is 0.
     fn update(&mut self, candle: &Candle) -> Option<Decision>;
 
-    /// Takes a run of candles; answers each decision with the place of its candle. Whoever overrides it answers what
-    /// `update` would.
-    fn decisions(&mut self, candles: &[Candle]) -> Vec<(usize, Decision)> {
-        let decided = |(place, candle)| Some((place, self.update(candle)?));
-        candles.iter().enumerate().filter_map(decided).collect()
+    /// Takes a run of candles; tells `each` of every decision as it is made, with the place of its candle. Whoever
+    /// overrides it tells what `update` would answer.
+    ///
+    /// # Errors
+    /// The first of `each`; the strategy is of no use then.
+    fn decisions<E>(&mut self, candles: &[Candle], each: impl Each<E>) -> Result<(), E>
+    where
+        Self: Sized,
+    {
+        one_by_one(self, candles, 0..candles.len(), each)
     }
+}
+
+/// What hears of decisions, each with the place of its candle.
+pub trait Each<E>: FnMut(usize, Decision) -> Result<(), E> {}
+
+impl<E, F: FnMut(usize, Decision) -> Result<(), E>> Each<E> for F {}
+
+fn one_by_one<E>(
+    strategy: &mut impl Strategy,
+    candles: &[Candle],
+    places: Range<usize>,
+    mut each: impl Each<E>,
+) -> Result<(), E> {
+    for place in places {
+        if let Some(decision) = strategy.update(&candles[place]) {
+            each(place, decision)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a strategy may go short.
@@ -363,8 +388,8 @@ impl Strategy for AnyStrategy {
     }
 
     /// Asks which strategy it is once, not at every candle.
-    fn decisions(&mut self, candles: &[Candle]) -> Vec<(usize, Decision)> {
-        each!(self, strategy => strategy.decisions(candles))
+    fn decisions<E>(&mut self, candles: &[Candle], each: impl Each<E>) -> Result<(), E> {
+        each!(self, strategy => strategy.decisions(candles, each))
     }
 }
 
@@ -420,24 +445,25 @@ mod tests {
         let mut candles: Vec<Candle> = market.take(3_000).collect();
         // Prices whose products do not fit 64 bits, and back.
         candles[1_000..2_000].iter_mut().for_each(|candle| candle.close *= 100_000_000_000);
-        for name in StrategySpec::NAMES {
+        let long = StrategySpec::SmaCross { fast: 100, slow: 200, side: Side::LongOnly };
+        for spec in StrategySpec::NAMES.iter().filter_map(|name| StrategySpec::usual(name)).chain([long]) {
             for side in [Side::LongOnly, Side::LongShort] {
-                let spec = StrategySpec::usual(name).unwrap().with_side(side);
+                let spec = spec.with_side(side);
                 let mut one = spec.build().unwrap();
                 let expected: Vec<_> =
                     candles.iter().enumerate().filter_map(|(place, c)| Some((place, one.update(c)?))).collect();
                 for step in [1, 19, 39, 40, 41, 100, 1_000, 3_000] {
                     let mut slices = spec.build().unwrap();
-                    let found: Vec<_> = candles
-                        .chunks(step)
-                        .enumerate()
-                        .flat_map(|(n, part)| {
-                            let found = slices.decisions(part).into_iter();
-                            found.map(move |(place, decision)| (n * step + place, decision))
-                        })
-                        .collect();
-                    assert_eq!(found, expected, "{name} by {step}");
-                    assert_eq!(slices, one, "{name} by {step}");
+                    let mut found = Vec::new();
+                    for (n, part) in candles.chunks(step).enumerate() {
+                        let told = slices.decisions(part, |place, decision| {
+                            found.push((n * step + place, decision));
+                            Ok::<_, ()>(())
+                        });
+                        assert_eq!(told, Ok(()));
+                    }
+                    assert_eq!(found, expected, "{spec:?} by {step}");
+                    assert_eq!(slices, one, "{spec:?} by {step}");
                 }
             }
         }

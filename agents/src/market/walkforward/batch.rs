@@ -1,8 +1,7 @@
 //! The reference: the whole history at once, in `f64`, with prefix sums at block boundaries.
 
 use super::super::candle::Candle;
-use super::super::strategy::compare_means;
-use super::{ConfigError, Pair, Score, WalkForwardConfig, select};
+use super::{ConfigError, Pair, Score, WalkForwardConfig, common_multiple, select};
 
 /// What a walk-forward over a history found. Percentages are of 100.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,8 +34,8 @@ pub struct WalkForwardReport {
 
 /// One candidate over the history.
 struct Run {
-    /// In the market after close i?
-    position: Vec<bool>,
+    /// In the market during step i?
+    held: Vec<bool>,
     /// (Sum, sum of squares, entries) of the net step returns before each block boundary.
     prefix: Vec<(f64, f64, i64)>,
     log_total: f64,
@@ -85,49 +84,71 @@ pub fn walk_forward(candles: &[Candle], config: &WalkForwardConfig) -> Result<Op
         incumbent = select(&scores, incumbent, config.trades_min, config.margin);
         selections.push(incumbent);
     }
-    Ok(Some(report(candles, config, &runs, &ratios, first, selections)))
+    Ok(Some(report(candles, config, &runs, (&ratios, &logs), first, selections)))
+}
+
+/// Sums over the steps of a candidate.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    sum: f64,
+    squares: f64,
+    entries: i64,
+    log: f64,
+}
+
+impl Sums {
+    #[inline]
+    fn take(&mut self, step: &Step) {
+        self.sum += step.simple;
+        self.squares += step.simple * step.simple;
+        self.entries += i64::from(step.entered);
+        self.log += step.log;
+    }
 }
 
 fn run(pair: Pair, sums: &[i64], ratios: &[f64], logs: &[f64], config: &WalkForwardConfig, first: usize) -> Run {
-    let Pair { fast, slow } = pair;
     let n = ratios.len();
-    let mut position = vec![false; n];
-    for i in slow - 1..n {
-        let (f, s) = (sums[i + 1] - sums[i + 1 - fast], sums[i + 1] - sums[i + 1 - slow]);
-        position[i] = compare_means(f, fast, s, slow).is_gt();
-    }
-    let warm_up = config.warm_up();
+    let (held, fees) = (held(pair, &sums[..n]), Fees::new(config.fee()));
     let mut prefix = Vec::with_capacity(n / config.step + 1);
-    let (mut sum, mut squares, mut entries) = (0.0, 0.0, 0);
-    let (mut log_total, mut log_outside) = (0.0, 0.0);
-    let mut boundary = warm_up;
-    for i in 0..n {
-        if i == boundary {
-            prefix.push((sum, squares, entries));
+    let (mut known, mut log_before, mut before) = (Sums::default(), 0.0, false);
+    let (mut at, mut boundary) = (0, config.warm_up());
+    loop {
+        // Nothing but steps up to where something is noted.
+        let end = n.min(boundary).min(if at < first { first } else { n });
+        let steps = ratios[at..end].iter().zip(&logs[at..end]);
+        for (&now, (&ratio, &log)) in held[at..end].iter().zip(steps) {
+            if now || before {
+                known.take(&fees.step(now, before, ratio, log));
+            }
+            before = now;
+        }
+        at = end;
+        if at == first {
+            log_before = std::mem::take(&mut known.log);
+        }
+        if at == boundary {
+            if prefix.is_empty() {
+                known = Sums { log: known.log, ..Sums::default() };
+            }
+            prefix.push((known.sum, known.squares, known.entries));
             boundary += config.step;
         }
-        let Step { simple, log, entered } =
-            step(held(&position, i), held_before(&position, i), ratios[i], logs[i], config);
-        if i >= warm_up {
-            sum += simple;
-            squares += simple * simple;
-            entries += i64::from(entered);
+        if at == n {
+            return Run { held, prefix, log_total: log_before + known.log, log_outside: known.log };
         }
-        log_total += log;
-        log_outside += if i >= first { log } else { 0.0 };
     }
-    if n == boundary {
-        prefix.push((sum, squares, entries));
-    }
-    Run { position, prefix, log_total, log_outside }
 }
 
-fn held(position: &[bool], i: usize) -> bool {
-    i >= 1 && position[i - 1]
-}
-
-fn held_before(position: &[bool], i: usize) -> bool {
-    i >= 2 && position[i - 2]
+/// In the market during which steps? As it stood after the close before. Both means are compared as sums times what makes
+/// their periods one: no division, and no more than 64 bits.
+fn held(Pair { fast, slow }: Pair, sums: &[i64]) -> Vec<bool> {
+    let multiple = common_multiple(fast, slow);
+    let (by_fast, by_slow) = ((multiple / fast) as i64, (multiple / slow) as i64);
+    let mut held = vec![false; slow];
+    let begins = sums[slow - fast..].iter().zip(sums);
+    let is_above = |(end, (fast, slow)): (&i64, (&i64, &i64))| (end - fast) * by_fast > (end - slow) * by_slow;
+    held.extend(sums[slow..].iter().zip(begins).map(is_above));
+    held
 }
 
 struct Step {
@@ -136,40 +157,49 @@ struct Step {
     entered: bool,
 }
 
-fn step(held: bool, before: bool, ratio: f64, log: f64, config: &WalkForwardConfig) -> Step {
-    let fee = config.fee();
-    let (simple, log) = match (before, held) {
-        (false, false) => (0.0, 0.0),
-        (true, true) => (ratio - 1.0, log),
-        (false, true) => (ratio / (1.0 + fee) - 1.0, log - fee.ln_1p()),
-        (true, false) => (-fee, (-fee).ln_1p()),
-    };
-    Step { simple, log, entered: held && !before }
+/// What going in and out costs; logarithms are taken once.
+struct Fees {
+    share: f64,
+    log_in: f64,
+    log_out: f64,
+}
+
+impl Fees {
+    fn new(share: f64) -> Self {
+        Self { share, log_in: share.ln_1p(), log_out: (-share).ln_1p() }
+    }
+
+    #[inline]
+    fn step(&self, now: bool, before: bool, ratio: f64, log: f64) -> Step {
+        let (simple, log) = match (before, now) {
+            (false, false) => (0.0, 0.0),
+            (true, true) => (ratio - 1.0, log),
+            (false, true) => (ratio / (1.0 + self.share) - 1.0, log - self.log_in),
+            (true, false) => (-self.share, self.log_out),
+        };
+        Step { simple, log, entered: now && !before }
+    }
 }
 
 fn report(
     candles: &[Candle],
     config: &WalkForwardConfig,
     runs: &[Run],
-    ratios: &[f64],
+    (ratios, logs): (&[f64], &[f64]),
     first: usize,
     selections: Vec<Option<usize>>,
 ) -> WalkForwardReport {
     let percent = |log: f64| log.exp_m1() * 100.0;
-    let (mut log, mut sum, mut squares, mut trades) = (0.0_f64, 0.0, 0.0, 0);
-    let (mut peak, mut fall, mut before) = (0.0_f64, 0.0_f64, false);
+    let (mut known, mut peak, mut fall, mut before) = (Sums::default(), 0.0_f64, 0.0_f64, false);
+    let fees = Fees::new(config.fee());
     for i in first..candles.len() {
-        let chosen = selections[(i - first) / config.step];
-        let now = chosen.is_some_and(|candidate| held(&runs[candidate].position, i));
-        let step = step(now, before, ratios[i], ratios[i].ln(), config);
+        let now = selections[(i - first) / config.step].is_some_and(|candidate| runs[candidate].held[i]);
+        known.take(&fees.step(now, before, ratios[i], logs[i]));
         before = now;
-        log += step.log;
-        sum += step.simple;
-        squares += step.simple * step.simple;
-        trades += usize::from(step.entered);
-        peak = peak.max(log);
-        fall = fall.min(log - peak);
+        peak = peak.max(known.log);
+        fall = fall.min(known.log - peak);
     }
+    let Sums { sum, squares, entries, log } = known;
     let steps = candles.len() - first;
     let mut fixed: Vec<(f64, Pair)> = runs.iter().zip(&config.pairs).map(|(r, pair)| (r.log_outside, *pair)).collect();
     fixed.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -185,7 +215,7 @@ fn report(
         return_pct: percent(log),
         sharpe: Score::new(sum, squares, 0, steps, config.periods_per_year).sharpe.unwrap_or(0.0),
         drawdown_max_pct: -percent(fall),
-        trades,
+        trades: entries as usize,
         flat_refits: selections.iter().filter(|s| s.is_none()).count(),
         switches: selections.windows(2).filter(|pair| pair[0] != pair[1]).count(),
         buy_and_hold_pct: (candles[candles.len() - 1].open as f64 / candles[first].open as f64 - 1.0) * 100.0,
