@@ -95,6 +95,14 @@ fn every_real_file_is_imported_by_what_it_is_and_named_by_its_name() {
     // Of many, it is one bad file.
     let (code, out, err) = folder.atra(&["import", "candles", lower, named[0], "--db", "x.db"]);
     assert!(code == 1 && out.contains("ADAUSDT.15m") && err.contains("1 of 2 files were not imported"), "{out}{err}");
+    // A column says whose they are; a name says how long they are, and may lie.
+    let newest_first = files.iter().find(|file| file.contains("newest-first")).expect("a file");
+    let out = folder.ok(&["import", "candles", newest_first, "--db", "x.db"]);
+    assert!(out.contains("BTCUSD.1h") && !out.contains("its name says"), "{out}");
+    let lies = folder.path("ADAUSDT-1h.parquet");
+    std::fs::copy(named[0], &lies).expect("copied");
+    let out = folder.ok(&["import", "candles", "ADAUSDT-1h.parquet", "--db", "x.db"]);
+    assert!(out.contains("its name says 1h, its rows are 15m apart"), "{out}");
     let scaled = files.iter().find(|file| file.contains("scaled")).expect("a file");
     folder.ok(&["import", "candles", scaled, "--ticker", "EURUSD", "--scale", "1e-5", "--db", "x.db"]);
     let first = folder.ok(&["export", "candles", "--ticker", "EURUSD", "--db", "x.db"]);
@@ -202,6 +210,8 @@ fn several_tickers_trade_on_one_account_as_the_seven_do() {
         .collect();
     let told = folder.ok(&[&run[..], &["--ticker", &two.join(",")]].concat());
     assert!(told.contains("on 2 series, one account") && told.contains("to the last digit"), "{told}");
+    // What the page draws is told as text too.
+    assert!(told.contains("equity over time") && told.contains("The newest 5 of") && told.contains('█'), "{told}");
 }
 
 #[test]
@@ -420,6 +430,10 @@ fn a_kill_from_the_command_line_stops_the_next_run_until_a_resume() {
     std::fs::write(folder.path("desk.toml"), config).expect("written");
     let run = ["run", "--config", "desk.toml", "--until-idle", "--db", "a.db"];
     folder.fails(1, &["risk", "kill", "--db", "none.db"], "there is no database");
+    // Before any run it has the time of the first candle: younger than all of them, it would stop a pruning at event 1.
+    folder.ok(&["risk", "kill", "--db", "a.db"]);
+    let word = folder.json(&["journal", "tail", "-n", "1", "--topic", "risk.kill", "--db", "a.db"]);
+    assert_eq!(word["time"], 1_092_873_600_000_i64);
     let free = folder.json(&[&run[..], &["--fresh"]].concat());
     assert!(free["fills"].as_u64() > Some(50), "{free}");
 

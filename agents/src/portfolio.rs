@@ -62,7 +62,15 @@ struct Books {
 struct RiskSaid {
     state: RiskState,
     is_killed: bool,
+    /// Series that are stopped by their own losses.
+    #[serde(default, skip_serializing_if = "is_none")]
+    stopped: usize,
     denied: u64,
+}
+
+/// Whether nothing is stopped: not written then, so that a desk without this limit keeps what it wrote before.
+fn is_none(stopped: &usize) -> bool {
+    *stopped == 0
 }
 
 impl RiskSaid {
@@ -80,7 +88,8 @@ impl RiskSaid {
             (true, false) => "; no daily-loss limit set",
             (false, false) => "; no drawdown or daily-loss limit set",
         };
-        format!("{state}, {} denied{unset}", self.denied)
+        let stopped = if self.stopped > 0 { format!(", {} series stopped", self.stopped) } else { String::new() };
+        format!("{state}{stopped}, {} denied{unset}", self.denied)
     }
 }
 
@@ -258,8 +267,9 @@ impl Agent for PortfolioAgent {
         if let Some(fill) = event.as_type::<Fill>()? {
             return self.fill(fill, cx);
         }
-        if let Some(StateChanged { state, killed, .. }) = event.as_type()? {
-            (self.books.risk.state, self.books.risk.is_killed) = (*state, *killed);
+        if let Some(StateChanged { state, killed, stopped, .. }) = event.as_type()? {
+            let risk = &mut self.books.risk;
+            (risk.state, risk.is_killed, risk.stopped) = (*state, *killed, stopped.len());
         } else if event.is::<Denied>() {
             self.books.risk.denied += 1;
         }

@@ -486,6 +486,8 @@ fn a_series_that_loses_too_much_is_closed_and_the_others_go_on() {
     assert_eq!(last.execution.lots_after, 0);
     assert!(last.time <= denied.time, "closed before anything was denied");
     assert!(of(false).next_back().expect("others trade").time > last.time);
+    let told = report(&MemoryDisk::new(), team(&config, &source)).risk.expect("risk is told");
+    assert!(told.starts_with("active, 1 series stopped, "), "{told}");
     // Stops at any candle change nothing.
     let again = MemoryDisk::new();
     run_for(&again, team(&config, &source), 700, true);

@@ -149,6 +149,7 @@ impl CliError {
             Self::Import { source: ImportError::DateOrder { .. }, .. } => {
                 "say which comes first with --time-unit day-first or month-first; other rows are refused then".into()
             }
+            Self::Import { source: ImportError::Symbols { .. }, .. } => "make a file of each, and import them all".into(),
             // They say it.
             Self::Import { source: ImportError::Archive { .. } | ImportError::Foreign { .. }, .. } => return None,
             Self::Import { source: ImportError::MissingColumn { missing, .. }, .. } => {

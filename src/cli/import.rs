@@ -58,9 +58,9 @@ struct Done<'a> {
 /// Imports the files, or says what importing them would do.
 pub(crate) async fn candles(args: ImportArgs, out: &mut Output) -> Result<(), CliError> {
     let config = config_of(&args.db)?;
-    // A bad ticker is told before the file is read; of many files it is one bad file.
-    if let [file] = &args.files[..] {
-        ticker(file, &args)?;
+    // A bad ticker is told before the files are read.
+    if args.ticker.is_some() {
+        ticker(&args.files[0], &args, None)?;
     }
     let mut target = Target::Closed;
     let imported = import_all(&args, &config, &mut target, out).await;
@@ -147,11 +147,15 @@ async fn import_all(args: &ImportArgs, config: &Config, target: &mut Target, out
     }
 }
 
-/// Whose candles a file has: as said, or the beginning of its name up to the first dash, dot or space.
-fn ticker(file: &Path, args: &ImportArgs) -> Result<String, CliError> {
-    if file.is_dir() {
-        let what = format!("{} is a folder", file.display());
-        return Err(CliError::Usage { what, next: "name the files in it, such as FOLDER/*.csv" });
+/// Whose candles a file has: as said, or as a column of it says, or the beginning of its name up to the first dash, dot or
+/// space.
+fn ticker(file: &Path, args: &ImportArgs, symbol: Option<&str>) -> Result<String, CliError> {
+    let second = Interval::from_millis(1_000);
+    let check = |ticker: &str| second.map_or(Ok(()), |interval| SeriesKey::new(ticker, interval).map(drop));
+    // `BTC/USDT` is BTCUSDT elsewhere, and a series' name has no slash.
+    let symbol = symbol.map(|symbol| symbol.replace('/', "")).filter(|symbol| check(symbol).is_ok());
+    if let (None, Some(symbol)) = (&args.ticker, symbol) {
+        return Ok(symbol);
     }
     let named = || {
         let name = file.file_stem()?.to_str()?;
@@ -165,8 +169,7 @@ fn ticker(file: &Path, args: &ImportArgs) -> Result<String, CliError> {
         let what = format!("{} does not tell whose candles it has", file.display());
         return Err(CliError::Usage { what, next: "name it with --ticker BTCUSDT" });
     };
-    let second = Interval::from_millis(1_000);
-    second.map_or(Ok(()), |interval| SeriesKey::new(&ticker, interval).map(drop))?;
+    check(&ticker)?;
     Ok(ticker)
 }
 
@@ -266,7 +269,10 @@ pub(crate) fn prepare_folder(config: &Config) -> Result<(), CliError> {
 
 fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliError> {
     let began = Instant::now();
-    let ticker = ticker(file, args)?;
+    if file.is_dir() {
+        let what = format!("{} is a folder", file.display());
+        return Err(CliError::Usage { what, next: "name the files in it, such as FOLDER/*.csv" });
+    }
     let options = ImportOptions {
         interval: args.interval,
         refused_max: args.refused_max,
@@ -294,6 +300,7 @@ fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliEr
     };
     bar.finish_and_clear();
     let import = import.map_err(|source| why_not(file, source))?;
+    let ticker = ticker(file, args, import.report.symbol.as_deref())?;
     let Some(interval) = args.interval.or(import.interval) else {
         let what = format!("{} has a single candle, which does not tell its interval", file.display());
         return Err(CliError::Usage { what, next: "give it with --interval, such as --interval 15m" });
@@ -340,6 +347,9 @@ fn tell(done: &Done<'_>, out: &mut Output) -> Result<(), CliError> {
     for line in details(report, found) {
         out.line(&format!("  {line}"))?;
     }
+    if let Some(named) = named_interval(&parsed.file).filter(|named| *named != parsed.series.interval()) {
+        out.line(&format!("  its name says {named}, its rows are {} apart", parsed.series.interval()))?;
+    }
     for row in &report.first_refused {
         let place = format!("{}, line {}", parsed.file.display(), row.line);
         out.line(&format!("  refused {}: {}", out.paint(Style::Red, &place), row.reason))?;
@@ -349,6 +359,12 @@ fn tell(done: &Done<'_>, out: &mut Output) -> Result<(), CliError> {
         out.line(&format!("  refused {unlisted} more"))?;
     }
     Ok(())
+}
+
+/// The interval that a file's name ends with, such as 15m of `BTCUSDT-15m.csv.gz`; names lie, so it is only told.
+fn named_interval(file: &Path) -> Option<Interval> {
+    let stem = file.file_name()?.to_str()?.split('.').next()?;
+    stem.rsplit(['-', '_', ' ']).next()?.parse().ok()
 }
 
 /// What a person wants to know about a file, and nothing that is as usual.

@@ -3,18 +3,18 @@
 //! The words are events in the journal, published as any caller does. They are written into the file of a runtime that is
 //! not running – a running one holds it, and the command says so – and are the first thing that the next run hears.
 //!
-//! They have the time of the newest candle, as all else in a journal of old candles: by the clock on the wall they would be
+//! They have the time of the newest candle in the journal, or before any run that of the first in the file, as all else in a journal of old candles: by the clock on the wall they would be
 //! years younger than everything before them, and `db prune --keep 30d` would keep nothing but them.
 
 use atra::{
-    Filter, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Timestamp,
+    Filter, Read, Runtime, RuntimeBuilder, SqliteOptions, SqliteStore, Timestamp,
     agents::events::{Kill, Resume},
     bus::{Draft, Interest},
 };
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{args::DbArgs, config_of, error::CliError, look, output::Output};
+use super::{args::DbArgs, candles, config_of, error::CliError, look, output::Output};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RiskCommand {
@@ -43,6 +43,10 @@ pub(crate) async fn risk(command: RiskCommand, out: &mut Output) -> Result<(), C
         Some(market) => db.journal_tail(&market, 1).await?.first().map(|committed| committed.event.time),
         None => None,
     };
+    let newest = match newest {
+        None => first_candle(&*db).await?,
+        some => some,
+    };
     drop(db);
     let mut options = SqliteOptions::new(&config.db);
     options.readers = 1;
@@ -56,6 +60,16 @@ pub(crate) async fn risk(command: RiskCommand, out: &mut Output) -> Result<(), C
         return out.json(&json!({ "said": what, "seq": seq }));
     }
     out.line(&format!("{what} is event {seq} of the journal; the next 'atra run' hears it first"))
+}
+
+/// When the first candle of the file opens.
+async fn first_candle(db: &dyn Read) -> Result<Option<Timestamp>, CliError> {
+    let mut first: Option<i64> = None;
+    for series in candles::series(db).await? {
+        let span = candles::span(db, &series).await?;
+        first = first.into_iter().chain(span.map(|(first, _)| first)).min();
+    }
+    Ok(first.map(Timestamp))
 }
 
 async fn say(runtime: &Runtime, command: RiskCommand, at: Option<Timestamp>) -> Result<(&'static str, u64), CliError> {

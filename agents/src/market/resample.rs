@@ -1,6 +1,6 @@
 //! Candles of a longer interval out of those of a shorter one: 1m → 15m → 1h → 1d.
 //!
-//! A long candle begins at a whole multiple of its interval since 1970 (a day at midnight UTC, a week on Thursday) and is
+//! A long candle begins at a whole multiple of its interval since 1970 (a day at midnight UTC, a week on Monday) and is
 //! made of what falls into it: first open, highest high, lowest low, last close, summed volume. One whose end has not been
 //! reached is left out, or it would change later; one with holes in it is made and counted.
 
@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::candle::{Candle, Interval, LOTS_MAX};
+
+const WEEK_MILLIS: i64 = 7 * 86_400_000;
+/// The first Monday: 1970 began on a Thursday.
+const MONDAY_MILLIS: i64 = 4 * 86_400_000;
 
 /// What was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +54,11 @@ pub fn resample(candles: &[Candle], from: Interval, to: Interval) -> Result<Resa
     if long <= short || long % short != 0 {
         return Err(ResampleError::Interval { from, to });
     }
-    let begin = |candle: &Candle| candle.time.div_euclid(long).saturating_mul(long);
+    // As exchanges and charts have their weeks.
+    let origin = if long % WEEK_MILLIS == 0 { MONDAY_MILLIS } else { 0 };
+    let begin = |candle: &Candle| {
+        candle.time.saturating_sub(origin).div_euclid(long).saturating_mul(long).saturating_add(origin)
+    };
     let mut made = Resampled { candles: Vec::new(), with_holes: 0, is_cut: false };
     for run in candles.chunk_by(|a, b| begin(a) == begin(b)) {
         let (first, last) = (&run[0], &run[run.len() - 1]);
@@ -98,6 +106,18 @@ mod tests {
         assert_eq!(days.candles[0].open, minutes[0].open);
         let volume: i64 = minutes[..1_440].iter().map(|candle| candle.volume).sum();
         assert_eq!(days.candles[0].volume, volume);
+    }
+
+    /// Weeks began on Thursdays, as 1970 did.
+    #[test]
+    fn a_week_begins_on_a_monday() {
+        // 2022-01-01 was a Saturday.
+        let days: Vec<Candle> = Simulator::new(2, interval("1d"), 1_640_995_200_000).take(16).collect();
+        let weeks = resample(&days, interval("1d"), interval("1w")).unwrap();
+        let times: Vec<i64> = weeks.candles.iter().map(|week| week.time).collect();
+        assert_eq!(times, [1_640_563_200_000, 1_641_168_000_000, 1_641_772_800_000]);
+        assert_eq!((weeks.candles[1].open, weeks.candles[1].close), (days[2].open, days[8].close));
+        assert_eq!((weeks.with_holes, weeks.is_cut), (1, false));
     }
 
     #[test]

@@ -26,6 +26,9 @@ const TIME_NAMES: [&str; 12] = [
 ];
 const VOLUME_NAMES: [&str; 7] = ["volume", "vol", "v", "base_volume", "volume_base", "tick_volume", "tickvol"];
 
+/// Names of a column that says whose candle a row is.
+const SYMBOL_NAMES: [&str; 5] = ["symbol", "ticker", "tic", "pair", "instrument"];
+
 /// Where the values are in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -33,6 +36,8 @@ pub(super) struct Layout {
     /// Columns of time, open, high, low, close.
     pub(super) columns: [usize; 5],
     pub(super) volume: Option<usize>,
+    /// Whose candle a row is.
+    pub(super) symbol: Option<usize>,
     /// Columns that a row must have at least.
     pub(super) needed: usize,
     /// Byte offset of the first row, and how many lines precede it.
@@ -169,7 +174,8 @@ fn by_names(
     if needed > COLUMNS_MAX {
         return Err(ImportError::NoColumns { lines: COMMENT_LINES_MAX });
     }
-    Ok(Some(Layout { delimiter, columns, volume, needed, start, lines, order: ColumnOrder::Named }))
+    let symbol = find(&SYMBOL_NAMES).filter(|at| *at < COLUMNS_MAX && volume != Some(*at) && !columns.contains(at));
+    Ok(Some(Layout { delimiter, columns, volume, symbol, needed, start, lines, order: ColumnOrder::Named }))
 }
 
 /// Where the rows begin.
@@ -226,5 +232,5 @@ fn positioned(votes: &Votes, map: &Map, place: &Place, count: usize) -> Result<L
     volume = said[5].or(volume);
     let order = if map.is_empty() { order } else { ColumnOrder::Named };
     let needed = columns.into_iter().chain(volume).max().unwrap_or(0) + 1;
-    Ok(Layout { delimiter, columns, volume, needed, start, lines, order })
+    Ok(Layout { delimiter, columns, volume, symbol: None, needed, start, lines, order })
 }

@@ -150,6 +150,9 @@ pub enum RefusedReason {
     /// Day and month stand the other way round than in other rows, or than was said.
     #[error("day and month stand the other way round than in other rows")]
     DateOrder,
+    /// Another's candle; it makes the whole file an [`ImportError::Symbols`].
+    #[error("the candle is another's than those before")]
+    Symbol,
     /// No trades, and [`FlatPolicy::Refuse`].
     #[error("flat candle without volume")]
     Flat,
@@ -178,6 +181,8 @@ pub struct Gap {
 /// What an import found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportReport {
+    /// Whose candles they are, if a column says so.
+    pub symbol: Option<String>,
     /// Lines with content behind the header.
     pub rows: usize,
     /// Candles that came out.
@@ -285,6 +290,14 @@ pub enum ImportError {
     DateOrder {
         /// The first line that contradicts those before it, from 1.
         line: usize,
+    },
+    /// Candles of several series, by a column that says whose they are: mixed, they would be a market that never was.
+    #[error("line {line}: the candle is another's than those before, which are of {first:?}")]
+    Symbols {
+        /// The first line of another, from 1.
+        line: usize,
+        /// Whose candles the lines before are.
+        first: String,
     },
     /// Candles are missing, and [`GapPolicy::Refuse`].
     #[error("{gaps} gaps, {missing} candles missing; the first behind {}", calendar::minute(first.after))]

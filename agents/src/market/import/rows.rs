@@ -30,6 +30,7 @@ pub(super) struct Rows<'o> {
 impl<'o> Rows<'o> {
     pub(super) fn new(options: &'o ImportOptions, layout: Layout, rows_expected: usize) -> Self {
         let report = ImportReport {
+            symbol: None,
             rows: 0,
             candles: 0,
             span: None,
@@ -131,7 +132,7 @@ impl<'o> Rows<'o> {
     fn plain_line(&mut self, bytes: &[u8], mut at: usize) -> Option<usize> {
         const PLAIN_COLUMNS: usize = 6;
         let Layout { columns, volume, needed, delimiter, .. } = self.layout;
-        if columns[0] != 0 || !(5..=PLAIN_COLUMNS).contains(&needed) || !self.is_plain {
+        if columns[0] != 0 || !(5..=PLAIN_COLUMNS).contains(&needed) || !self.is_plain || self.layout.symbol.is_some() {
             return None;
         }
         let digits = bytes.get(at..at + 13)?;
@@ -174,6 +175,9 @@ impl<'o> Rows<'o> {
         if count < needed {
             return Err(RefusedReason::Columns { found: count, needed });
         }
+        if let Some(column) = self.layout.symbol.filter(|column| *column < count) {
+            self.symbol(fields[column])?;
+        }
         if !self.parts_thousands {
             self.thousands(fields)?;
         }
@@ -191,6 +195,18 @@ impl<'o> Rows<'o> {
         let volume = volume.map_or(Ok(Decimal { mantissa: 0, decimals: 0, rounded: false }), number)?;
 
         self.take(time, unit, prices, volume)
+    }
+
+    /// Takes whose candle a row is, if it says so: all rows of a file are of one.
+    fn symbol(&mut self, field: &[u8]) -> Result<(), RefusedReason> {
+        let symbol = field.trim_ascii();
+        match &self.report.symbol {
+            _ if symbol.is_empty() => {}
+            Some(first) if first.as_bytes() == symbol => {}
+            Some(_) => return Err(RefusedReason::Symbol),
+            None => self.report.symbol = Some(String::from_utf8_lossy(symbol).into_owned()),
+        }
+        Ok(())
     }
 
     /// Looks at the commas of a row's numbers. The first number that can be read in one way only tells what all are; until
@@ -305,6 +321,9 @@ impl<'o> Rows<'o> {
     }
 
     fn refuse(&mut self, line: usize, reason: RefusedReason) -> Result<(), ImportError> {
+        if reason == RefusedReason::Symbol {
+            return Err(ImportError::Symbols { line, first: self.report.symbol.take().unwrap_or_default() });
+        }
         // Somebody who said which comes first has decided; else nobody knows what the dates before it were.
         if reason == RefusedReason::DateOrder && self.options.time_unit.is_none_or(|unit| unit == Unit::Text) {
             return Err(ImportError::DateOrder { line });

@@ -70,6 +70,27 @@ fn dates_are_read_in_the_order_that_the_file_tells() {
     assert_eq!(said.candles[0].time, 1_614_816_000_000);
 }
 
+/// Rows of several tickers were taken for rows with a time of another: the first ticker's candles counted, the others' filled
+/// its gaps, with exit code 0.
+#[test]
+fn a_column_tells_whose_candles_they_are_and_a_file_of_several_is_refused() {
+    let head = "date,symbol,open,high,low,close\n";
+    let one =
+        import(&format!("{head}2021-01-01,A/B,1,2,1,2\n2021-01-02,\"A/B\",1,2,1,2\n2021-01-03,,1,2,1,2\n")).unwrap();
+    assert_eq!((one.report.symbol.as_deref(), one.candles.len()), (Some("A/B"), 3));
+    let two = format!("{head}2021-01-01,A,1,2,1,2\n2021-01-02,A,1,2,1,2\n2021-01-03,B,9,9,9,9\n");
+    let refused = import(&two).unwrap_err();
+    assert!(matches!(&refused, ImportError::Symbols { line: 4, first } if first == "A"), "{refused}");
+    let json = r#"[{"t":1600000000,"o":1,"h":2,"l":1,"c":2,"ticker":"A"},{"t":1600000060,"o":1,"h":2,"l":1,"c":2,"ticker":"B"}]"#;
+    assert!(matches!(import(json).unwrap_err(), ImportError::Symbols { line: 2, .. }));
+    // A column that is something else is no name.
+    let map = vec![("time".to_owned(), "symbol".to_owned())];
+    let options = ImportOptions { map, ..ImportOptions::default() };
+    let times =
+        import_candles(b"symbol,open,high,low,close\n1600000000,1,2,1,2\n1600000060,1,2,1,2\n", &options, |_| {});
+    assert_eq!(times.unwrap().report.symbol, None);
+}
+
 #[test]
 fn the_row_beyond_the_limit_stops_the_import() {
     let text = format!("{HEADER}{}", "x,1,1,1,1,1\n".repeat(3));
