@@ -49,9 +49,6 @@ pub struct Page<'a> {
     pub metrics: &'a Metrics,
     /// What buying an equal part of each series and holding would have returned.
     pub buy_and_hold: f64,
-    /// A walk-forward over the candles of a single series, if there are enough: the report, its candidates and the candles
-    /// of a step.
-    pub walk: Option<(&'a WalkForwardReport, &'a [Pair], usize)>,
 }
 
 /// A series of a page.
@@ -67,6 +64,8 @@ pub struct Shown<'a> {
     pub terms: Terms,
     /// What it made of the account's money; only where there are several.
     pub made: Option<&'a Made>,
+    /// A walk-forward over its candles, if there are enough: the report, its candidates and the candles of a step.
+    pub walk: Option<(&'a WalkForwardReport, &'a [Pair], usize)>,
 }
 
 /// The page.
@@ -232,20 +231,44 @@ fn each(text: &mut String, page: &Page<'_>) {
     *text += "</table><p class='note'>Profit after fees, in money of the one account.</p></section>";
 }
 
+/// The time of the first candle out of sample.
+fn walked_from(candles: &[Candle], report: &WalkForwardReport) -> String {
+    candles.get(report.first).map_or_else(String::new, |candle| minute(candle.time))
+}
+
 fn walk(text: &mut String, page: &Page<'_>) {
-    let (Some((report, pairs, step)), [Shown { candles, .. }]) = (page.walk, page.series) else {
-        let why = if page.series.len() > 1 {
-            "Of several series the back-test tells it as a text and as JSON, each by itself"
-        } else {
-            "Too few candles for a walk-forward"
+    match page.series {
+        [Shown { candles, walk: Some((report, pairs, step)), .. }] => walk_of_one(text, candles, report, pairs, *step),
+        all if all.iter().any(|shown| shown.walk.is_some()) => walk_of_each(text, all),
+        _ => {
+            *text += "<section><h2>Out of sample</h2><p class='note'>Too few candles for a walk-forward.</p></section>"
+        }
+    }
+}
+
+/// Out of sample, each series by itself.
+fn walk_of_each(text: &mut String, series: &[Shown<'_>]) {
+    *text += "<section><h2>Out of sample</h2><table><tr><th></th><th>from</th><th>chosen anew as it goes</th>\
+              <th>buy and hold</th><th>median pair</th><th>best in hindsight</th></tr>";
+    for Shown { name, candles, walk, .. } in series {
+        let _ = write!(text, "<tr><td>{}</td>", escaped(name));
+        let Some((report, ..)) = walk else {
+            *text += "<td colspan='5'>too few candles</td></tr>";
+            continue;
         };
-        let _ = write!(text, "<section><h2>Out of sample</h2><p class='note'>{why}.</p></section>");
-        return;
-    };
+        let _ = write!(text, "<td>{}</td>", walked_from(candles, report));
+        for value in [report.return_pct, report.buy_and_hold_pct, report.median_fixed_pct, report.best_fixed.1] {
+            let _ = write!(text, "<td>{}</td>", percent(value / 100.0));
+        }
+        *text += "</tr>";
+    }
+    *text += "</table><p class='note'>Pairs of averages, each series by itself.</p></section>";
+}
+
+fn walk_of_one(text: &mut String, candles: &[Candle], report: &WalkForwardReport, pairs: &[Pair], step: usize) {
     let best = report.best_fixed.0;
-    let _ = write!(text, "<section><h2>Out of sample</h2><table><tr><th>from {}</th><th>return</th></tr>", {
-        candles.get(report.first).map_or_else(String::new, |candle| minute(candle.time))
-    });
+    let from = walked_from(candles, report);
+    let _ = write!(text, "<section><h2>Out of sample</h2><table><tr><th>from {from}</th><th>return</th></tr>");
     for (name, value) in [
         (format!("{} pairs of averages, chosen anew every {step} candles", pairs.len()), report.return_pct),
         ("buy and hold".into(), report.buy_and_hold_pct),
@@ -347,7 +370,8 @@ mod tests {
         let walked = walk_forward(&candles, &config).unwrap();
         let walk = walked.as_ref().map(|walked| (walked, &config.pairs[..], config.step));
         let made = Made::default();
-        let shown = Shown { name: "A<B.15m", candles: &candles, scale, terms, made: (n_series > 1).then_some(&made) };
+        let made = (n_series > 1).then_some(&made);
+        let shown = Shown { name: "A<B.15m", candles: &candles, scale, terms, made, walk };
         html(&Page {
             title: "a & b",
             settings: &[("fee".to_owned(), "<0.1 %>".to_owned())],
@@ -358,7 +382,6 @@ mod tests {
             final_equity: run.final_equity,
             metrics: &run.metrics,
             buy_and_hold: run.buy_and_hold,
-            walk,
         })
     }
 
@@ -377,10 +400,10 @@ mod tests {
     #[test]
     fn a_page_of_several_series_tells_of_each() {
         let page = page(3_000, 3);
-        assert!(
-            page.contains("Of several series the back-test tells it as a text and as JSON, each by itself")
-                && !page.contains("NaN")
-        );
+        // Out of sample as well: the page had less than the terminal.
+        assert!(page.contains("best in hindsight") && !page.contains("Too few") && !page.contains("NaN"));
+        let walks = page.split("<h2>").find(|part| part.starts_with("Out of sample")).unwrap();
+        assert_eq!(walks.matches("<td>A&lt;B.15m</td><td>2022-").count(), 3);
         assert_eq!(page.matches(": 160 candles, 20").count(), 3);
         assert_eq!(page.matches("<td>A&lt;B.15m</td><td>3000</td>").count(), 3);
     }

@@ -17,7 +17,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    Loaded, SeriesArgs, StrategyArgs, TradeArgs, maybe, number, parameters, percent, several, usage,
+    Loaded, SeriesArgs, StrategyArgs, TradeArgs, maybe, number, parameters, percent, picture, several, usage,
     verify::{Expected, verify},
     walk::{walk_config, walk_json, walk_text},
     write,
@@ -109,17 +109,24 @@ impl Told<'_> {
     fn page(&self) -> String {
         let title = format!("{} on {}", self.spec.name(), self.loaded.key);
         let Loaded { key, candles, scale } = self.loaded;
+        let walk = self.walk.map(|walk| (walk, &self.config.pairs[..], self.config.step));
         html(&Page {
             title: &title,
             settings: &settings(self.spec, self.options),
-            series: &[Shown { name: key.as_str(), candles, scale: *scale, terms: self.options.terms, made: None }],
+            series: &[Shown {
+                name: key.as_str(),
+                candles,
+                scale: *scale,
+                terms: self.options.terms,
+                made: None,
+                walk,
+            }],
             trades: &self.done.trades.iter().map(|trade| (0, *trade)).collect::<Vec<_>>(),
             times: &candles.iter().map(|candle| candle.time).collect::<Vec<_>>(),
             equity: &self.done.equity,
             final_equity: self.done.final_equity,
             metrics: &self.done.metrics,
             buy_and_hold: self.done.buy_and_hold,
-            walk: self.walk.map(|walk| (walk, &self.config.pairs[..], self.config.step)),
         })
     }
 
@@ -155,9 +162,13 @@ impl Told<'_> {
             ("equity", format!("{:.2}  from {}", self.done.final_equity.to_f64(), self.options.cash)),
         ];
         pairs.extend(figures(&self.done.metrics, self.done.buy_and_hold));
+        pairs.extend(picture::curves(&self.done.equity));
         out.pairs(&pairs)?;
         let times: Vec<i64> = candles.iter().map(|candle| candle.time).collect();
         months(&times, &self.done.equity, out)?;
+        let Self { done: Backtest { trades, .. }, options, .. } = self;
+        let newest = trades.iter().rev().map(|trade| (key.to_string(), *trade, options.terms));
+        picture::newest_trades(trades.len(), newest, out)?;
         out.line("")?;
         match self.walk {
             Some(walk) => walk_text(walk, self.config, self.loaded, out)?,

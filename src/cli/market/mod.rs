@@ -6,6 +6,7 @@
 //! | `backtest` | `atra backtest`, and its report |
 //! | `several` | the same over several series |
 //! | `verify` | the same through the seven agents |
+//! | `picture` | what the page draws, as text |
 //! | `check` | `atra check lookahead`, `atra check warm-up` |
 //! | `optimize` | `atra optimize` |
 //! | `walk` | the walk-forward that both tell |
@@ -16,6 +17,7 @@ pub(crate) mod check;
 pub(crate) mod export;
 pub(crate) mod indicators;
 pub(crate) mod optimize;
+mod picture;
 mod several;
 mod verify;
 mod walk;

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{
     Loaded,
     backtest::{BacktestArgs, figures, months, settings, years_json},
-    export, on_all_cores, parameters, percent, usage,
+    export, on_all_cores, parameters, percent, picture, usage,
     verify::{Expected, verify},
     walk::{walk_config, walk_json},
     write,
@@ -99,11 +99,14 @@ impl Told<'_> {
 
     fn page(&self) -> String {
         let title = format!("{} on {} series", self.spec.name(), self.parts.len());
-        let shown = |((loaded, part), made)| {
+        let shown = |(((loaded, part), made), walk)| {
             let (Loaded { key, candles, scale }, Part { terms, .. }): (&Loaded, &Part<'_>) = (loaded, part);
-            Shown { name: key.as_str(), candles, scale: *scale, terms: *terms, made: Some(made) }
+            let walk: &Option<(WalkForwardConfig, WalkForwardReport)> = walk;
+            let walk = walk.as_ref().map(|(config, walk)| (walk, &config.pairs[..], config.step));
+            Shown { name: key.as_str(), candles, scale: *scale, terms: *terms, made: Some(made), walk }
         };
-        let series: Vec<Shown<'_>> = self.loaded.iter().zip(self.parts).zip(&self.done.made).map(shown).collect();
+        let rows = self.loaded.iter().zip(self.parts).zip(&self.done.made).zip(self.walks);
+        let series: Vec<Shown<'_>> = rows.map(shown).collect();
         let (times, equity): (Vec<i64>, Vec<f64>) = self.done.equity.iter().copied().unzip();
         html(&Page {
             title: &title,
@@ -115,7 +118,6 @@ impl Told<'_> {
             final_equity: self.done.final_equity,
             metrics: &self.done.metrics,
             buy_and_hold: self.done.buy_and_hold,
-            walk: None,
         })
     }
 
@@ -159,9 +161,13 @@ impl Told<'_> {
             ("equity", format!("{:.2}  from {}", self.done.final_equity.to_f64(), self.options.cash)),
         ];
         pairs.extend(figures(&self.done.metrics, self.done.buy_and_hold));
-        out.pairs(&pairs)?;
         let (times, equity): (Vec<i64>, Vec<f64>) = self.done.equity.iter().copied().unzip();
+        pairs.extend(picture::curves(&equity));
+        out.pairs(&pairs)?;
         months(&times, &equity, out)?;
+        let of =
+            |(place, trade): &(usize, _)| (self.parts[*place].series.to_string(), *trade, self.parts[*place].terms);
+        picture::newest_trades(self.done.trades.len(), self.done.trades.iter().rev().map(of), out)?;
         out.line("")?;
         let row = |(part, made): (&Part<'_>, &Made)| {
             vec![
@@ -182,9 +188,10 @@ impl Told<'_> {
         }
         out.line("\nEach series may take its equal part of the equity. Fills on paper, at the next open.")
     }
+
     /// The walk-forward of each series by itself, and equal parts of all.
     fn out_of_sample(&self, out: &mut Output) -> Result<(), CliError> {
-        let walked = self.parts.iter().zip(self.walks).filter_map(|(part, walk)| Some((part, &walk.as_ref()?.1)));
+        let walked = self.loaded.iter().zip(self.walks).filter_map(|(loaded, walk)| Some((loaded, &walk.as_ref()?.1)));
         let walked: Vec<_> = walked.collect();
         out.line("")?;
         if walked.is_empty() {
@@ -195,15 +202,25 @@ impl Told<'_> {
         )?;
         let of: [fn(&WalkForwardReport) -> f64; 4] =
             [|w| w.return_pct, |w| w.buy_and_hold_pct, |w| w.median_fixed_pct, |w| w.best_fixed.1];
-        let row = |name: String, value: &dyn Fn(fn(&WalkForwardReport) -> f64) -> f64| {
-            [name].into_iter().chain(of.map(|of| format!("{:.2} %", value(of)))).collect::<Vec<String>>()
+        let row = |name: &str, from: String, value: &dyn Fn(fn(&WalkForwardReport) -> f64) -> f64| {
+            [name.to_owned(), from]
+                .into_iter()
+                .chain(of.map(|of| format!("{:.2} %", value(of))))
+                .collect::<Vec<String>>()
         };
-        let mut rows: Vec<Vec<String>> =
-            walked.iter().map(|(part, walk)| row(part.series.to_string(), &|of| of(walk))).collect();
+        let of_series = |(loaded, walk): &(&Loaded, &WalkForwardReport)| {
+            let from = loaded.candles.get(walk.first).map_or_else(String::new, |candle| minute(candle.time));
+            row(loaded.key.as_str(), from, &|of| of(walk))
+        };
+        let mut rows: Vec<Vec<String>> = walked.iter().map(of_series).collect();
         let mean = |of: fn(&WalkForwardReport) -> f64| {
             walked.iter().map(|(_, walk)| of(walk)).sum::<f64>() / walked.len() as f64
         };
-        rows.push(row("equal parts".into(), &mean));
-        out.table(&["", "walk-forward", "buy and hold", "median pair", "best in hindsight"], &rows)
+        rows.push(row("equal parts", String::new(), &mean));
+        out.table(&["", "from", "walk-forward", "buy and hold", "median pair", "best in hindsight"], &rows)?;
+        match self.parts.len() - walked.len() {
+            0 => Ok(()),
+            n => out.line(&format!("{n} of {} series have too few candles for it", self.parts.len())),
+        }
     }
 }

@@ -7,7 +7,7 @@ use atra::agents::market::{
 };
 use serde_json::{Value, json};
 
-use super::Loaded;
+use super::{Loaded, picture::in_force};
 use crate::cli::{
     error::CliError,
     output::{Output, Style},
@@ -80,5 +80,6 @@ pub(super) fn walk_text(
         walk.selections.len(),
         walk.flat_refits,
         walk.switches
-    ))
+    ))?;
+    out.line(&in_force(walk, &config.pairs))
 }
