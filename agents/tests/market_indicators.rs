@@ -3,10 +3,10 @@
 
 mod support;
 
-use atra_agents::market::candle::{Candle, Scale};
+use atra_agents::market::candle::{Candle, LOTS_MAX, Scale, TICKS_MAX};
 use atra_agents::market::indicators::{
     Adx, Aroon, Atr, Bollinger, Cci, Di, Donchian, Ema, FeatureSet, INDICATORS, Indicator, IndicatorSpec, Macd, Mfi,
-    Momentum, Obv, Roc, Rsi, Sar, Sma, Stochastic, TrueRange, WilliamsR, Wma, batch, values,
+    Momentum, Obv, Roc, Rsi, Sar, Sma, Stochastic, TrueRange, WilliamsR, Wma, batch, values_into,
 };
 
 use support::{assert_close, goog, oracle};
@@ -142,45 +142,57 @@ fn batch_and_streaming_are_equal_bit_for_bit_and_a_restart_changes_nothing() {
 /// Over a slice, a warm indicator takes bars by a loop of its own.
 #[test]
 fn over_a_slice_and_one_by_one_no_bit_differs() {
-    fn same<I: Indicator + Clone>(indicator: I, inputs: &[I::Input])
+    fn same<I: Indicator + Clone>(indicator: &I, inputs: &[I::Input])
     where
         I::Input: Copy,
         I::Output: std::fmt::Debug,
     {
         let mut streaming = indicator.clone();
         let streamed: Vec<_> = inputs.iter().map(|input| streaming.update(*input)).collect();
-        let (first, values) = values(indicator, inputs.iter().copied());
+        let first = streamed.iter().position(Option::is_some).unwrap();
+        let mut found = vec![I::Output::default(); 9];
         // The shortest text that is this float: equal texts, equal bits.
         let text = |value: &I::Output| format!("{value:?}");
-        assert_eq!(streamed.iter().position(Option::is_some), Some(first));
-        assert_eq!(streamed.len(), first + values.len());
-        assert!(streamed.iter().flatten().map(text).eq(values.iter().map(text)), "{}", std::any::type_name::<I>());
+        // Bars are taken by twos: of as many as there are, one less, and a few.
+        for length in [inputs.len(), inputs.len() - 1, first + 1, first + 2, first + 4, first] {
+            assert_eq!(values_into(indicator.clone(), inputs[..length].iter().copied(), &mut found), first);
+            let streamed = streamed[..length].iter().flatten();
+            assert!(streamed.map(text).eq(found.iter().map(text)), "{}, {length} bars", std::any::type_name::<I>());
+        }
     }
     let candles = support::walk(700);
+    let up = TICKS_MAX - candles.iter().map(|candle| candle.high).max().unwrap();
+    let dearer = |c: &Candle| Candle { high: c.high + up, low: c.low + up, close: c.close + up, ..*c };
+    let dear: Vec<Candle> = candles.iter().map(dearer).collect();
+    // Flows that do not fit 64 bits, after some that do.
+    let busy = |(at, c): (usize, &Candle)| Candle { volume: if at % 300 == 200 { LOTS_MAX } else { c.volume }, ..*c };
+    let busy: Vec<Candle> = candles.iter().enumerate().map(busy).collect();
     let ticks: Vec<i64> = candles.iter().map(|candle| candle.close).collect();
     let floats: Vec<f64> = ticks.iter().map(|ticks| *ticks as f64).collect();
     for n in [1, 2, 5, 14, 100] {
-        same(Sma::new(n), &ticks);
-        same(Wma::new(n), &ticks);
-        same(Roc::new(n), &ticks);
-        same(Momentum::new(n), &ticks);
-        same(Bollinger::new(n, 2.0), &ticks);
-        same(Rsi::new(n as u32), &ticks);
-        same(Ema::new(n as u32), &floats);
-        same(Macd::new(n as u32, 2 * n as u32, 9), &floats);
-        same(Atr::new(n as u32), &candles);
-        same(Adx::new(n as u32), &candles);
-        same(Di::new(n as u32), &candles);
-        same(Aroon::new(n as u32), &candles);
-        same(Stochastic::new(n, 3, 4), &candles);
-        same(Donchian::new(n), &candles);
-        same(WilliamsR::new(n), &candles);
-        same(Cci::new(n), &candles);
-        same(Mfi::new(n), &candles);
+        same(&Sma::new(n), &ticks);
+        same(&Wma::new(n), &ticks);
+        same(&Roc::new(n), &ticks);
+        same(&Momentum::new(n), &ticks);
+        same(&Bollinger::new(n, 2.0), &ticks);
+        same(&Rsi::new(n as u32), &ticks);
+        same(&Ema::new(n as u32), &floats);
+        same(&Macd::new(n as u32, 2 * n as u32, 9), &floats);
+        same(&Atr::new(n as u32), &candles);
+        same(&Atr::new(n as u32), &dear);
+        same(&Adx::new(n as u32), &candles);
+        same(&Di::new(n as u32), &candles);
+        same(&Aroon::new(n as u32), &candles);
+        same(&Stochastic::new(n, 3, 4), &candles);
+        same(&Donchian::new(n), &candles);
+        same(&WilliamsR::new(n), &candles);
+        same(&Cci::new(n), &candles);
+        same(&Mfi::new(n), &candles);
+        same(&Mfi::new(n), &busy);
     }
-    same(TrueRange::default(), &candles);
-    same(Obv::default(), &candles);
-    same(Sar::new(0.02, 0.2), &candles);
+    same(&TrueRange::default(), &candles);
+    same(&Obv::default(), &candles);
+    same(&Sar::new(0.02, 0.2), &candles);
 }
 
 #[test]

@@ -76,20 +76,20 @@ impl Columns {
     }
 
     /// High, low and close.
-    fn prices(&self) -> impl Iterator<Item = Candle> {
+    fn prices(&self) -> impl ExactSizeIterator<Item = Candle> {
         let [highs, lows, closes, _] = &self.0;
         let rows = highs.iter().zip(lows).zip(closes);
         rows.map(|((&high, &low), &close)| Candle { high, low, close, ..Candle::default() })
     }
 
     /// The same with the volume.
-    fn all(&self) -> impl Iterator<Item = Candle> {
+    fn all(&self) -> impl ExactSizeIterator<Item = Candle> {
         self.prices().zip(&self.0[3]).map(|(candle, &volume)| Candle { volume, ..candle })
     }
 }
 
 /// An indicator of ours as a turn.
-fn turn<'a, I: Indicator, T: Iterator<Item = I::Input>>(
+fn turn<'a, I: Indicator, T: ExactSizeIterator<Item = I::Input>>(
     make: impl Fn() -> I + 'a,
     inputs: impl Fn() -> T + 'a,
 ) -> Box<dyn FnMut() + 'a>

@@ -790,3 +790,7 @@ impl State {
         self.memory.get((draw % self.memory.len().max(1) as u64) as usize)
     }
 }
+
+#[cfg(test)]
+#[path = "audit_tests.rs"]
+mod tests;

@@ -119,6 +119,7 @@ mod tests {
         // What was put in last goes first, and can come again.
         ids.truncate(list.len() - 1);
         assert_eq!((ids.seq_of(&list[3]), ids.seq_of(&twin), ids.seq_of(&list[7])), (Some(4), None, Some(8)));
+        assert_eq!(ids.places.len(), ids.len(), "what is gone takes no room");
         ids.truncate(PIECE);
         assert_eq!((ids.len(), ids.seq_of(&list[PIECE]), ids.at(PIECE as u64 + 1)), (PIECE, None, None));
         assert_eq!((ids.push(twin), ids.seq_of(&twin)), (None, Some(PIECE as u64 + 1)));

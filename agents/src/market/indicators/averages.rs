@@ -4,9 +4,10 @@
 //! bars are two chains that a processor follows side by side. No division, no fused product: the bits are everyone's.
 
 use serde::{Deserialize, Serialize};
+use wide::f64x2;
 
 use super::window::Rolling;
-use super::{Indicator, StateError};
+use super::{Indicator, StateError, pairs};
 
 /// Simple moving average of ticks; first value at bar n − 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,17 @@ impl Indicator for Sma {
     fn step(&mut self, ticks: i64) -> f64 {
         self.0.push(ticks);
         self.0.sum() as f64 / self.0.period() as f64
+    }
+
+    /// Two at a time, of which the compiler makes one division.
+    #[inline(always)]
+    fn steps(&mut self, mut inputs: impl Iterator<Item = i64>, values: &mut [f64]) {
+        let (places, rest) = values.as_chunks_mut::<2>();
+        for place in places {
+            let (Some(first), Some(second)) = (inputs.next(), inputs.next()) else { return };
+            *place = [self.step(first), self.step(second)];
+        }
+        rest.iter_mut().zip(inputs).for_each(|(place, value)| *place = self.step(value));
     }
 }
 
@@ -154,6 +166,44 @@ impl Average {
     }
 }
 
+/// An average while it takes two bars at once, each by itself what [`decay`] makes of it: the older bar is the first half.
+pub(super) struct Two {
+    share: f64x2,
+    keep: f64x2,
+    /// What both averages will have become two bars on.
+    old: f64x2,
+    /// What both inputs will have become a bar on.
+    kept: f64x2,
+    last: f64x2,
+}
+
+impl Two {
+    #[inline(always)]
+    fn new(share: f64, average: &Average) -> Self {
+        let keep = 1.0 - share;
+        let Average { value, tail, .. } = *average;
+        let old = f64x2::new([tail[0], keep * keep * value]);
+        Self { share: share.into(), keep: keep.into(), old, kept: tail[1].into(), last: value.into() }
+    }
+
+    #[inline(always)]
+    pub(super) fn step(&mut self, values: f64x2) -> f64x2 {
+        let inputs = values * self.share;
+        let kept = self.keep * inputs;
+        let came = f64x2::new([self.kept.to_array()[1], kept.to_array()[0]]);
+        self.last = self.old + (came + inputs);
+        self.old = self.keep * self.keep * self.last;
+        self.kept = kept;
+        self.last
+    }
+
+    #[inline(always)]
+    fn end(&self, average: &mut Average) {
+        average.value = self.last.to_array()[1];
+        average.tail = [self.old.to_array()[0], self.kept.to_array()[1]];
+    }
+}
+
 /// Exponential moving average, a = 2 / (n + 1), seeded with the mean of the first n values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ema(Average);
@@ -209,6 +259,17 @@ impl Wilder {
     #[inline(always)]
     pub(super) fn step(&mut self, value: f64) -> f64 {
         self.0.step(self.share(), value)
+    }
+
+    /// Two bars at once from here on, until [`Wilder::end`].
+    #[inline(always)]
+    pub(super) fn two(&self) -> Two {
+        Two::new(self.share(), &self.0)
+    }
+
+    #[inline(always)]
+    pub(super) fn end(&mut self, two: &Two) {
+        two.end(&mut self.0);
     }
 
     /// The last average.
@@ -272,6 +333,25 @@ impl Indicator for Macd {
         let macd = self.fast.step(moved) - self.slow.step(moved);
         let signal = self.signal.step(macd);
         MacdValue { macd, signal, histogram: macd - signal }
+    }
+
+    #[inline(always)]
+    fn steps(&mut self, mut inputs: impl Iterator<Item = f64>, values: &mut [MacdValue]) {
+        let [mut fast, mut slow, mut signal] =
+            [&self.fast, &self.slow, &self.signal].map(|average| Two::new(average.share(), &average.0));
+        let origin = f64x2::from(self.origin);
+        let (places, rest) = values.as_chunks_mut();
+        pairs(&mut inputs, places, |pair| {
+            let moved = f64x2::new(pair) - origin;
+            let macd = fast.step(moved) - slow.step(moved);
+            let line = signal.step(macd);
+            let ([a, b], [c, d], [e, f]) = (macd.to_array(), line.to_array(), (macd - line).to_array());
+            [MacdValue { macd: a, signal: c, histogram: e }, MacdValue { macd: b, signal: d, histogram: f }]
+        });
+        fast.end(&mut self.fast.0);
+        slow.end(&mut self.slow.0);
+        signal.end(&mut self.signal.0);
+        rest.iter_mut().zip(inputs).for_each(|(place, value)| *place = self.step(value));
     }
 }
 

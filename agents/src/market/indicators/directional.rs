@@ -9,7 +9,7 @@ use super::averages::{Wilder, decay, tail_of};
 /// True range in ticks; first at bar 1.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TrueRange {
-    last_close: Option<i64>,
+    pub(super) last_close: Option<i64>,
 }
 
 impl Indicator for TrueRange {

@@ -30,7 +30,7 @@ pub trait Indicator {
     /// What it takes: ticks, or a candle.
     type Input;
     /// What it gives.
-    type Output;
+    type Output: Clone + Default;
     /// Takes the next value; `None` while there is no result yet. What comes out is finite.
     fn update(&mut self, input: Self::Input) -> Option<Self::Output>;
 
@@ -42,6 +42,16 @@ pub trait Indicator {
     #[inline(always)]
     fn step(&mut self, input: Self::Input) -> Self::Output {
         self.update(input).expect("an indicator that is warm stays warm")
+    }
+
+    /// A step for each input, into places of which there are as many. Whoever overrides it gives what [`step`](Self::step)
+    /// would.
+    #[inline(always)]
+    fn steps(&mut self, inputs: impl Iterator<Item = Self::Input>, values: &mut [Self::Output])
+    where
+        Self: Sized,
+    {
+        values.iter_mut().zip(inputs).for_each(|(value, input)| *value = self.step(input));
     }
 }
 
@@ -55,7 +65,10 @@ pub fn batch<I: Indicator>(mut indicator: I, inputs: impl IntoIterator<Item = I:
 ///
 /// # Panics
 /// If the indicator does not keep to that.
-pub fn values<I: Indicator>(indicator: I, inputs: impl IntoIterator<Item = I::Input>) -> (usize, Vec<I::Output>) {
+pub fn values<I: Indicator>(
+    indicator: I,
+    inputs: impl IntoIterator<Item = I::Input, IntoIter: ExactSizeIterator>,
+) -> (usize, Vec<I::Output>) {
     let mut values = Vec::new();
     (values_into(indicator, inputs, &mut values), values)
 }
@@ -66,16 +79,18 @@ pub fn values<I: Indicator>(indicator: I, inputs: impl IntoIterator<Item = I::In
 /// As [`values`].
 pub fn values_into<I: Indicator>(
     indicator: I,
-    inputs: impl IntoIterator<Item = I::Input>,
+    inputs: impl IntoIterator<Item = I::Input, IntoIter: ExactSizeIterator>,
     values: &mut Vec<I::Output>,
 ) -> usize {
     let mut inputs = inputs.into_iter();
-    values.clear();
-    values.reserve(inputs.size_hint().0);
-    let (mut indicator, first) = warm_up(indicator, &mut inputs, values);
-    // Of known length, so that nothing is checked for room a bar.
-    values.extend(inputs.map(|input| indicator.step(input)));
-    first
+    let (mut indicator, silent, first) = warm_up(indicator, &mut inputs);
+    // A loop that only fills places need not ask for room a bar.
+    values.resize(usize::from(first.is_some()) + inputs.len(), I::Output::default());
+    if let (Some(first), [place, rest @ ..]) = (first, &mut values[..]) {
+        *place = first;
+        indicator.steps(inputs, rest);
+    }
+    silent
 }
 
 /// Up to the first value; how many inputs came before it. A function of its own, by value: what the steady loop works
@@ -84,19 +99,24 @@ pub fn values_into<I: Indicator>(
 fn warm_up<I: Indicator>(
     mut indicator: I,
     inputs: &mut impl Iterator<Item = I::Input>,
-    values: &mut Vec<I::Output>,
-) -> (I, usize) {
+) -> (I, usize, Option<I::Output>) {
     let mut silent = 0;
     for input in inputs {
         match indicator.update(input) {
-            Some(value) => {
-                values.push(value);
-                break;
-            }
+            Some(value) => return (indicator, silent, Some(value)),
             None => silent += 1,
         }
     }
-    (indicator, silent)
+    (indicator, silent, None)
+}
+
+/// Takes two inputs at a time; a last one alone is left.
+#[inline(always)]
+fn pairs<T, V>(inputs: &mut impl Iterator<Item = T>, values: &mut [[V; 2]], mut each: impl FnMut([T; 2]) -> [V; 2]) {
+    for places in values {
+        let (Some(first), Some(second)) = (inputs.next(), inputs.next()) else { return };
+        *places = each([first, second]);
+    }
 }
 
 /// A saved state that cannot be one.

@@ -1,13 +1,14 @@
 //! RSI, average true range and Bollinger bands.
 
 use serde::{Deserialize, Serialize};
+use wide::f64x2;
 
 use super::super::candle::Candle;
 use super::super::money::float;
 use super::averages::Wilder;
 use super::directional::TrueRange;
 use super::window::Rolling;
-use super::{Indicator, StateError};
+use super::{Indicator, StateError, pairs};
 
 /// Relative strength index of Wilder, 0 to 100; first value at bar n, 0 while nothing has moved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,6 +76,31 @@ impl Indicator for Atr {
     fn step(&mut self, candle: Candle) -> f64 {
         self.average.step(self.range.step(candle) as f64)
     }
+
+    #[inline(always)]
+    fn steps(&mut self, mut inputs: impl Iterator<Item = Candle>, values: &mut [f64]) {
+        let (places, rest) = values.as_chunks_mut();
+        let (mut two, mut last) = (self.average.two(), above(self.range.last_close.unwrap_or(0)));
+        pairs(&mut inputs, places, |[a, b]: [Candle; 2]| {
+            let high = f64x2::new([above(a.high), above(b.high)]);
+            let low = f64x2::new([above(a.low), above(b.low)]);
+            let before = f64x2::new([last, above(a.close)]);
+            last = above(b.close);
+            two.step(high.fast_max(before) - low.fast_min(before)).to_array()
+        });
+        self.average.end(&two);
+        self.range.last_close = Some((last.to_bits() ^ ABOVE) as i64);
+        rest.iter_mut().zip(inputs).for_each(|(place, value)| *place = self.step(value));
+    }
+}
+
+/// 2^52 as a float's bits, of which the last 52 are zeros.
+const ABOVE: u64 = 0x4330_0000_0000_0000;
+
+/// A price and 2^52, exactly: of a price that a candle may have, that is to put bits together. Differences need no more.
+#[inline(always)]
+fn above(ticks: i64) -> f64 {
+    f64::from_bits(ABOVE | ticks as u64)
 }
 
 /// The three lines of Bollinger's bands.

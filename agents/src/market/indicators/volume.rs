@@ -1,5 +1,7 @@
 //! Indicators of momentum and volume over exact integers: CCI, MFI, ROC, MOM, OBV.
 
+use std::ops::{Add, Sub};
+
 use serde::{Deserialize, Serialize};
 
 use super::super::candle::{Candle, LOTS_MAX, TICKS_MAX};
@@ -44,13 +46,46 @@ impl Indicator for Cci {
 pub struct Mfi {
     last: Option<i64>,
     /// Up to [`FLOW_MAX`] each, so that 8,192 of them need 118 bits.
-    flows: Vec<i128>,
-    /// Of the next flow; what is there is the oldest.
-    place: usize,
+    flows: Flows<i128>,
     /// Flows taken, until there are as many as are kept.
     taken: usize,
-    net: i128,
-    up: i128,
+}
+
+/// The last flows and their sums.
+#[derive(Debug, Clone, PartialEq)]
+struct Flows<N> {
+    kept: Vec<N>,
+    /// Of the next flow; what is there is the oldest.
+    place: usize,
+    net: N,
+    up: N,
+}
+
+impl<N: Copy + Default + Ord + Add<Output = N> + Sub<Output = N>> Flows<N> {
+    /// Takes a flow for the oldest; answers the sum of what flowed up, and of all that flowed.
+    #[inline(always)]
+    fn take(&mut self, flow: N) -> (N, N) {
+        let old = std::mem::replace(&mut self.kept[self.place], flow);
+        self.place = if self.place + 1 >= self.kept.len() { 0 } else { self.place + 1 };
+        self.net = self.net + flow - old;
+        self.up = self.up + flow.max(N::default()) - old.max(N::default());
+        (self.up, self.up + self.up - self.net)
+    }
+}
+
+impl Flows<i128> {
+    /// The same in 64 bits, if no flow is greater than `most`.
+    fn narrow(&self, most: u64) -> Option<Flows<i64>> {
+        let narrow = |flow: &i128| i64::try_from(*flow).ok().filter(|flow| flow.unsigned_abs() <= most);
+        let kept = self.kept.iter().map(narrow).collect::<Option<Vec<i64>>>()?;
+        Some(Flows { kept, place: self.place, net: self.net as i64, up: self.up as i64 })
+    }
+}
+
+impl From<Flows<i64>> for Flows<i128> {
+    fn from(Flows { kept, place, net, up }: Flows<i64>) -> Self {
+        Self { kept: kept.into_iter().map(i128::from).collect(), place, net: net.into(), up: up.into() }
+    }
 }
 
 /// The greatest volume at the greatest price.
@@ -68,7 +103,36 @@ struct MfiJson {
 impl Mfi {
     /// The usual period is 14.
     pub fn new(period: usize) -> Self {
-        Self { last: None, flows: vec![0; period.clamp(1, LENGTH_MAX)], place: 0, taken: 0, net: 0, up: 0 }
+        let kept = vec![0; period.clamp(1, LENGTH_MAX)];
+        Self { last: None, flows: Flows { kept, place: 0, net: 0, up: 0 }, taken: 0 }
+    }
+
+    /// Takes candles while 64 bits hold what is summed, as they nearly always do; answers the first that does not fit.
+    #[inline(always)]
+    fn narrow_steps<'v>(
+        &mut self,
+        inputs: &mut impl Iterator<Item = Candle>,
+        places: &mut impl Iterator<Item = &'v mut f64>,
+    ) -> Option<(&'v mut f64, Candle)> {
+        let most = i64::MAX as u64 / 4 / self.flows.kept.len() as u64;
+        let (mut flows, mut last) = (self.flows.narrow(most)?, self.last?);
+        let mut odd = None;
+        for (place, candle) in places.zip(inputs) {
+            let typical = typical(&candle);
+            match typical.checked_mul(candle.volume * (typical - last).signum()) {
+                Some(flow) if flow.unsigned_abs() <= most => {
+                    last = typical;
+                    let (up, total) = flows.take(flow);
+                    *place = if total == 0 { 0.0 } else { 100.0 * float_of(up as u64) / float_of(total as u64) };
+                }
+                _ => {
+                    odd = Some((place, candle));
+                    break;
+                }
+            }
+        }
+        (self.last, self.flows) = (Some(last), flows.into());
+        odd
     }
 }
 
@@ -81,35 +145,32 @@ impl Indicator for Mfi {
             self.last = Some(typical(&candle));
             return None;
         }
-        self.taken = self.flows.len().min(self.taken + 1);
+        self.taken = self.flows.kept.len().min(self.taken + 1);
         let value = self.step(candle);
-        (self.taken == self.flows.len()).then_some(value)
+        (self.taken == self.flows.kept.len()).then_some(value)
     }
 
     #[inline(always)]
     fn step(&mut self, candle: Candle) -> f64 {
         let typical = typical(&candle);
         let last = self.last.replace(typical).unwrap_or(typical);
-        let flow = i128::from(typical) * i128::from(candle.volume * (typical - last).signum());
-        let oldest = &mut self.flows[self.place];
-        let old = std::mem::replace(oldest, flow);
-        self.place = if self.place + 1 >= self.flows.len() { 0 } else { self.place + 1 };
-        self.net += flow - old;
-        self.up += positive(flow) - positive(old);
-        let total = self.up + self.up - self.net;
+        let (up, total) = self.flows.take(i128::from(typical) * i128::from(candle.volume * (typical - last).signum()));
         // The part is not more than the whole, so the whole decides whether 64 bits hold both, as they nearly always do.
         match ((total >> 64) as u64, total as u64) {
             (0, 0) => 0.0,
-            (0, total) => 100.0 * float_of(self.up as u64) / float_of(total),
-            _ => percent(self.up, total),
+            (0, total) => 100.0 * float_of(up as u64) / float_of(total),
+            _ => percent(up, total),
         }
     }
-}
 
-/// The number, or 0 instead of one below.
-#[inline(always)]
-fn positive(flow: i128) -> i128 {
-    flow & !(flow >> 127)
+    #[inline(always)]
+    fn steps(&mut self, mut inputs: impl Iterator<Item = Candle>, values: &mut [f64]) {
+        let mut places = values.iter_mut();
+        if let Some((place, candle)) = self.narrow_steps(&mut inputs, &mut places) {
+            *place = self.step(candle);
+        }
+        places.zip(inputs).for_each(|(place, candle)| *place = self.step(candle));
+    }
 }
 
 #[cold]
@@ -118,8 +179,8 @@ fn percent(part: i128, whole: i128) -> f64 {
 }
 
 impl From<Mfi> for MfiJson {
-    fn from(Mfi { last, flows, place, taken, .. }: Mfi) -> Self {
-        Self { last, flows: flows.iter().map(|flow| ((flow >> 64) as i64, *flow as u64)).collect(), place, taken }
+    fn from(Mfi { last, flows: Flows { kept, place, .. }, taken }: Mfi) -> Self {
+        Self { last, flows: kept.iter().map(|flow| ((flow >> 64) as i64, *flow as u64)).collect(), place, taken }
     }
 }
 
@@ -132,7 +193,7 @@ impl TryFrom<MfiJson> for Mfi {
             return Err(StateError { what: "a window's length or flow" });
         }
         let (net, up) = (flows.iter().sum(), flows.iter().map(|flow| (*flow).max(0)).sum());
-        Ok(Self { last, flows, place, taken, net, up })
+        Ok(Self { last, flows: Flows { kept: flows, place, net, up }, taken })
     }
 }
 
