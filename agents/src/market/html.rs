@@ -241,7 +241,7 @@ fn walk(text: &mut String, page: &Page<'_>) {
         [Shown { candles, walk: Some((report, pairs, step)), .. }] => walk_of_one(text, candles, report, pairs, *step),
         all if all.iter().any(|shown| shown.walk.is_some()) => walk_of_each(text, all),
         _ => {
-            *text += "<section><h2>Out of sample</h2><p class='note'>Too few candles for a walk-forward.</p></section>"
+            *text += "<section><h2>Out of sample</h2><p class='note'>Too few candles for a walk-forward.</p></section>";
         }
     }
 }

@@ -220,7 +220,7 @@ impl Told<'_> {
         out.table(&["", "from", "walk-forward", "buy and hold", "median pair", "best in hindsight"], &rows)?;
         match self.parts.len() - walked.len() {
             0 => Ok(()),
-            n => out.line(&format!("{n} of {} series have too few candles for it", self.parts.len())),
+            n => out.line(&format!("not of {n} of {} series: too few candles", self.parts.len())),
         }
     }
 }
