@@ -13,10 +13,7 @@ use atra_agents::{CandleSource, DeskConfig, desk};
 use atra_bus::{Committed, Draft, Event, EventId, Filter, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
 use atra_runtime::{
     Limits, Placement, Team,
-    sim::{
-        EngineError, Fault, FaultClass, FaultPlan, Policy, SimReport, Swarm, TraceRecord, Violation, crowd,
-        fewer_faults,
-    },
+    sim::{EngineError, Fault, FaultClass, FaultPlan, Policy, SimReport, Swarm, TraceRecord, Violation, crowd, fewer},
 };
 use atra_storage::{Level, Read, StorageOptions, StoreError, digest_of_publisher};
 use serde::{Deserialize, Serialize};
@@ -447,9 +444,8 @@ pub fn shrink(
     }
     if let FaultPlan::Exactly(list) = best.faults.clone() {
         let of = |list: &[Fault]| if list.is_empty() { FaultPlan::None } else { FaultPlan::Exactly(list.to_vec()) };
-        let left = fewer_faults(list, |list| {
-            fails(&Case { faults: of(list), ..best.clone() }).map(|verdict| verdict.is_some())
-        })?;
+        let left =
+            fewer(list, |list| fails(&Case { faults: of(list), ..best.clone() }).map(|verdict| verdict.is_some()))?;
         best.faults = of(&left);
     }
     // Of an order that is needed, as little as is.

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use atra_bus::{Draft, Event, EventType, Name, Seq, Topic};
 use atra_runtime::{
     Agent, AgentError, AgentSpec, Context, Missed, Offsets, Source, SourceItem, StateReader, StateWriter, Team,
-    sim::{FaultClass, FaultPlan, Look, SimReport, Swarm, crowd, fewer_faults},
+    sim::{FaultClass, FaultPlan, Look, SimReport, Swarm, crowd, fewer},
 };
 use atra_storage::{FactKind, FactRow, WriteBatch};
 
@@ -324,7 +324,7 @@ fn hunt(name: &str, plant: impl Fn(u64) -> Swarm) {
     });
     let (seed, broke, first) = found.unwrap_or_else(|| panic!("{name} was not found"));
     let mut tries_left = TRIES_MAX;
-    let left = fewer_faults(first.faults, |list| {
+    let left = fewer(first.faults, |list| {
         tries_left -= 1;
         let again =
             tries_left > 0 && kind(&run(plant(seed), FaultPlan::Exactly(list.to_vec()))).as_ref() == Some(&broke);

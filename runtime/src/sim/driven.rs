@@ -85,6 +85,15 @@ impl Disk {
         }
     }
 
+    /// Whether nothing was ever committed to it.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Model(disk) => drive(disk.last_seq()).is_ok_and(|last| last == Seq::ZERO),
+            // It is made anew by the first incarnation.
+            Self::Sqlite(disk) => !disk.path().exists(),
+        }
+    }
+
     pub(crate) fn track_flushes(&self) {
         match self {
             Self::Model(disk) => disk.track_flushes(),

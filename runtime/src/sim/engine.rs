@@ -66,6 +66,9 @@ pub enum EngineError {
     /// Something left the simulation's one thread.
     #[error("not simulated: {0}")]
     Foreign(String),
+    /// The scenario panicked.
+    #[error("scenario panicked: {0}")]
+    Panicked(String),
 }
 
 /// 64 bits that depend on `a` and `b` and on nothing else.
@@ -98,8 +101,6 @@ struct Shared {
     state: Mutex<State>,
     /// As in the state; here too, for who only asks for the time.
     now_ms: AtomicU64,
-    /// Something left the thread; the first one is kept.
-    foreign: Mutex<Option<String>>,
 }
 
 /// Who was woken. Apart from the tasks, so that wakers do not hold what holds them.
@@ -299,7 +300,6 @@ impl Engine {
             ready: Arc::new(ready),
             state: Mutex::new(state),
             now_ms: AtomicU64::new(0),
-            foreign: Mutex::default(),
         }))
     }
 
@@ -332,9 +332,8 @@ impl Engine {
             if started.load(Ordering::SeqCst) > blocking {
                 return Err(EngineError::Foreign("something used a blocking thread (spawn_blocking)".into()));
             }
-            if let Some(what) = lock(&engine.0.foreign).take() {
-                return Err(EngineError::Foreign(what));
-            }
+            // Also what came after the last poll.
+            engine.trouble().map_or(Ok(()), Err)?;
             let mut state = engine.state();
             let virtual_ms = engine.0.origin.elapsed().as_millis() as u64;
             let figures = Figures { polls: state.polls, hash: state.hash, virtual_ms };

@@ -15,6 +15,9 @@ use super::engine::{hash_text, mix};
 /// Teams for which the rate is meant at which something happens to all of them at once: 20.
 const TEAMS_PER_RATE: usize = 20;
 
+/// Inputs that are remembered: what a search for a smaller case can leave out one by one.
+const INPUTS_MAX: usize = 100_000;
+
 /// What can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,6 +100,23 @@ impl FaultClass {
         serde_json::from_value(serde_json::Value::String(name.into())).ok()
     }
 
+    /// What goes wrong less in the same place, for who looks for the least that is enough.
+    #[must_use]
+    pub fn milder(self) -> Option<Self> {
+        match self {
+            Self::PowerLoss => Some(Self::Crash),
+            Self::Crash => Some(Self::Stop),
+            Self::Stop => Some(Self::Restart),
+            Self::Restart => Some(Self::Pause),
+            Self::CommitUnknown => Some(Self::CommitLost),
+            Self::CommitLost | Self::DiskFull => Some(Self::CommitBusy),
+            Self::DiskStall => Some(Self::Latency),
+            Self::AgentPanic => Some(Self::AgentError),
+            Self::AgentHang => Some(Self::AgentSlow),
+            _ => None,
+        }
+    }
+
     /// How many opportunities there are to one fault, before the seed's own factor.
     fn one_in(self) -> u64 {
         match self {
@@ -165,6 +185,16 @@ pub struct Fault {
     pub at: FaultAt,
 }
 
+/// Something that came in from outside: who brought it, and its name there. A caller's is its key, a source's partition
+/// and offset; so it stays when others go.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InputAt {
+    /// The caller, or the source.
+    pub from: Name,
+    /// The caller's key; partition and offset of a source.
+    pub key: String,
+}
+
 /// Which faults a run has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -221,12 +251,17 @@ struct State {
     full: (u64, bool),
     /// How often each turn, or each input of a source, went wrong.
     turns: FxHashMap<u64, u32>,
+    /// What came in, in order, and all of it by key.
+    given: (Vec<InputAt>, FxHashSet<u64>),
+    /// If it is so: nothing else may come in.
+    only: Option<FxHashSet<u64>>,
 }
 
 impl Faults {
     /// `n_teams`: every team commits, so what hits all of them (a death, a stop, a stall of their one disk) is planned for
     /// fewer commits of a process that has many. Else it never gets through a start, or has no time left between stalls.
-    pub(crate) fn new(seed: u64, plan: &FaultPlan, n_teams: usize) -> Self {
+    /// `inputs`: if it is said, nothing else comes in.
+    pub(crate) fn new(seed: u64, plan: &FaultPlan, n_teams: usize, inputs: Option<&[InputAt]>) -> Self {
         let (mut drawn, mut chances) = (Vec::new(), [0; FaultClass::N]);
         let mut exactly = None;
         let classes: &[FaultClass] = match plan {
@@ -251,9 +286,21 @@ impl Faults {
             chances[class as usize] = (factor << 32) / (class.one_in() * 4 * spread);
         }
         drawn.sort_unstable();
-        let (fired, seen, turns) = (Vec::new(), FxHashSet::default(), FxHashMap::default());
-        let (asked, classes, healed, full_left, full) = (plan.classes(), drawn, false, 0, (0, false));
-        let state = State { seed, asked, classes, chances, exactly, healed, fired, seen, full_left, full, turns };
+        let state = State {
+            seed,
+            asked: plan.classes(),
+            classes: drawn,
+            chances,
+            exactly,
+            healed: false,
+            fired: Vec::new(),
+            seen: FxHashSet::default(),
+            full_left: 0,
+            full: (0, false),
+            turns: FxHashMap::default(),
+            given: (Vec::new(), FxHashSet::default()),
+            only: inputs.map(|list| list.iter().map(|input| input_key(&input.from, &input.key)).collect()),
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -271,6 +318,24 @@ impl Faults {
     /// What fired so far, in order.
     pub(crate) fn fired(&self) -> Vec<Fault> {
         self.state().fired.clone()
+    }
+
+    /// What came in so far, in order.
+    pub(crate) fn given(&self) -> Vec<InputAt> {
+        self.state().given.0.clone()
+    }
+
+    /// Whether this may come in from outside; what may is remembered.
+    pub(crate) fn gives(&self, from: &Name, key: &str) -> bool {
+        let mut state = self.state();
+        let hash = input_key(from, key);
+        if state.only.as_ref().is_some_and(|only| !only.contains(&hash)) {
+            return false;
+        }
+        if state.given.0.len() < INPUTS_MAX && state.given.1.insert(hash) {
+            state.given.0.push(InputAt { from: from.clone(), key: key.to_owned() });
+        }
+        true
     }
 
     pub(crate) fn may(&self, class: FaultClass) -> bool {
@@ -315,12 +380,11 @@ impl Faults {
 
     /// Whether a source fails instead of giving an input: `Some(true)` with an error, `Some(false)` by just ending. At
     /// most twice in the same place.
-    pub(crate) fn input(&self, source: &Name, offset: impl FnOnce() -> String) -> Option<bool> {
+    pub(crate) fn input(&self, source: &Name, offset: &str) -> Option<bool> {
         let mut state = self.state();
         if state.is_quiet() {
             return None;
         }
-        let offset = &offset();
         let (class, key) = (FaultClass::SourceFail, input_key(source, offset));
         let draw = mix(key, class as u64);
         let so_far = state.turns.get(&key).copied().unwrap_or(0);
