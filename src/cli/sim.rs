@@ -6,7 +6,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     fs,
-    hash::Hasher as _,
     path::{Path, PathBuf},
     process::Command,
     str::FromStr,
@@ -18,8 +17,8 @@ use std::{
 };
 
 use atra::{
-    runtime::sim::{FaultClass, FaultPlan, Policy, TraceRecord, Violation},
-    simulation::{Case, StoreKind, TRIALS_MAX, Verdict, plan_of, run, shrink},
+    runtime::sim::{FaultClass, FaultPlan, Policy, TraceRecord, Violation, build},
+    simulation::{Case, StoreKind, TRIALS_MAX, Verdict, is_undetermined, plan_of, run, shrink},
 };
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -185,6 +184,7 @@ impl SimRun {
             faults,
             store: if self.store == StoreArg::Sqlite { StoreKind::Sqlite } else { StoreKind::Model },
             order,
+            inputs: None,
             story: String::new(),
         })
     }
@@ -336,7 +336,7 @@ fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
         Some(verdict) => Err(CliError::Verdict {
             what: format!("{} of {} seeds failed, the first is {}", sum.failures.len(), sum.seeds, verdict.seed),
             next: repeat_line(verdict.seed, args),
-            code: 1,
+            code: if is_undetermined(verdict) { 2 } else { 1 },
         }),
     }
 }
@@ -462,22 +462,9 @@ fn tell(verdict: &Verdict, case: &Case, smaller: Option<&Case>, args: &SimRun) {
 
 fn told_case(case: &Case) -> String {
     let desk = if case.desk { "the desk, " } else { "" };
-    format!("with {desk}{} agents, {} ms, {:?} order", case.agents, case.virtual_ms, case.policy).to_lowercase()
-}
-
-/// What this program was made of: its revision, if the build was told, and else a hash of the program itself.
-fn build() -> String {
-    let version = env!("CARGO_PKG_VERSION");
-    if let Some(revision) = option_env!("ATRA_REVISION") {
-        return format!("atra {version}, revision {revision}");
-    }
-    let mut hasher = std::hash::DefaultHasher::new();
-    // Who cannot read himself says what he knows.
-    match std::env::current_exe().and_then(fs::read) {
-        Ok(bytes) => hasher.write(&bytes),
-        Err(_) => return format!("atra {version}"),
-    }
-    format!("atra {version}, program {:016x}", hasher.finish())
+    let inputs = case.inputs.as_ref().map_or(String::new(), |inputs| format!("{} inputs, ", inputs.len()));
+    let Case { agents, virtual_ms, policy, .. } = case;
+    format!("with {desk}{agents} agents, {inputs}{virtual_ms} ms, {policy:?} order").to_lowercase()
 }
 
 fn summary(sum: &Sum, asked: &FaultPlan, out: &mut Output) -> Result<(), CliError> {
@@ -594,7 +581,11 @@ fn read_order(file: &Path, seed: u64) -> Result<Vec<u64>, CliError> {
 // === cases in files ===
 
 fn read(file: &Path) -> Result<Case, CliError> {
-    let text = fs::read_to_string(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
+    // Its own code says that nothing was run: 1 is for an invariant that failed.
+    let text = fs::read_to_string(file).map_err(|error| CliError::Usage {
+        what: format!("{} could not be read: {error}", file.display()),
+        next: "give a file that --shrink wrote",
+    })?;
     serde_json::from_str(&text).map_err(|error| CliError::Usage {
         what: format!("{} is no case of a simulation: {error}", file.display()),
         next: "give a file that --shrink wrote",

@@ -140,6 +140,8 @@ struct Before {
 }
 
 const NEVER_LOOKED: &str = "the run was too short for a look";
+/// Agents that a deadlock names.
+const UNSETTLED_MAX: usize = 12;
 /// Events of the account's own that a failure shows.
 const RECENT_MAX: usize = 24;
 
@@ -461,6 +463,20 @@ impl Audit {
                 format!("has not settled seq {seq}, which was committed at {since} ms")
             });
         }
+    }
+
+    /// Says what has not been taken, oldest first. It does not hold the engine, which holds it.
+    pub(crate) fn unsettled(self) -> Box<dyn Fn() -> String + Send + Sync> {
+        let state = self.state;
+        Box::new(move || {
+            let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = |agent: &AgentAccount| {
+                let settled = state.cursor_of(agent.team).max(agent.last);
+                let (seq, since) = *agent.wanted.iter().find(|(seq, _)| *seq > settled)?;
+                Some(format!("{} has not taken seq {seq}, committed at {since} ms", agent.spec.name))
+            };
+            state.agents.iter().filter_map(first).take(UNSETTLED_MAX).collect::<Vec<_>>().join("; ")
+        })
     }
 
     /// Events in the journal.

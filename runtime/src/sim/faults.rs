@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::{hash_text, mix};
 
 /// Teams for which the rate is meant at which something happens to all of them at once: 20.
-const TEAMS_PER_RATE: usize = 20;
+pub(super) const TEAMS_PER_RATE: usize = 20;
 
 /// Inputs that are remembered: what a search for a smaller case can leave out one by one.
 const INPUTS_MAX: usize = 100_000;
@@ -60,11 +60,15 @@ pub enum FaultClass {
     TornCommit,
     /// A source fails, or just ends, instead of giving an input.
     SourceFail,
+    /// The process dies between two polls of its tasks, and starts again on what is committed.
+    Kill,
+    /// A task of the runtime is not polled for up to a second.
+    TaskStall,
 }
 
 impl FaultClass {
     /// What atra promises to survive.
-    pub const SURVIVED: [Self; 17] = [
+    pub const SURVIVED: [Self; 19] = [
         Self::AgentPanic,
         Self::AgentError,
         Self::AgentHang,
@@ -82,6 +86,8 @@ impl FaultClass {
         Self::Restart,
         Self::Stop,
         Self::SourceFail,
+        Self::Kill,
+        Self::TaskStall,
     ];
     /// What nothing can survive: each must make an invariant fail, which shows that the checkers bite.
     pub const NOT_PROMISED: [Self; 2] = [Self::DiskLies, Self::TornCommit];
@@ -113,8 +119,14 @@ impl FaultClass {
             Self::DiskStall => Some(Self::Latency),
             Self::AgentPanic => Some(Self::AgentError),
             Self::AgentHang => Some(Self::AgentSlow),
+            Self::Kill => Some(Self::TaskStall),
             _ => None,
         }
+    }
+
+    /// Whether it hits all teams at once.
+    fn is_of_all(self) -> bool {
+        matches!(self, Self::Crash | Self::PowerLoss | Self::Stop | Self::DiskStall | Self::Kill | Self::TaskStall)
     }
 
     /// How many opportunities there are to one fault, before the seed's own factor.
@@ -130,6 +142,9 @@ impl FaultClass {
             Self::PowerLoss | Self::Stop => 1_200,
             Self::AgentHang => 3_000,
             Self::DiskLies | Self::TornCommit => 200,
+            // Of polls there are ten for each commit, and many more where agents are.
+            Self::TaskStall => 4_000,
+            Self::Kill => 12_000,
         }
     }
 }
@@ -160,6 +175,15 @@ pub enum FaultAt {
         /// 1, 2, 3 …
         n: u64,
     },
+    /// The n-th poll of a task.
+    Poll {
+        /// The task's name.
+        task: String,
+        /// How many tasks of this name were started before it: one in each life of the process, for most.
+        nth: u32,
+        /// 1, 2, 3 …
+        n: u64,
+    },
 }
 
 impl FaultAt {
@@ -168,8 +192,13 @@ impl FaultAt {
             Self::Turn { event, subscriber, .. } => mix(hash_text(subscriber.as_str()), event.seed()),
             Self::Input { source, offset } => input_key(source, offset),
             Self::Commit { n } => mix(0xC0, *n),
+            Self::Poll { task, nth, n } => poll_key(task, *nth, *n),
         }
     }
+}
+
+fn poll_key(task: &str, nth: u32, n: u64) -> u64 {
+    mix(mix(hash_text(task), nth.into()), n)
 }
 
 fn input_key(source: &Name, offset: &str) -> u64 {
@@ -279,8 +308,7 @@ impl Faults {
             }
             // A quarter, once, or four times the usual rate.
             let factor = [1, 4, 16][((draw >> 8) % 3) as usize];
-            let whole =
-                matches!(class, FaultClass::Crash | FaultClass::PowerLoss | FaultClass::Stop | FaultClass::DiskStall);
+            let whole = class.is_of_all();
             let spread = if whole { (n_teams / TEAMS_PER_RATE).max(1) as u64 } else { 1 };
             drawn.push(class);
             chances[class as usize] = (factor << 32) / (class.one_in() * 4 * spread);
@@ -431,6 +459,19 @@ impl Faults {
             }
         }
         found
+    }
+
+    /// What goes wrong instead of the n-th poll of a task, once.
+    pub(crate) fn poll(&self, task: &str, nth: u32, n: u64) -> Option<(FaultClass, u64)> {
+        let mut state = self.state();
+        if state.is_quiet() {
+            return None;
+        }
+        let key = poll_key(task, nth, n);
+        let is_new = |state: &State, class| state.fires(class, key) && !state.seen.contains(&(class, key));
+        let class = [FaultClass::Kill, FaultClass::TaskStall].into_iter().find(|class| is_new(&state, *class))?;
+        state.record(class, key, || FaultAt::Poll { task: task.to_owned(), nth, n });
+        Some((class, mix(mix(state.seed, key), class as u64)))
     }
 
     /// The disk is full for this many more commits.

@@ -12,6 +12,7 @@
 //! | `report` | what a run amounted to |
 //! | `seeds` | a test of many seeds; a failure made smaller and kept |
 //! | `shrink` | a shorter list that makes a run fail |
+//! | `varied` | limits, bounds, level and placement of the seed's own |
 //! | `world` | who restarts the runtime, and the handle that a test steers with |
 //! | `crowd` | agents to fill a swarm with |
 //!
@@ -31,6 +32,7 @@ mod probe;
 mod report;
 mod seeds;
 mod shrink;
+mod varied;
 mod world;
 
 use std::{
@@ -47,7 +49,7 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::Timestamp;
+use atra_bus::{Seq, Timestamp};
 use atra_storage::{Digest, Level, MemoryDisk, Read, StorageOptions, WriteBatch, digest};
 pub use engine::{EngineError, Policy, TraceRecord};
 pub use faults::{Fault, FaultAt, FaultClass, FaultPlan, InputAt};
@@ -59,13 +61,13 @@ pub use invariant::{Invariant, Violation};
 pub use report::{SimReport, build};
 pub use seeds::{Kept, SimTest, seeds};
 use serde_json::Value;
-pub use shrink::{fewer, weaker};
+pub use shrink::{earlier, fewer, weaker};
 use tokio::{sync::mpsc, time::sleep};
 pub use world::Sim;
 
 use self::{
     audit::Audit,
-    disk::DiskWorld,
+    disk::{Bugs, DiskWorld},
     driven::{Disk, SqliteDisk},
     engine::{Engine, LOOKER, Setting, SwarmEnv},
     faults::Faults,
@@ -137,7 +139,9 @@ pub struct Swarm {
     traced: bool,
     order: Option<Arc<[u64]>>,
     look_every: Duration,
-    sabotage: Option<disk::Sabotage>,
+    bugs: Bugs,
+    varied: bool,
+    only: Option<Vec<InputAt>>,
     models: BTreeMap<String, Model>,
     decides_again: bool,
 }
@@ -197,7 +201,9 @@ impl Swarm {
             traced: false,
             order: None,
             look_every: LOOK_EVERY,
-            sabotage: None,
+            bugs: Bugs::default(),
+            varied: false,
+            only: None,
             models: BTreeMap::new(),
             decides_again: true,
         }
@@ -332,19 +338,52 @@ impl Swarm {
         self
     }
 
-    /// Plants a bug: changes the n-th batch before the store and the checkers see it, as a kernel would that made it so;
-    /// `None` answers it without writing it. For tests of the checkers; no case and no command line can ask for it.
+    /// Nothing but these publishes of callers and products of sources comes in: a smaller case of a run that had more.
     #[must_use]
-    pub fn sabotage(mut self, bug: impl Fn(u64, WriteBatch) -> Option<WriteBatch> + Send + Sync + 'static) -> Self {
-        self.sabotage = Some(Arc::new(bug));
+    pub fn only(mut self, inputs: Vec<InputAt>) -> Self {
+        self.only = Some(inputs);
+        self
+    }
+
+    /// Draws limits of the teams, bounds of the storage actor, level and placement from the seed too, so that each seed is
+    /// another machine. With level `power`, which is not promised again after a commit of unknown outcome, those faults are
+    /// left out: teams would stop then until an operator comes.
+    #[must_use]
+    pub fn varied(mut self) -> Self {
+        self.varied = true;
+        self
+    }
+
+    /// Plants a bug: changes the n-th batch before the store and the checkers see it, as a kernel would that made it so;
+    /// it is answered when all that the bug gives instead is written. For tests of the checkers; no case and no command line
+    /// can ask for it.
+    #[must_use]
+    pub fn sabotage(mut self, bug: impl Fn(u64, WriteBatch) -> Vec<WriteBatch> + Send + Sync + 'static) -> Self {
+        self.bugs.batch = Some(Arc::new(bug));
+        self
+    }
+
+    /// Plants a bug: who reads in the journal what it has missed, from one seq to another, finds nothing there if `bug`
+    /// says so.
+    #[must_use]
+    pub fn sabotage_reads(mut self, bug: impl Fn(Seq, Seq) -> bool + Send + Sync + 'static) -> Self {
+        self.bugs.read = Some(Arc::new(bug));
+        self
+    }
+
+    /// Plants a bug: a task is not woken, this time, if `bug` says so of its name and the number of its polls so far.
+    #[must_use]
+    pub fn sabotage_wakes(mut self, bug: impl Fn(&str, u64) -> bool + Send + Sync + 'static) -> Self {
+        self.bugs.wake = Some(Arc::new(bug));
         self
     }
 
     fn options(&self) -> String {
         let (seed, n_teams) = (self.seed, self.teams.len());
         let n_agents: usize = self.teams.iter().map(|team| team.specs().count()).sum();
+        let drawn = varied::told(self);
         format!(
-            "seed {seed}, {n_agents} agents in {n_teams} teams, level {:?}, policy {:?}, {:?}",
+            "seed {seed}, {n_agents} agents in {n_teams} teams, level {:?}, policy {:?}, {drawn}{:?}",
             self.level, self.policy, self.storage
         )
     }
@@ -392,12 +431,11 @@ impl Swarm {
         F: FnOnce(Sim) -> Fut,
         Fut: Future<Output = T>,
     {
-        let (kept, swarm) = match seeds::instead() {
-            Some(kept) => (kept.clone(), self.reduced(&kept)),
-            None => (Kept::default(), self),
-        };
+        let kept = seeds::instead().unwrap_or_default();
+        let swarm = self.reduced(&kept);
+        let swarm = if swarm.varied { varied::vary(swarm) } else { swarm };
         let (setting, disk, options, seed) = (swarm.setting(), swarm.disk.clone(), swarm.options(), swarm.seed);
-        let faults = Faults::new(seed, &swarm.plan, swarm.teams.len(), kept.inputs.as_deref());
+        let faults = Faults::new(seed, &swarm.plan, swarm.teams.len(), swarm.only.as_deref());
         let until = kept.until_ms.map_or(Duration::MAX, Duration::from_millis);
         // Of a disk that was used before nobody knows what code decided what is on it.
         let is_new = swarm.disk.is_empty();
@@ -461,17 +499,25 @@ impl Swarm {
         if let Some(policy) = kept.policy {
             (self.policy, self.order) = (policy, None);
         }
+        self.only = kept.inputs.clone().or(self.only);
         self.teams.retain(|team| !kept.without.contains(team.name()));
         self
     }
 
     fn world(self, engine: Engine, faults: Faults) -> (Arc<World>, mpsc::Receiver<disk::Order>) {
+        if let Some(bug) = self.bugs.wake.clone() {
+            engine.plant(bug);
+        }
         let power = faults.may(FaultClass::PowerLoss) || faults.may(FaultClass::DiskLies);
         if power {
             self.disk.track_flushes();
         }
         let audit = Audit::new(engine.clone(), &self.teams, power);
         let (orders, taken) = mpsc::channel(ORDERS_MAX);
+        if faults.may(FaultClass::Kill) || faults.may(FaultClass::TaskStall) {
+            engine.meddle(disk::meddler(faults.clone(), orders.clone()));
+        }
+        engine.tell_of(audit.clone().unsettled());
         let disk_world = DiskWorld {
             engine: engine.clone(),
             faults: faults.clone(),
@@ -479,7 +525,7 @@ impl Swarm {
             orders,
             commits: Arc::new(AtomicU64::new(0)),
             clock_off_by: Arc::new(AtomicI64::new(0)),
-            sabotage: self.sabotage,
+            bugs: self.bugs,
         };
         let models = self.models;
         let modelled = |mut team: Team| {

@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
-    Fault, FaultClass, InputAt, Policy, SimReport,
+    Fault, FaultClass, InputAt, Invariant, Policy, SimReport,
     report::Told,
-    shrink::{fewer, weaker},
+    shrink::{earlier, fewer, weaker},
 };
 use crate::team::panic_text;
 
@@ -158,7 +158,7 @@ impl SimTest<'_> {
         for seed in range {
             let (seen, report) = attempt(&run, Kept { seed, ..Kept::default() }, false);
             if seen.kind.is_some() {
-                self.fail(&run, seed, seen);
+                self.fail(&run, seed, &seen);
             }
             let Some(report) = report else { continue };
             for (name, n) in &report.sometimes {
@@ -203,13 +203,12 @@ impl SimTest<'_> {
     }
 
     /// Makes it smaller, tells it, keeps it.
-    fn fail<T>(&self, run: &impl Fn(u64) -> SimReport<T>, seed: u64, first: Seen) -> ! {
+    fn fail<T>(&self, run: &impl Fn(u64) -> SimReport<T>, seed: u64, first: &Seen) -> ! {
         let (n_faults, n_inputs, n_teams) = (first.faults.len(), first.inputs.len(), first.teams.len());
         let mut told = first.told.clone();
         let mut less = String::new();
-        if let Some(kept) = smaller(run, seed, &first) {
+        if let Some((kept, inputs)) = smaller(run, seed, first) {
             told.faults = kept.faults.clone().unwrap_or_default();
-            let inputs = kept.inputs.as_ref().map_or(n_inputs, Vec::len);
             less = format!("{} of its {n_faults} faults are enough, with ", told.faults.len());
             less.push_str(&format!(
                 "{} of {n_teams} teams, {inputs} of {n_inputs} inputs",
@@ -276,55 +275,100 @@ fn hush_panics() {
     });
 }
 
-/// Looks for less that fails in the same way: the plain order, a shorter run, fewer teams, inputs and faults, milder ones.
-/// `None`: the list of what fired does not bring the failure back, or what was found is not the same twice.
-fn smaller<T>(run: &impl Fn(u64) -> SimReport<T>, seed: u64, first: &Seen) -> Option<Kept> {
-    let kind = first.kind.as_ref()?;
-    let story = first.told.failure.clone();
-    let mut best = Kept { seed, faults: Some(first.faults.clone()), story, ..Kept::default() };
-    let (mut tries, until) = (0, Instant::now() + SEARCH_MAX);
-    let mut fails = |kept: &Kept| {
-        tries += 1;
-        tries <= TRIES_MAX && Instant::now() < until && attempt(run, kept.clone(), true).0.kind.as_ref() == Some(kind)
-    };
-    if !fails(&best) {
-        return None;
-    }
-    let mut change = |best: &mut Kept, change: &dyn Fn(&mut Kept)| {
-        let mut less = best.clone();
-        change(&mut less);
-        let found = fails(&less);
+type Sure<T> = Result<T, std::convert::Infallible>;
+
+/// A search for less that fails in the same way.
+struct Search<'a, T, F: Fn(u64) -> SimReport<T>> {
+    run: &'a F,
+    kind: &'a str,
+    best: Kept,
+    /// What the best case showed.
+    seen: Seen,
+    tries: usize,
+    until: Instant,
+}
+
+impl<T, F: Fn(u64) -> SimReport<T>> Search<'_, T, F> {
+    /// Takes what is less, if it fails in the same way.
+    fn takes(&mut self, less: Kept) -> bool {
+        self.tries += 1;
+        if self.tries > TRIES_MAX || Instant::now() >= self.until {
+            return false;
+        }
+        let (seen, _) = attempt(self.run, less.clone(), true);
+        let found = seen.kind.as_deref() == Some(self.kind);
         if found {
-            *best = less;
+            (self.best, self.seen) = (less, seen);
         }
         found
-    };
-    change(&mut best, &|less| less.policy = Some(Policy::Fifo));
-    if let Some(at_ms) = first.at_ms {
-        change(&mut best, &|less| less.until_ms = Some(at_ms + 1_000));
     }
-    let Ok(_) = fewer(first.teams.clone(), |teams| {
-        let without = first.teams.iter().filter(|team| !teams.contains(team)).cloned().collect::<BTreeSet<_>>();
-        Ok::<_, std::convert::Infallible>(
-            !teams.is_empty() && change(&mut best, &|less| less.without = without.clone()),
-        )
-    });
-    let Ok(_) = fewer(first.inputs.clone(), |inputs| {
-        Ok::<_, std::convert::Infallible>(change(&mut best, &|less| less.inputs = Some(inputs.to_vec())))
-    });
-    let Ok(faults) = fewer(first.faults.clone(), |faults| {
-        Ok::<_, std::convert::Infallible>(change(&mut best, &|less| less.faults = Some(faults.to_vec())))
-    });
-    let Ok(_) = weaker(faults, |faults| {
-        Ok::<_, std::convert::Infallible>(change(&mut best, &|less| less.faults = Some(faults.to_vec())))
-    });
-    while let Some(ms) = best.until_ms.filter(|ms| *ms > 2_000) {
-        if !change(&mut best, &|less| less.until_ms = Some(ms / 2)) {
-            break;
+
+    /// A test's own check may expect all of its teams and inputs: with fewer of them it would fail for want of these. So it
+    /// must hold with the same ones in peace.
+    fn takes_without(&mut self, less: Kept) -> Sure<bool> {
+        let is_stock = Invariant::ALL.iter().any(|invariant| invariant.name() == self.kind);
+        let peace = Kept { faults: Some(Vec::new()), ..less.clone() };
+        Ok((is_stock || attempt(self.run, peace, true).0.kind.is_none()) && self.takes(less))
+    }
+
+    fn with_faults(&mut self, faults: &[Fault]) -> Sure<bool> {
+        Ok(self.takes(Kept { faults: Some(faults.to_vec()), ..self.best.clone() }))
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        self.best.faults.clone().unwrap_or_default()
+    }
+
+    /// Ends the run soon after the failure.
+    fn cut(&mut self) {
+        if let Some(at_ms) = self.seen.at_ms {
+            self.takes(Kept { until_ms: Some(at_ms + 1_000), ..self.best.clone() });
         }
     }
+
+    fn fewer_teams(&mut self) {
+        let all = self.seen.teams.clone();
+        let Ok(_) = fewer(all.clone(), |teams| {
+            let without: BTreeSet<Name> = all.iter().filter(|team| !teams.contains(team)).cloned().collect();
+            if teams.is_empty() { Ok(false) } else { self.takes_without(Kept { without, ..self.best.clone() }) }
+        });
+    }
+
+    fn fewer_inputs(&mut self) {
+        let Ok(_) = fewer(self.seen.inputs.clone(), |inputs| {
+            self.takes_without(Kept { inputs: Some(inputs.to_vec()), ..self.best.clone() })
+        });
+    }
+}
+
+/// Looks for less that fails in the same way: the plain order, fewer faults, earlier ones, fewer teams, a shorter run, fewer
+/// inputs, milder faults. `None`: the list of what fired does not bring the failure back, or what was found is not the same
+/// twice.
+fn smaller<T>(run: &impl Fn(u64) -> SimReport<T>, seed: u64, first: &Seen) -> Option<(Kept, usize)> {
+    let kind = first.kind.as_ref()?;
+    let story = first.told.failure.clone();
+    let best = Kept { seed, faults: Some(first.faults.clone()), story, ..Kept::default() };
+    let until = Instant::now() + SEARCH_MAX;
+    let mut search = Search { run, kind, best: best.clone(), seen: first.clone(), tries: 0, until };
+    if !search.takes(best.clone()) {
+        return None;
+    }
+    search.takes(Kept { policy: Some(Policy::Fifo), ..best });
+    let Ok(_) = fewer(search.faults(), |faults| search.with_faults(faults));
+    let Ok(_) = earlier(search.faults(), |faults| search.with_faults(faults));
+    search.fewer_teams();
+    let Ok(_) = earlier(search.faults(), |faults| search.with_faults(faults));
+    search.cut();
+    search.fewer_inputs();
+    let Ok(_) = weaker(search.faults(), |faults| search.with_faults(faults));
+    if search.best.policy.is_none() {
+        search.takes(Kept { policy: Some(Policy::Fifo), ..search.best.clone() });
+    }
+    search.cut();
+    let best = search.best;
     let (one, two) = (attempt(run, best.clone(), true).0, attempt(run, best.clone(), true).0);
-    (one.kind.as_ref() == Some(kind) && (one.kind, one.hash) == (two.kind, two.hash)).then_some(best)
+    let n_inputs = one.inputs.len();
+    (one.kind.as_ref() == Some(kind) && (one.kind, one.hash) == (two.kind, two.hash)).then_some((best, n_inputs))
 }
 
 /// A test of many seeds: [`seeds`](crate::sim::seeds) as a `#[test]`. A case that fails is made smaller and kept in

@@ -1,6 +1,6 @@
-//! Less that still makes a run fail: delta debugging on lists, and milder faults.
+//! Less that still makes a run fail: delta debugging on lists, earlier faults and milder ones.
 
-use super::Fault;
+use super::{Fault, FaultAt};
 
 /// Takes away from a list as long as `fails` says that the run still fails in the same way without it. What is left fails,
 /// and if `fails` never refused to try, taking any one of it away makes the run hold.
@@ -45,6 +45,34 @@ pub fn weaker<E>(mut list: Vec<Fault>, mut fails: impl FnMut(&[Fault]) -> Result
                 break;
             }
             list = milder;
+        }
+    }
+    Ok(list)
+}
+
+/// Lets faults that are addressed by a count happen earlier, as long as the run fails in the same way: then less has to go
+/// before them.
+///
+/// # Errors
+/// What `fails` says.
+pub fn earlier<E>(mut list: Vec<Fault>, mut fails: impl FnMut(&[Fault]) -> Result<bool, E>) -> Result<Vec<Fault>, E> {
+    for place in 0..list.len() {
+        while let FaultAt::Commit { n } | FaultAt::Poll { n, .. } = list[place].at {
+            let mut found = None;
+            for sooner in [n / 8, n / 2, n - n / 4, n - n / 8].into_iter().filter(|sooner| (1..n).contains(sooner)) {
+                let mut candidate = list.clone();
+                if let FaultAt::Commit { n } | FaultAt::Poll { n, .. } = &mut candidate[place].at {
+                    *n = sooner;
+                }
+                if fails(&candidate)? {
+                    found = Some(candidate);
+                    break;
+                }
+            }
+            match found {
+                Some(candidate) => list = candidate,
+                None => break,
+            }
         }
     }
     Ok(list)

@@ -344,6 +344,7 @@ impl Sim {
     /// Cancel safe: it only looks.
     pub async fn runtime(&self) -> Runtime {
         let mut up = self.0.up.subscribe();
+        let _waits = self.0.engine.waits("a runtime that is up");
         loop {
             let found = up.borrow_and_update().clone();
             match found {
@@ -392,6 +393,7 @@ impl Sim {
     /// # Cancel safety
     /// Cancel safe: it only looks.
     pub async fn run_until_idle(&self, limit: Duration) -> bool {
+        let _waits = self.0.engine.waits("everything to be settled");
         let idle = async {
             loop {
                 let runtime = self.runtime().await;
@@ -432,6 +434,7 @@ impl Sim {
             return Ok((Seq::ZERO, EventId::from_bits(0)));
         }
         let draft = event.into();
+        let _waits = self.0.engine.waits(format!("the answer to what {caller} publishes as {key:?}"));
         for tries_left in (0..PUBLISH_TRIES_MAX).rev() {
             let runtime = self.runtime().await;
             let call = runtime.publish(draft.clone()).from(caller.clone()).key(key);
