@@ -1,6 +1,14 @@
 //! How things are measured: contenders by turns, medians, one clock.
 
-use std::time::Instant;
+use std::{
+    hint::spin_loop,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{JoinHandle, available_parallelism, spawn},
+    time::Instant,
+};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -73,6 +81,44 @@ pub(crate) fn runtime() -> Runtime {
 /// Runs `turn` on a worker: `block_on` alone would run it on a third thread.
 pub(crate) async fn on_worker<T: Send + 'static>(turn: impl Future<Output = T> + Send + 'static) -> T {
     tokio::spawn(turn).await.expect("a contender does not panic")
+}
+
+/// Keeps the processors from falling asleep until it is dropped, with threads that give way to everybody: waking a
+/// thread on a processor that sleeps can take longer than all that is measured.
+pub(crate) struct Awake {
+    is_over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Awake {
+    pub(crate) fn start() -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let n = available_parallelism().map_or(THREADS, std::num::NonZero::get);
+        let threads = (0..n).map(|_| {
+            let is_over = Arc::clone(&is_over);
+            spawn(move || {
+                // The least of all; without it they would take their share.
+                #[cfg(target_os = "linux")]
+                rustix::process::nice(19).expect("everybody may give way");
+                // Relaxed: it ends a moment later then.
+                while !is_over.load(Ordering::Relaxed) {
+                    spin_loop();
+                }
+            })
+        });
+        let threads = threads.collect();
+        Self { is_over, threads }
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // It has nothing that could panic.
+            let _ = thread.join();
+        }
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

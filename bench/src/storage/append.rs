@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 
 use super::{Actor, Bench, Events, PRODUCERS, publish};
 use crate::{
-    measure::{Contender, named_medians, on_worker, per_second},
+    measure::{Awake, Contender, named_medians, on_worker, per_second},
     report::{Case, Unit},
     rusqlite_store::{bind, insert_one, open},
 };
@@ -99,17 +99,38 @@ impl Bench<'_> {
         self.say(&names, &values);
     }
 
-    /// One caller who waits for each acknowledgement.
+    /// One caller who waits for each acknowledgement: with processors that fall asleep meanwhile, and with such as
+    /// something else keeps awake.
     pub(super) fn one_producer(&mut self, events: &Events) {
+        self.alone(
+            events,
+            [
+                "appends acknowledged, one after the other",
+                "rusqlite 0.39, a transaction each",
+                "the same actor over rusqlite 0.39",
+            ],
+        );
+        let _awake = Awake::start();
+        self.alone(
+            events,
+            [
+                "appends acknowledged, one after the other, awake",
+                "rusqlite 0.39, a transaction each, awake",
+                "the same actor over rusqlite 0.39, awake",
+            ],
+        );
+    }
+
+    fn alone(&mut self, events: &Events, [ours, raw, actor]: [&'static str; 3]) {
         let load = Load { producers: 1, ..MANY };
         let Self { files, tokio, .. } = self;
         let contenders = vec![
-            Contender::new("appends acknowledged, one after the other", || {
+            Contender::new(ours, || {
                 let file = files.fresh();
                 tokio.block_on(on_worker(on_sqlite(file.path(), events.clone(), load))).0
             }),
-            Contender::new("rusqlite 0.39, a transaction each", || autocommit(&files.fresh().path(), events)),
-            Contender::new("the same actor over rusqlite 0.39", || {
+            Contender::new(raw, || autocommit(&files.fresh().path(), events)),
+            Contender::new(actor, || {
                 let file = files.fresh();
                 tokio.block_on(on_worker(on_rusqlite(file.path(), events.clone(), load)))
             }),

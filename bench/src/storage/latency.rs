@@ -9,7 +9,7 @@ use atra_storage::Level;
 
 use super::{Actor, Bench, Events, mixed::mixed, publish};
 use crate::{
-    measure::{Contender, named_medians, on_worker},
+    measure::{Awake, Contender, named_medians, on_worker},
     report::{Case, Unit},
     rusqlite_store::open,
 };
@@ -47,6 +47,28 @@ impl Bench<'_> {
                 let case = Case { bench: "storage", name: &case, unit: Unit::Microseconds };
                 self.reporter.print(&case.report(values[pair], names[pair + 1], values[pair + 1]));
             }
+        }
+        self.awake(alone);
+    }
+
+    /// One after the other, with processors that something else keeps awake.
+    fn awake(&mut self, alone: &Events) {
+        let Self { files, tokio, .. } = self;
+        let _awake = Awake::start();
+        for (name, share) in QUANTILES {
+            let contenders = vec![
+                Contender::new("one after the other, awake", || {
+                    let file = files.fresh();
+                    tokio.block_on(on_worker(one_by_one(file.path(), alone.clone(), share)))
+                }),
+                Contender::new("rusqlite 0.39, a transaction each, awake", || {
+                    autocommit(&files.fresh().path(), alone, share)
+                }),
+            ];
+            let (names, values) = named_medians(self.scale.turns / 3 + 1, contenders);
+            let case = format!("{name} of an acknowledgement, {}", names[0]);
+            let case = Case { bench: "storage", name: &case, unit: Unit::Microseconds };
+            self.reporter.print(&case.report(values[0], names[1], values[1]));
         }
     }
 }

@@ -232,12 +232,16 @@ impl Crew {
         }
     }
 
-    /// What changed of every member's state, by place.
+    /// What changed of the members' state, by place.
     pub(crate) async fn save(&mut self) -> Result<Vec<Saved>, (Name, TurnFault)> {
         match self {
             Self::Together { members, .. } => members
                 .iter_mut()
-                .map(|member| Ok((member.place, member.save().map_err(|fault| (member.spec.name.clone(), fault))?)))
+                .filter_map(|member| match member.save() {
+                    Ok(writes) if writes.is_empty() => None,
+                    Ok(writes) => Some(Ok((member.place, writes))),
+                    Err(fault) => Some(Err((member.spec.name.clone(), fault))),
+                })
                 .collect(),
             Self::Apart { remotes, answers } => {
                 for remote in remotes.iter() {

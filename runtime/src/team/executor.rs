@@ -163,7 +163,8 @@ pub(crate) struct Executor {
     cursor_written_at: Instant,
     /// Rings when a bare cursor move is due. Set once and left alone until it has rung, though steps may have
     /// written the cursor since: setting a timer for every wait costs more than a cursor written early.
-    cursor_alarm: Option<Pin<Box<Sleep>>>,
+    /// Looked at only when its time has come: it keeps whom to wake from the first look on.
+    cursor_alarm: Option<(Instant, Pin<Box<Sleep>>)>,
     /// The clock as it is stored.
     clock_written: i64,
     stopping: Option<TeamExit>,
@@ -263,8 +264,11 @@ impl Executor {
         self.parts.position.store(cursor.get(), Ordering::Relaxed);
         let behind = self.in_flight.is_empty() && cursor > self.parts.steps.cursor();
         if behind && self.cursor_alarm.is_none() {
-            let every = Duration::from_millis(self.parts.shared.limits.cursor_every_ms);
-            self.cursor_alarm = Some(Box::pin(sleep_until(self.cursor_written_at + every)));
+            let due = self.cursor_written_at + Duration::from_millis(self.parts.shared.limits.cursor_every_ms);
+            let mut alarm = Box::pin(sleep_until(due));
+            // If it has rung already, the look below finds it.
+            poll_fn(|cx| Poll::Ready(_ = alarm.as_mut().poll(cx))).await;
+            self.cursor_alarm = Some((due, alarm));
         }
         self.parts.inputs.set_alarm();
         match poll_fn(|cx| self.poll_news(control, *paused, behind, cx)).await {
@@ -300,7 +304,8 @@ impl Executor {
             return Poll::Ready(News::Ready(outcome));
         }
         if is_behind
-            && let Some(alarm) = &mut self.cursor_alarm
+            && let Some((due, alarm)) = &mut self.cursor_alarm
+            && *due <= Instant::now()
             && alarm.as_mut().poll(cx).is_ready()
         {
             self.cursor_alarm = None;
@@ -630,9 +635,15 @@ impl Executor {
     fn count(&self, step: &OpenStep) {
         // Relaxed: figures for people.
         let counters = &self.parts.counters;
-        counters.turns.fetch_add(step.turns, Ordering::Relaxed);
-        counters.events.fetch_add(step.events.len() as u64, Ordering::Relaxed);
-        counters.dead_letters.fetch_add(step.dead_letters, Ordering::Relaxed);
+        for (counter, n) in [
+            (&counters.turns, step.turns),
+            (&counters.events, step.events.len() as u64),
+            (&counters.dead_letters, step.dead_letters),
+        ] {
+            if n > 0 {
+                counter.fetch_add(n, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Nothing is ready: answers those whose wait is over.
