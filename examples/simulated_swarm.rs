@@ -3,8 +3,8 @@
 //! What to notice:
 //! - The agent is the one that ships; the simulation watches it, makes it fail, and kills the process under it.
 //! - The bug is one that no unit test sees: the total lives in a field, and is not restored when the process starts again.
-//! - `sim::seeds` tries one seed after the other. What fails is made smaller: of hundreds of faults, five teams and
-//!   sixty orders, one death of the process and two orders are left. The text ends with the line that repeats it.
+//! - `sim::seeds` tries one seed after the other. What fails is made smaller: of hundreds of faults and sixty
+//!   orders, a clean stop and a few orders are left. The text ends with the line that repeats it.
 //! - In a test it is `atra::runtime::sim_test!`, which also keeps the smaller case in `tests/seeds/` for all later runs.
 
 use std::{

@@ -125,8 +125,8 @@ pub(crate) struct SimRun {
     /// Seeds at a time; one a core if not said.
     #[arg(long)]
     pub(crate) jobs: Option<usize>,
-    /// Which ready task runs next: random (every seed is another order), fifo (first woken, first polled), or list:FILE
-    /// as --order wrote it.
+    /// Which ready task runs next: random (every seed is another order; with faults, one in eight is fifo), fifo (first
+    /// woken, first polled), or list:FILE as --order wrote it.
     #[arg(long, default_value = "random", value_name = "random|fifo|list:FILE")]
     pub(crate) policy: PolicyArg,
     /// Writes the order in which tasks were polled to this file, for --policy list:FILE; one seed only.
@@ -547,8 +547,19 @@ fn first_difference(args: &SimRun, seed: u64) -> Result<String, CliError> {
     let text = fs::read_to_string(&file).map_err(|source| CliError::File { path: file.clone(), source })?;
     let _ = fs::remove_file(&file);
     let theirs: Vec<TraceRecord> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let at = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs).unwrap_or(ours.len().min(theirs.len()));
-    Ok(format!("first different record: here {:?}, there {:?}", ours.get(at), theirs.get(at)))
+    Ok(told_difference(&ours, &theirs))
+}
+
+/// The first record that is not the same in both; where one is the other's beginning, the first one after its end.
+fn told_difference(ours: &[TraceRecord], theirs: &[TraceRecord]) -> String {
+    let differs = ours.iter().zip(theirs).position(|(ours, theirs)| ours != theirs);
+    let at = differs.unwrap_or(ours.len().min(theirs.len()));
+    let told = |records: &[TraceRecord]| {
+        records.get(at).map_or("nothing".into(), |TraceRecord { at_ms, what, value, .. }| {
+            format!("{what} {value} after {at_ms} ms")
+        })
+    };
+    format!("record {} differs: here {}, there {}", at + 1, told(ours), told(theirs))
 }
 
 // === orders in files ===
@@ -662,4 +673,22 @@ fn keep(seed: u64, smaller: Option<Case>) -> Result<(), CliError> {
     write(&file, &case)?;
     eprintln!("  or, smaller: atra sim replay {}", file.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `--check-determinism` shows of two histories: where they part, and not where they end.
+    #[test]
+    fn the_first_record_that_differs_is_told() {
+        let record = |n: u64, what: &str| TraceRecord { n, at_ms: 10 * n, what: what.into(), value: n };
+        let ours: Vec<_> = (1..=5).map(|n| record(n, "team a")).collect();
+        let mut theirs = ours.clone();
+        (theirs[2], theirs[4]) = (record(3, "storage"), record(5, "team b"));
+        let text = told_difference(&ours, &theirs);
+        assert_eq!(text, "record 3 differs: here team a 3 after 30 ms, there storage 3 after 30 ms");
+        let text = told_difference(&ours[..4], &ours);
+        assert_eq!(text, "record 5 differs: here nothing, there team a 5 after 50 ms");
+    }
 }

@@ -345,8 +345,8 @@ impl Swarm {
         self
     }
 
-    /// Draws limits of the teams, bounds of the storage actor, level and placement from the seed too, so that each seed is
-    /// another machine. With level `power`, which is not promised again after a commit of unknown outcome, those faults are
+    /// Draws limits of the teams, bounds of the storage actor, level, placement and (the plain order for one seed in eight)
+    /// policy from the seed too, so that each seed is another machine. With level `power`, which is not promised again after a commit of unknown outcome, those faults are
     /// left out: teams would stop then until an operator comes.
     #[must_use]
     pub fn varied(mut self) -> Self {

@@ -1,10 +1,10 @@
-//! What a seed draws beside its faults: limits of the teams, bounds of the storage actor, level and placement.
+//! What a seed draws beside its faults: limits of the teams, bounds of the storage actor, level, policy and placement.
 
 use std::fmt::Write as _;
 
 use atra_storage::Level;
 
-use super::{FaultClass, FaultPlan, Swarm, faults::TEAMS_PER_RATE};
+use super::{FaultClass, FaultPlan, Policy, Swarm, faults::TEAMS_PER_RATE};
 use crate::Placement;
 
 /// SplitMix64's finaliser: bits of a seed that have nothing to do with the seed's own.
@@ -29,6 +29,10 @@ pub(super) fn vary(mut swarm: Swarm) -> Swarm {
     // a batch two hundred teams bring more of them than a disk that stalls can take within the hour.
     swarm.storage.batch_commands_max = pick(&[1, 32, 1_024]).max(swarm.teams.len() / TEAMS_PER_RATE);
     swarm.level = [Level::Process, Level::Power][pick(&[0, 0, 0, 1])];
+    // Most seeds have an order of their own; in some the tasks run as a plain executor would have them.
+    if pick(&[0, 0, 0, 0, 0, 0, 0, 1]) == 1 {
+        swarm.policy = Policy::Fifo;
+    }
     let placement = [Placement::Together, Placement::Apart][pick(&[0, 0, 1])];
     for team in &mut swarm.teams {
         team.placement = placement;
