@@ -15,7 +15,7 @@ use std::{
 
 use atra::{
     prelude::*,
-    runtime::sim::{FaultPlan, SimReport, Swarm, crowd, seeds},
+    runtime::sim::{FaultPlan, SimReport, crowd, seeds},
 };
 use serde::{Deserialize, Serialize};
 
@@ -85,10 +85,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let text = *found.expect_err("the bug is found").downcast::<String>().map_err(|_| "no text")?;
     println!("{text}");
     assert!(text.contains("the total never falls broken") && text.contains("repeat it: ATRA_SIM_SEED="));
-    assert!(
-        text.contains("\n1 of its ") && text.contains("with 1 of 5 teams, 2 of "),
-        "one fault, one team, two orders"
-    );
+    assert!(text.contains("\n1 of its ") && text.contains(" of 60 inputs, cut after "), "one fault, a few orders");
 
     // Mended, all seeds hold.
     seeds(20, |seed| a_shop(seed, true));

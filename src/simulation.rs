@@ -394,7 +394,7 @@ pub fn shrink(
     }
     // Of what comes in, all that can be; first whether any of it is needed.
     if best.desk || best.agents > 0 {
-        fewer(first.inputs.clone(), |inputs| {
+        fewer(first.inputs, |inputs| {
             let candidate = Case { inputs: Some(inputs.to_vec()), ..best.clone() };
             let found = fails(&candidate)?.is_some();
             if found {

@@ -214,6 +214,17 @@ pub struct Fault {
     pub at: FaultAt,
 }
 
+impl Fault {
+    /// The same at half the count that it is addressed by.
+    pub(super) fn sooner(&self) -> Self {
+        let mut sooner = self.clone();
+        if let FaultAt::Commit { n } | FaultAt::Poll { n, .. } = &mut sooner.at {
+            *n = n.div_ceil(2);
+        }
+        sooner
+    }
+}
+
 /// Something that came in from outside: who brought it, and its name there. A caller's is its key, a source's partition
 /// and offset; so it stays when others go.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
