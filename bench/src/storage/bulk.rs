@@ -3,7 +3,10 @@
 //! The rows are written with one prepared statement in one transaction, into a table without any other index: once
 //! with time and series packed into the rowid, once with the two as the key of a WITHOUT ROWID table.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use atra_agents::{
     candles::blocks_of,
@@ -18,7 +21,7 @@ use rusqlite::Connection;
 
 use super::{Actor, Bench};
 use crate::{
-    measure::{Contender, millis, named_medians, on_worker, per_second},
+    measure::{Contender, millis, named_medians, on_worker},
     pipeline::CANDLES,
     report::{Case, Unit},
     rusqlite_store::open,
@@ -87,22 +90,19 @@ impl Bench<'_> {
         let contenders = vec![
             Contender::new("candle bulk load, encode and commit", || {
                 let file = files.fresh();
-                let blocks = || data.blocks(0);
-                let start = Instant::now();
-                tokio.block_on(put(&file.path(), blocks));
-                per_second(n, start)
+                n as f64 / tokio.block_on(put(&file.path(), || data.blocks(0))).as_secs_f64()
             }),
             Contender::new("rusqlite 0.39, rows, packed key", || {
                 let file = files.fresh();
-                rate(n, || rows(&file.path(), Key::Packed, &data.candles, 1))
+                n as f64 / rows(&file.path(), Key::Packed, &data.candles, 1).as_secs_f64()
             }),
             Contender::new("rusqlite 0.39, rows, WITHOUT ROWID", || {
                 let file = files.fresh();
-                rate(n, || rows(&file.path(), Key::WithoutRowid, &data.candles, 1))
+                n as f64 / rows(&file.path(), Key::WithoutRowid, &data.candles, 1).as_secs_f64()
             }),
             Contender::new("rusqlite 0.39, the same blocks", || {
                 let file = files.fresh();
-                rate(n, || raw_blocks(&file.path(), &data.blocks(0)))
+                n as f64 / raw_blocks(&file.path(), || data.blocks(0)).as_secs_f64()
             }),
         ];
         let (names, values) = named_medians(self.scale.turns, contenders);
@@ -115,14 +115,13 @@ impl Bench<'_> {
     /// Nine million candles; once each, since rows take their time.
     fn load_many(&mut self, data: &Data) {
         let file = self.files.fresh();
-        let start = Instant::now();
-        self.tokio.block_on(put(&file.path(), || (0..TICKERS).flat_map(|ticker| data.blocks(ticker)).collect()));
-        let value = millis(start);
+        let blocks = || (0..TICKERS).flat_map(|ticker| data.blocks(ticker)).collect();
+        let took = self.tokio.block_on(put(&file.path(), blocks));
         let file = self.files.fresh();
-        let start = Instant::now();
-        rows(&file.path(), Key::Packed, &data.candles, TICKERS);
+        let by_rows = rows(&file.path(), Key::Packed, &data.candles, TICKERS);
         let case = Case { bench: "storage", name: "load of 64 tickers, four years each", unit: Unit::Milliseconds };
-        self.reporter.print(&case.report(value, "rusqlite 0.39, rows, packed key", millis(start)));
+        let [took, by_rows] = [took, by_rows].map(|took| took.as_secs_f64() * 1e3);
+        self.reporter.print(&case.report(took, "rusqlite 0.39, rows, packed key", by_rows));
     }
 
     fn read_back(&mut self, data: &Data) {
@@ -149,25 +148,24 @@ impl Bench<'_> {
     }
 }
 
-fn rate(n: usize, load: impl FnOnce()) -> f64 {
-    let start = Instant::now();
-    load();
-    per_second(n, start)
-}
-
-/// Through the storage actor, the way an import goes.
-async fn put(path: &Path, blocks: impl FnOnce() -> Vec<Block>) {
+/// Through the storage actor, the way an import goes. How long it takes from an open store until all is committed, as
+/// for the others below.
+async fn put(path: &Path, blocks: impl FnOnce() -> Vec<Block>) -> Duration {
     let store: Box<dyn Store> = Box::new(SqliteStore::open(SqliteOptions::new(path)).await.expect("a fresh file"));
     let actor = Actor::start(store).await;
+    let start = Instant::now();
     let blocks = blocks();
     let storage = actor.storage.clone();
     on_worker(async move { storage.put_blocks(blocks).await.expect("committed") }).await;
+    let took = start.elapsed();
     actor.stop().await;
+    took
 }
 
-fn rows(path: &Path, key: Key, candles: &[Candle], tickers: usize) {
+fn rows(path: &Path, key: Key, candles: &[Candle], tickers: usize) -> Duration {
     let mut db = open(path).expect("a fresh file");
     db.execute_batch(key.create()).expect("created");
+    let start = Instant::now();
     let transaction = db.transaction().expect("begun");
     for ticker in 0..tickers as i64 {
         match key {
@@ -176,6 +174,7 @@ fn rows(path: &Path, key: Key, candles: &[Candle], tickers: usize) {
         }
     }
     transaction.commit().expect("committed");
+    start.elapsed()
 }
 
 fn insert_packed(db: &Connection, ticker: i64, candles: &[Candle]) {
@@ -193,17 +192,20 @@ fn insert_pairs(db: &Connection, ticker: i64, candles: &[Candle]) {
     }
 }
 
-fn raw_blocks(path: &Path, blocks: &[Block]) {
+fn raw_blocks(path: &Path, blocks: impl FnOnce() -> Vec<Block>) -> Duration {
     let mut db = open(path).expect("a fresh file");
+    let start = Instant::now();
+    let blocks = blocks();
     let transaction = db.transaction().expect("begun");
     {
         let mut insert =
             transaction.prepare("INSERT INTO blocks(series, start, rows, data) VALUES (1, ?, ?, ?)").expect("prepared");
-        for block in blocks {
+        for block in &blocks {
             insert.execute((block.start, block.rows, &*block.data)).expect("inserted");
         }
     }
     transaction.commit().expect("committed");
+    start.elapsed()
 }
 
 async fn read_blocks(path: &Path) -> usize {

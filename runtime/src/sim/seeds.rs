@@ -331,7 +331,7 @@ impl<T, F: Fn(u64) -> SimReport<T>> Search<'_, T, F> {
 
     fn fewer_teams(&mut self) {
         let all = self.seen.teams.clone();
-        let Ok(_) = fewer(all.clone(), |teams| {
+        let Ok(_) = fewer(all.clone(), |teams| -> Sure<bool> {
             let gone = all.iter().filter(|team| !teams.contains(team)).cloned();
             let without: BTreeSet<Name> = gone.chain(self.best.without.iter().cloned()).collect();
             if teams.is_empty() {
