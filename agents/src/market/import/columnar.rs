@@ -29,13 +29,13 @@ mod enabled {
     use ::parquet::errors;
     use ::parquet::file::reader::{ChunkReader, FileReader as _, Length, SerializedFileReader};
     use ::parquet::record::Field;
+    use arrow_array::Array;
     use arrow_array::cast::AsArray;
     use arrow_array::types::{
         Date32Type, Date64Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
         TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
         UInt16Type, UInt32Type, UInt64Type,
     };
-    use arrow_array::{Array, RecordBatch};
     use arrow_ipc::reader::FileReader;
     use arrow_schema::{DataType, TimeUnit};
 
@@ -311,14 +311,16 @@ mod enabled {
 
     #[cfg(test)]
     mod tests {
-        use arrow_array::{ArrayRef, Date32Array, Decimal128Array, DictionaryArray, Int16Array, StringViewArray};
+        use arrow_array::{
+            ArrayRef, Date32Array, Decimal128Array, DictionaryArray, Int16Array, RecordBatch, StringViewArray,
+        };
         use arrow_ipc::writer::FileWriter;
 
         use super::*;
 
-        fn feather_with(times: ArrayRef, prices: ArrayRef, volumes: ArrayRef) -> Import {
+        fn feather_with(times: &ArrayRef, prices: &ArrayRef, volumes: &ArrayRef) -> Import {
             let names = ["time", "open", "high", "low", "close", "volume"];
-            let columns = [&times, &prices, &prices, &prices, &prices, &volumes].map(Arc::clone);
+            let columns = [times, prices, prices, prices, prices, volumes].map(Arc::clone);
             let batch = RecordBatch::try_from_iter(names.into_iter().zip(columns)).unwrap();
             let mut writer = FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
             writer.write(&batch).unwrap();
@@ -335,7 +337,7 @@ mod enabled {
             let volumes: ArrayRef = Arc::new(Int16Array::from(vec![1, 2]));
             let categories: DictionaryArray<Int8Type> = said.into_iter().collect();
             for times in [days, Arc::new(StringViewArray::from_iter_values(said)), Arc::new(categories)] {
-                let Import { candles, report, .. } = feather_with(times, prices.clone(), volumes.clone());
+                let Import { candles, report, .. } = feather_with(&times, &prices, &volumes);
                 assert_eq!((report.span, report.refused), (Some((1_577_836_800_000, 1_577_923_200_000)), 0));
                 assert_eq!((candles[0].open, candles[1].close), (1_050, 1_125));
             }
