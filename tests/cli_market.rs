@@ -2,8 +2,9 @@
 //! switch. Real data lie beside the repository; without them the tests that need them say so.
 
 use std::{
+    io::Read as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use serde_json::Value;
@@ -425,8 +426,7 @@ fn a_walk_forward_of_four_years_equals_the_reference() {
 #[test]
 fn a_kill_from_the_command_line_stops_the_next_run_until_a_resume() {
     let Some(folder) = Folder::with("data/reference/GOOG-1d.csv", "GOOG") else { return };
-    let config =
-        "[desk]\nstrategy = { name = \"sma-cross\", fast = 10, slow = 20 }\n[desk.risk]\nstale_after_ms = 864000000\n";
+    let config = "[desk]\nstrategy = { name = \"sma-cross\", fast = 10, slow = 20 }\n";
     std::fs::write(folder.path("desk.toml"), config).expect("written");
     let run = ["run", "--config", "desk.toml", "--until-idle", "--db", "a.db"];
     folder.fails(1, &["risk", "kill", "--db", "none.db"], "there is no database");
@@ -460,4 +460,51 @@ fn a_kill_from_the_command_line_stops_the_next_run_until_a_resume() {
     let trades = folder.ok(&["export", "trades", "--format", "json", "--db", "a.db"]);
     assert!(trades.lines().count() > 10, "{trades:.300}");
     assert!(folder.ok(&["export", "equity", "--db", "a.db"]).lines().count() > 1_000);
+}
+
+/// A runtime that somebody else's program began, or that has died, would leave the file lying; a running desk takes it.
+#[test]
+fn a_running_desk_hears_a_kill_a_resume_and_a_freeze_at_once() {
+    let folder = Folder::new();
+    let mut desk = Command::new(env!("CARGO_BIN_EXE_atra"));
+    desk.args(["run", "--db", "a.db", "--json", "--speed", "50"]).current_dir(folder.0.path());
+    let mut desk = desk.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary starts");
+    // Each try is a process, so a thousand take many seconds.
+    let asked = |key: &str, wanted: &str| {
+        let is_so = |_: &u32| folder.atra(&["memory", "get", key, "--db", "a.db"]).1.contains(wanted);
+        assert!((0..1_000).find(is_so).is_some(), "{key} is never {wanted}");
+    };
+    asked("feed.series.SIM.15m", "feed");
+
+    let killed = folder.json(&["risk", "kill", "--reason", "too hot", "--db", "a.db"]);
+    assert_eq!((&killed["said"], &killed["running"]), (&"risk.kill".into(), &true.into()));
+    let word = folder.json(&["journal", "tail", "-n", "1", "--topic", "risk.kill", "--db", "a.db"]);
+    assert_eq!((&word["seq"], &word["payload"]["reason"]), (&killed["seq"], &"too hot".into()));
+    asked("risk.state", "halted");
+    folder.json(&["risk", "resume", "--db", "a.db"]);
+    asked("risk.state", "active");
+    folder.json(&["risk", "freeze", "--db", "a.db"]);
+    folder.ok(&["risk", "kill", "--db", "a.db"]);
+    asked("risk.state", "halted");
+
+    let signal = Command::new("kill").args(["-INT", &desk.id().to_string()]).status().expect("a signal is sent");
+    assert!(signal.success());
+    let mut told = String::new();
+    desk.stdout.take().expect("a pipe").read_to_string(&mut told).expect("text");
+    assert!(desk.wait().expect("it ends").success());
+    let told: Value = serde_json::from_str(&told).expect("one line of JSON");
+    assert!(told["report"]["risk"].as_str().is_some_and(|risk| risk.starts_with("halted by a person")), "{told}");
+    let frozen = folder.json(&["journal", "tail", "-n", "1", "--topic", "optimizer.freeze", "--db", "a.db"]);
+    assert_eq!(frozen["payload"]["frozen"], true);
+    // Nothing is left beside the database; one whose runtime died before it was heard is journalled by the next run, once.
+    let beside = |name: &str| folder.path(name).exists();
+    assert!(!beside("a.db.word") && !beside("a.db.word.heard"));
+    let word = r#"{"say":"thaw","reason":"","key":"word 1 2"}"#;
+    for _ in 0..2 {
+        std::fs::write(folder.path("a.db.word.heard"), word).expect("written");
+        folder.ok(&["run", "--db", "a.db", "--until-idle", "--speed", "max"]);
+        assert!(!beside("a.db.word.heard"));
+    }
+    let words = folder.ok(&["journal", "tail", "--topic", "optimizer.freeze", "--db", "a.db"]);
+    assert_eq!(words.lines().count(), 2, "{words}");
 }

@@ -6,7 +6,7 @@
 //!
 //! Journalled are changes of position, and the equity once a day and once a fill; the equity of each candle is passing.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use async_trait::async_trait;
 use atra_bus::Event;
@@ -23,7 +23,7 @@ use crate::{
         fill::Trade,
         money::Money,
         portfolio::Portfolio as Ledger,
-        risk::{RiskLimits, RiskState},
+        risk::{DenyCode, RiskLimits, RiskState},
     },
     report::{DeskReport, PositionReport, SeriesReport},
 };
@@ -58,7 +58,7 @@ struct Books {
 }
 
 /// What risk has said.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct RiskSaid {
     state: RiskState,
     is_killed: bool,
@@ -66,6 +66,9 @@ struct RiskSaid {
     #[serde(default, skip_serializing_if = "is_none")]
     stopped: usize,
     denied: u64,
+    /// How often for each reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    reasons: BTreeMap<DenyCode, u64>,
 }
 
 /// Whether nothing is stopped: not written then, so that a desk without this limit keeps what it wrote before.
@@ -74,7 +77,7 @@ fn is_none(stopped: &usize) -> bool {
 }
 
 impl RiskSaid {
-    fn text(self, limits: &RiskLimits) -> String {
+    fn text(&self, limits: &RiskLimits) -> String {
         let state = match self.state {
             _ if self.is_killed => "halted by a person",
             RiskState::Active => "active",
@@ -89,7 +92,11 @@ impl RiskSaid {
             (false, false) => "; no drawdown or daily-loss limit set",
         };
         let stopped = if self.stopped > 0 { format!(", {} series stopped", self.stopped) } else { String::new() };
-        format!("{state}{stopped}, {} denied{unset}", self.denied)
+        let mut reasons: Vec<_> = self.reasons.iter().collect();
+        reasons.sort_by_key(|(code, n)| (Reverse(**n), **code));
+        let reasons: Vec<String> = reasons.iter().map(|(code, n)| format!("{n} {}", code.name())).collect();
+        let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+        format!("{state}{stopped}, {} denied{reasons}{unset}", self.denied)
     }
 }
 
@@ -270,8 +277,9 @@ impl Agent for PortfolioAgent {
         if let Some(StateChanged { state, killed, stopped, .. }) = event.as_type()? {
             let risk = &mut self.books.risk;
             (risk.state, risk.is_killed, risk.stopped) = (*state, *killed, stopped.len());
-        } else if event.is::<Denied>() {
+        } else if let Some(Denied { code, .. }) = event.as_type()? {
             self.books.risk.denied += 1;
+            *self.books.risk.reasons.entry(*code).or_default() += 1;
         }
         if event.is::<Closed>() { self.closed(cx) } else { Ok(()) }
     }

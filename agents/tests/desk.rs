@@ -186,7 +186,7 @@ fn several_agree(lanes: &[(&str, &[Candle], Scale)], config: &DeskConfig) {
         position_max_ppm: u32::MAX,
         gross_max_ppm: u32::MAX,
         orders_per_hour_max: u32::MAX,
-        stale_after_ms: i64::MAX,
+        stale_after_ms: Some(i64::MAX),
         price_band_ppm: u32::MAX,
         ..RiskLimits::default()
     };
@@ -403,7 +403,7 @@ fn the_report_says_what_risk_did() {
     let denied = report(&MemoryDisk::new(), team(&config, &simulator(300)));
     let text = denied.text();
     let said = denied.risk.unwrap();
-    assert!(said.starts_with("active, ") && said.ends_with(" denied; no daily-loss limit set"), "{said}");
+    assert!(said.starts_with("active, ") && said.ends_with(" order_rate); no daily-loss limit set"), "{said}");
     assert!(!said.contains(" 0 denied") && text.contains(&said) && text.contains("fees added back"), "{text}");
     let plain = report(&MemoryDisk::new(), team(&fixed(Side::LongOnly), &simulator(300)));
     assert_eq!(plain.risk.unwrap(), "active, 0 denied; no drawdown or daily-loss limit set");

@@ -43,6 +43,12 @@ pub(crate) enum CliError {
     /// There is no database where a command wants to read one.
     #[error("there is no database {}", path.display())]
     NoDatabase { path: PathBuf },
+    /// A word for a runtime that nobody listened to; it was taken back.
+    #[error("the runtime that has {} does not listen; nothing was said", path.display())]
+    NotHeard { path: PathBuf },
+    /// A word that a runtime has heard, and cannot journal.
+    #[error("the runtime that has {} has heard it and could not journal it yet", path.display())]
+    NotJournalled { path: PathBuf },
     /// A database that is to be written to cannot be.
     #[error("database {} cannot be written", path.display())]
     NotWritable { path: PathBuf, source: io::Error },
@@ -128,6 +134,10 @@ impl CliError {
             Self::NoDatabase { .. } => {
                 "start one with 'atra run', import with 'atra import candles', or say where it is with --db FILE".into()
             }
+            Self::NotHeard { .. } => {
+                "only 'atra run' listens: publish the event inside the program that has the file, or stop it first".into()
+            }
+            Self::NotJournalled { .. } => "see 'atra status' and its disk; it is journalled as soon as that is possible".into(),
             Self::NotFound { next, .. } | Self::Verdict { next, .. } => next.clone(),
             Self::Desk(error) if !is_of_data(error) => {
                 "mend it under [desk] of the configuration or in ATRA_DESK_…; 'atra config show' prints what is in force"

@@ -31,6 +31,7 @@ mod sim;
 mod status;
 mod time;
 mod why;
+mod words;
 
 use std::{
     future::Future,

@@ -23,10 +23,12 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:
 h1{font-size:1.5em}h2{font-size:1.15em;margin:1.8em 0 .4em}table{border-collapse:collapse;font-size:.9em}\
 td,th{padding:.15em .6em;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}\
 svg{width:100%;height:auto;display:block}svg text{font-size:11px;fill:#555}.grid{stroke:#e4e4e4}\
-polyline,svg>line{fill:none;stroke-width:1.3}.own{stroke:#0a5}.held{stroke:#888}.fall{stroke:#c33}\
-.up line,.up rect{stroke:#383;fill:#9c9}.down line,.down rect{stroke:#a33;fill:#d99}\
+polyline,svg>line{fill:none;stroke-width:1.3}.own{stroke:#0a5}.held{stroke:#888;stroke-dasharray:5 2}.fall{stroke:#c33}\
+.up line,.up rect{stroke:#383;fill:#fff}.down line,.down rect{stroke:#a33;fill:#c66}\
 .entry{fill:#06c}.exit{fill:#e70}.chosen{fill:#0a5}.flat{fill:#bbb}.bad{color:#a22}.good{color:#171}\
-.note{color:#555;font-size:.9em}section{break-inside:avoid}@media print{body{margin:0;max-width:none}}";
+.note{color:#555;font-size:.9em}td,th{white-space:nowrap}\
+section,tr,svg{break-inside:avoid}section.long{break-inside:auto}h2,h2+p{break-after:avoid}thead{display:table-header-group}\
+@media print{@page{margin:14mm}body{margin:0;padding:0;max-width:none;font-size:12px}}";
 
 /// What a page shows.
 #[derive(Debug)]
@@ -191,7 +193,7 @@ fn pictures(text: &mut String, page: &Page<'_>) {
             .collect();
         let _ = write!(
             text,
-            "{}<p class='note'>{}: {} candles{span}; blue entries, orange exits.</p>",
+            "{}<p class='note'>{}: {} candles{span}; entries point up (blue), exits down (orange).</p>",
             svg::candles("candles with trades", candles, price, &marks, 260.0),
             escaped(shown.name),
             candles.len()
@@ -212,8 +214,8 @@ fn each(text: &mut String, page: &Page<'_>) {
     if page.series.iter().all(|shown| shown.made.is_none()) {
         return;
     }
-    *text += "<section><h2>Series</h2><table><tr><th></th><th>candles</th><th>trades</th><th>wins</th><th>profit</th>\
-              <th>fees</th><th>buy and hold</th></tr>";
+    *text += "<section class='long'><h2>Series</h2><table><thead><tr><th></th><th>candles</th><th>trades</th><th>wins</th><th>profit</th>\
+              <th>fees</th><th>buy and hold</th></tr></thead>";
     for Shown { name, candles, made, .. } in page.series {
         let made = made.copied().unwrap_or_default();
         let _ = write!(
@@ -248,8 +250,8 @@ fn walk(text: &mut String, page: &Page<'_>) {
 
 /// Out of sample, each series by itself.
 fn walk_of_each(text: &mut String, series: &[Shown<'_>]) {
-    *text += "<section><h2>Out of sample</h2><table><tr><th></th><th>from</th><th>chosen anew as it goes</th>\
-              <th>buy and hold</th><th>median pair</th><th>best in hindsight</th></tr>";
+    *text += "<section class='long'><h2>Out of sample</h2><table><thead><tr><th></th><th>from</th><th>chosen anew as it goes</th>\
+              <th>buy and hold</th><th>median pair</th><th>best in hindsight</th></tr></thead>";
     for Shown { name, candles, walk, .. } in series {
         let _ = write!(text, "<tr><td>{}</td>", escaped(name));
         let Some((report, ..)) = walk else {
@@ -322,8 +324,8 @@ fn trades(text: &mut String, page: &Page<'_>) {
     let shown = &all[all.len().saturating_sub(TRADES_SHOWN)..];
     let _ = write!(
         text,
-        "<section><h2>Trades</h2><p class='note'>The last {} of {}.</p><table><tr><th>series</th><th>entry</th><th>exit</th><th>size</th>\
-         <th>at</th><th>out at</th><th>profit</th><th>fees</th><th>return</th></tr>",
+        "<section class='long'><h2>Trades</h2><p class='note'>The last {} of {}.</p><table><thead><tr><th>series</th><th>entry</th><th>exit</th><th>size</th>\
+         <th>at</th><th>out at</th><th>profit</th><th>fees</th><th>return</th></tr></thead>",
         shown.len(),
         all.len()
     );
@@ -406,6 +408,23 @@ mod tests {
         assert_eq!(walks.matches("<td>A&lt;B.15m</td><td>2022-").count(), 3);
         assert_eq!(page.matches(": 160 candles, 20").count(), 3);
         assert_eq!(page.matches("<td>A&lt;B.15m</td><td>3000</td>").count(), 3);
+    }
+
+    /// A table of fifty trades that had to stay on one page left the page before it empty, and its rows had no head.
+    #[test]
+    fn long_tables_are_parted_between_rows_and_repeat_their_heads_on_paper() {
+        let page = page(3_000, 3);
+        for heading in ["Trades", "Series", "Out of sample"] {
+            let whole = format!("<section class='long'><h2>{heading}</h2>");
+            let table = page.split(&whole).nth(1).unwrap_or_else(|| panic!("{heading}"));
+            let (head, rows) = table.split_once("</thead>").unwrap();
+            assert!(head.contains("<table><thead><tr><th>") && rows.starts_with("<tr><td>"), "{heading}");
+        }
+        for rule in
+            ["section,tr,svg{break-inside:avoid}section.long{break-inside:auto}", "thead{display:table-header-group}"]
+        {
+            assert!(page.contains(rule), "{rule}");
+        }
     }
 
     #[test]

@@ -18,11 +18,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::candle::SeriesKey;
+use super::candle::{Interval, SeriesKey};
 use super::money::Money;
 use super::stops::Stops;
 
 const DAY_MILLIS: i64 = 86_400_000;
+/// How old is too old, if nothing is said: two hours, in which a market that never closes has moved.
+const STALE_AFTER_MS: i64 = 7_200_000;
+/// Four candles: over a weekend and a holiday three of daily ones are missing.
+const STALE_AFTER_CANDLES: i64 = 4;
 /// The most order times kept for the rate: a limit above it is none.
 const ORDERS_KEPT_MAX: usize = 1_024;
 
@@ -50,8 +54,10 @@ pub struct RiskLimits {
     /// How far a close may be from the one before it, as a share. Default: 50 %; beyond it the price is not trusted.
     pub price_band_ppm: u32,
     /// How old the equity may be when a target comes, and for how long the series may have been silent before the candle
-    /// that the target was decided on, in milliseconds. Default: two hours. A market with nights and weekends needs more.
-    pub stale_after_ms: i64,
+    /// that the target was decided on, in milliseconds. Default: two hours, or four candles if that is longer, so that daily
+    /// candles may have weekends. Shorter candles of a market with nights and weekends need more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_after_ms: Option<i64>,
 }
 
 impl Default for RiskLimits {
@@ -66,7 +72,7 @@ impl Default for RiskLimits {
             orders_per_hour_max: 120,
             cool_down_ms: 0,
             price_band_ppm: 500_000,
-            stale_after_ms: 7_200_000,
+            stale_after_ms: None,
         }
     }
 }
@@ -75,6 +81,11 @@ impl RiskLimits {
     /// Whether what each series has made has to be known.
     fn follows_series(&self) -> bool {
         self.series_drawdown_max_ppm < 1_000_000
+    }
+
+    /// From when on candles of this length are too old.
+    fn stale_after(&self, interval: Interval) -> i64 {
+        self.stale_after_ms.unwrap_or_else(|| STALE_AFTER_MS.max(STALE_AFTER_CANDLES * interval.millis()))
     }
 }
 
@@ -92,7 +103,7 @@ pub enum RiskState {
 }
 
 /// Why a target is denied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DenyCode {
@@ -120,6 +131,26 @@ pub enum DenyCode {
     OrderRate,
     /// The limits leave nothing to open.
     NoRoom,
+}
+
+impl DenyCode {
+    /// As it stands in the journal.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BadTarget => "bad_target",
+            Self::NoEquity => "no_equity",
+            Self::NoMoney => "no_money",
+            Self::Stale => "stale",
+            Self::PriceBand => "price_band",
+            Self::KillSwitch => "kill_switch",
+            Self::Halted => "halted",
+            Self::Reducing => "reducing",
+            Self::SeriesDrawdown => "series_drawdown",
+            Self::CoolDown => "cool_down",
+            Self::OrderRate => "order_rate",
+            Self::NoRoom => "no_room",
+        }
+    }
 }
 
 /// The answer to a target.
@@ -252,7 +283,8 @@ impl Risk {
         }
         let entry = self.entry(series);
         entry.stalled = false;
-        entry.after_gap = entry.closed_at.is_some_and(|last| opened_at.saturating_sub(last) > limits.stale_after_ms);
+        entry.after_gap =
+            entry.closed_at.is_some_and(|last| opened_at.saturating_sub(last) > limits.stale_after(series.interval()));
         entry.closed_at = Some(time);
         entry.outside_band = entry.close.is_some_and(|last| {
             i128::from(close.abs_diff(last)) * 1_000_000 > i128::from(last) * i128::from(limits.price_band_ppm)
@@ -381,7 +413,7 @@ impl Risk {
         }
         if known.stalled
             || known.after_gap
-            || time.saturating_sub(view.time) > limits.stale_after_ms
+            || time.saturating_sub(view.time) > limits.stale_after(series.interval())
             || view.time > time
         {
             return Err(DenyCode::Stale);
@@ -565,6 +597,32 @@ mod tests {
             risk.equity(view(time + 900_000, 1_000), &limits);
             risk.close(&series(), time + 900_000, 100, &limits);
             assert!(ask(&mut risk, time + 900_000, 1.0, &limits).is_ok());
+        }
+    }
+
+    /// A daily market was denied a tenth of its entries: those behind a weekend.
+    #[test]
+    fn daily_candles_may_have_weekends_unless_a_limit_is_set() {
+        const DAY: i64 = 24 * HOUR;
+        let daily: SeriesKey = "GOOG.1d".parse().unwrap();
+        let ask = |silence: i64, limits: &RiskLimits| {
+            let mut risk = Risk::new();
+            risk.close(&daily, 0, 100, limits);
+            let known_at = silence + DAY;
+            risk.equity(view(known_at, 1_000), limits);
+            risk.close(&daily, known_at, 100, limits);
+            matches!(risk.decide(&daily, known_at, 1.0, Money::ZERO, limits), RiskDecision::Approved { .. })
+        };
+        let usual = RiskLimits::default();
+        assert!(ask(0, &usual) && ask(4 * DAY, &usual) && !ask(4 * DAY + 1, &usual));
+        let set = RiskLimits { stale_after_ms: Some(HOUR), ..RiskLimits::default() };
+        assert!(ask(HOUR, &set) && !ask(HOUR + 1, &set));
+    }
+
+    #[test]
+    fn a_reason_is_called_as_it_is_written() {
+        for code in [DenyCode::BadTarget, DenyCode::NoEquity, DenyCode::KillSwitch, DenyCode::SeriesDrawdown] {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
         }
     }
 }

@@ -159,14 +159,15 @@ impl Table {
     /// [`TableError`].
     #[cfg(feature = "columnar")]
     pub fn parquet(&self) -> Result<Vec<u8>, TableError> {
-        self.to_parquet().map_err(|error| TableError::Parquet(error.to_string()))
+        let packed = parquet::basic::Compression::SNAPPY;
+        self.to_parquet(packed).map_err(|error| TableError::Parquet(error.to_string()))
     }
 
     #[cfg(feature = "columnar")]
-    fn to_parquet(&self) -> Result<Vec<u8>, parquet::errors::ParquetError> {
+    fn to_parquet(&self, packed: parquet::basic::Compression) -> Result<Vec<u8>, parquet::errors::ParquetError> {
         use std::sync::Arc;
 
-        use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical};
+        use parquet::basic::{LogicalType, Repetition, TimeUnit, Type as Physical};
         use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
         use parquet::file::properties::WriterProperties;
         use parquet::file::writer::SerializedFileWriter;
@@ -188,7 +189,7 @@ impl Table {
             fields.push(Arc::new(field.with_repetition(repetition).build()?));
         }
         let schema = Arc::new(Type::group_type_builder("schema").with_fields(fields).build()?);
-        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+        let properties = WriterProperties::builder().set_compression(packed).build();
         let mut out = Vec::new();
         let mut writer = SerializedFileWriter::new(&mut out, schema, Arc::new(properties))?;
         let mut group = writer.next_row_group()?;
@@ -276,6 +277,25 @@ mod tests {
         assert_eq!(widened(back(table.json_lines().as_bytes())), candles);
         #[cfg(feature = "columnar")]
         assert_eq!(widened(back(&table.parquet().unwrap())), candles);
+    }
+
+    /// One packed with gzip was said to be damaged.
+    #[cfg(feature = "columnar")]
+    #[test]
+    fn parquet_is_read_however_it_is_packed() {
+        use parquet::basic::Compression;
+        let (candles, scale) = (candles(), Scale::new(2, 2).unwrap());
+        for packed in [
+            Compression::UNCOMPRESSED,
+            Compression::SNAPPY,
+            Compression::GZIP(Default::default()),
+            Compression::ZSTD(Default::default()),
+            Compression::LZ4_RAW,
+        ] {
+            let bytes = Table::of_candles(&candles, scale).to_parquet(packed).unwrap();
+            let import = import_candles(&bytes, &ImportOptions::default(), |_| {}).unwrap();
+            assert_eq!(import.candles.len(), candles.len(), "{packed}");
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn desk_config(loaded: &[Loaded], spec: StrategySpec, trade: &TradeArgs) -> Desk
         gross_max_ppm: u32::MAX,
         orders_per_hour_max: u32::MAX,
         price_band_ppm: u32::MAX,
-        stale_after_ms: i64::MAX,
+        stale_after_ms: Some(i64::MAX),
         ..RiskLimits::default()
     };
     DeskConfig {

@@ -40,6 +40,7 @@ use super::{
     look,
     status::{Running, running},
     time::Moment,
+    words,
 };
 
 /// The name of the desk's team, and of the agent that knows what it amounts to.
@@ -124,7 +125,13 @@ async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<
         eprintln!("atra: {} has no candles: this is a simulated market, seed {seed}", config.db.display());
     }
     let live = Live::start(&runtime, &what, &config, before, json, is_killed);
-    let mut ended = until_end(&runtime, args.until_idle, &mut signals, &mut asked, json).await;
+    let ending = until_end(&runtime, args.until_idle, &mut signals, &mut asked, json);
+    let mut ended = tokio::select! {
+        // Biased: the end first.
+        biased;
+        ended = ending => ended,
+        () = words::listen(&runtime, &config.db) => Ended::Signal,
+    };
     let (figures, turns) = stop(&runtime, live, &config, &mut signals, json).await?;
     // It may have given up while it drained.
     let gave_up = |state: &TeamState| matches!(state, TeamState::Failed { .. } | TeamState::Poisoned { .. });

@@ -74,6 +74,7 @@ impl Finished<'_> {
                 "digest": digest,
                 "market": self.market,
                 "ended": self.ended.name(),
+                "report": self.figures,
             }))?;
             return out.finish();
         }

@@ -143,25 +143,52 @@ fn decimal_slow(text: &[u8]) -> Option<Decimal> {
     Some(Decimal { mantissa, decimals: u8::try_from(places).ok()?, rounded })
 }
 
-/// What the commas of a number are.
+/// What the commas and points of a number tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Commas {
+pub(super) enum Marks {
     /// There are none, or the number is none.
     None,
-    /// They part thousands: there are several, or a point stands behind the only one.
+    /// A point and no comma.
+    Point,
+    /// Commas part thousands: there are several, or a point stands behind the only one.
     Thousands,
-    /// The only one has three digits behind it and no point: it may be a decimal comma as well.
+    /// The only comma is a decimal one: what stands before or behind it is no group of thousands.
+    Decimal,
+    /// The only comma has three digits behind it: it may part thousands or be a decimal one.
     Unsure,
 }
 
-/// Tells what the commas of a number are; whether the number is one is told by [`decimal`].
-pub(super) fn commas(text: &[u8]) -> Commas {
-    let mut parts = text.splitn(3, |byte| *byte == b',');
-    match (parts.next(), parts.next(), parts.next()) {
-        (_, None, _) => Commas::None,
-        (_, Some(behind), None) if !behind.contains(&b'.') => Commas::Unsure,
-        _ => Commas::Thousands,
+/// Tells what the commas and points of a number are; whether the number is one is told by [`decimal`].
+pub(super) fn marks(text: &[u8]) -> Marks {
+    let mut parts = text.trim_ascii().splitn(3, |byte| *byte == b',');
+    let (Some(before), behind, more) = (parts.next(), parts.next(), parts.next()) else { return Marks::None };
+    let Some(behind) = behind else {
+        return if before.contains(&b'.') { Marks::Point } else { Marks::None };
+    };
+    let before = before.strip_prefix(b"-").unwrap_or(before);
+    if before.contains(&b'.') {
+        Marks::Decimal
+    } else if more.is_some() || behind.contains(&b'.') {
+        Marks::Thousands
+    } else if matches!(before, [b'1'..=b'9', rest @ ..] if rest.len() < 3) && behind.len() == 3 {
+        Marks::Unsure
+    } else {
+        Marks::Decimal
     }
+}
+
+/// As [`decimal`], of a number with a decimal comma, whose points part thousands.
+pub(super) fn decimal_with_comma(text: &[u8]) -> Option<Decimal> {
+    let mut turned = [0; 64];
+    let turned = turned.get_mut(..text.len())?;
+    for (to, byte) in turned.iter_mut().zip(text) {
+        *to = match byte {
+            b',' => b'.',
+            b'.' => b',',
+            other => *other,
+        };
+    }
+    decimal(turned)
 }
 
 /// Whether so many digits may stand before a separator of thousands.
@@ -317,15 +344,24 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_parts_thousands_or_may_be_a_point() {
+    fn a_comma_parts_thousands_or_is_a_point_or_may_be_either() {
         for (text, is) in [
-            ("1234.5", Commas::None),
-            ("1,234", Commas::Unsure),
-            ("1,234.5", Commas::Thousands),
-            ("1,234,567", Commas::Thousands),
+            ("1234", Marks::None),
+            ("1234.5", Marks::Point),
+            ("1,234", Marks::Unsure),
+            ("-12,345", Marks::Unsure),
+            ("1,234.5", Marks::Thousands),
+            ("1,234,567", Marks::Thousands),
+            ("0,123", Marks::Decimal),
+            ("1,5", Marks::Decimal),
+            ("1234,567", Marks::Decimal),
+            ("1.234,567", Marks::Decimal),
         ] {
-            assert_eq!(commas(text.as_bytes()), is, "{text}");
+            assert_eq!(marks(text.as_bytes()), is, "{text}");
         }
+        let turned = |text: &str| decimal_with_comma(text.as_bytes()).map(|found| (found.mantissa, found.decimals));
+        assert_eq!(turned("-1.234.567,25"), Some((-123_456_725, 2)));
+        assert_eq!((turned("1.5"), turned("1,234.5"), turned(&"1".repeat(65))), (None, None, None));
     }
 
     #[test]

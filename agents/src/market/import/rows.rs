@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::candle::{Candle, CandleFault, DECIMALS_MAX, Interval, LOTS_MAX, Scale, TICKS_MAX, power_of_ten};
 use super::dates;
 use super::layout::{self, COLUMNS_MAX, Layout};
-use super::number::{self, Commas, Decimal, Unit};
+use super::number::{self, Decimal, Marks, Unit};
 use super::{FlatPolicy, Gap, GapPolicy, Import, ImportError, ImportOptions, ImportReport, RefusedReason, RefusedRow};
 
 pub(super) struct Rows<'o> {
@@ -22,8 +22,8 @@ pub(super) struct Rows<'o> {
     dates: Option<Unit>,
     /// Whether times and prices are what they look like: nobody said another unit or scale.
     is_plain: bool,
-    /// Whether a comma within a number is known to part thousands, and no decimal comma.
-    parts_thousands: bool,
+    /// What the numbers so far tell of commas and points; never [`Marks::Unsure`].
+    marks: Marks,
     pub(super) report: ImportReport,
 }
 
@@ -62,7 +62,7 @@ impl<'o> Rows<'o> {
             dates: options.time_unit.filter(|unit| matches!(unit, Unit::DayFirst | Unit::MonthFirst)),
             is_plain: options.time_unit.is_none() && options.price_shift == 0,
             // Where commas part the columns, nobody writes decimal commas.
-            parts_thousands: layout.delimiter == b',',
+            marks: if layout.delimiter == b',' { Marks::Thousands } else { Marks::None },
             report,
         }
     }
@@ -135,6 +135,10 @@ impl<'o> Rows<'o> {
         if columns[0] != 0 || !(5..=PLAIN_COLUMNS).contains(&needed) || !self.is_plain || self.layout.symbol.is_some() {
             return None;
         }
+        // A point is a decimal one here, which is not so in every file.
+        if !matches!(self.marks, Marks::Thousands | Marks::Point) {
+            return None;
+        }
         let digits = bytes.get(at..at + 13)?;
         let mut time = 0;
         for byte in digits {
@@ -178,10 +182,11 @@ impl<'o> Rows<'o> {
         if let Some(column) = self.layout.symbol.filter(|column| *column < count) {
             self.symbol(fields[column])?;
         }
-        if !self.parts_thousands {
-            self.thousands(fields)?;
+        if matches!(self.marks, Marks::None | Marks::Point) {
+            self.marks(fields)?;
         }
-        let number = |i: usize| number::decimal(fields[i]).ok_or(RefusedReason::Number { column: i + 1 });
+        let parsed = if self.marks == Marks::Decimal { number::decimal_with_comma } else { number::decimal };
+        let number = |i: usize| parsed(fields[i]).ok_or(RefusedReason::Number { column: i + 1 });
         let (time, unit) = match self.options.time_unit {
             None => number::time(fields[time]),
             Some(unit) => number::time_in(fields[time], unit),
@@ -209,14 +214,22 @@ impl<'o> Rows<'o> {
         Ok(())
     }
 
-    /// Looks at the commas of a row's numbers. The first number that can be read in one way only tells what all are; until
-    /// then one that cannot is refused, because it might be a thousand times too great.
-    fn thousands(&mut self, fields: &[&[u8]; COLUMNS_MAX]) -> Result<(), RefusedReason> {
+    /// Looks at the commas and points of a row's numbers. The first number that can be read in one way only tells what all
+    /// are; until then one that cannot is refused, because it might be a thousand times too great. A comma is a decimal one
+    /// only in a file in which no point was.
+    fn marks(&mut self, fields: &[&[u8]; COLUMNS_MAX]) -> Result<(), RefusedReason> {
         let Layout { columns: [_, prices @ ..], volume, .. } = self.layout;
-        let numbers = || prices.into_iter().chain(volume);
-        let is = |wanted: Commas| move |column: &usize| number::commas(fields[*column]) == wanted;
-        self.parts_thousands = numbers().any(|column| is(Commas::Thousands)(&column));
-        match numbers().find(is(Commas::Unsure)).filter(|_| !self.parts_thousands) {
+        let marks = prices.into_iter().chain(volume).map(|column| (column, number::marks(fields[column])));
+        let first = |wanted: Marks| marks.clone().find(|(_, marks)| *marks == wanted).map(|(column, _)| column);
+        let (thousands, decimal, point) = (first(Marks::Thousands), first(Marks::Decimal), first(Marks::Point));
+        self.marks = match (self.marks, thousands, decimal, point) {
+            (_, Some(_), None, _) => Marks::Thousands,
+            (Marks::None, None, Some(_), None) => Marks::Decimal,
+            (_, _, Some(column), _) => return Err(RefusedReason::Comma { column: column + 1 }),
+            (_, None, None, Some(_)) => Marks::Point,
+            (before, None, None, None) => before,
+        };
+        match first(Marks::Unsure).filter(|_| matches!(self.marks, Marks::None | Marks::Point)) {
             Some(column) => Err(RefusedReason::Comma { column: column + 1 }),
             None => Ok(()),
         }

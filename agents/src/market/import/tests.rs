@@ -238,6 +238,28 @@ fn a_comma_that_may_be_a_decimal_one_is_refused_until_a_row_tells() {
     }
 }
 
+/// Files of spreadsheets in half of Europe were refused row by row.
+#[test]
+fn a_decimal_comma_is_told_by_a_number_that_can_be_nothing_else() {
+    let file = |rows: &str| import(&format!("time;open;high;low;close;volume\n{rows}"));
+    let found =
+        file("1600000000000;26,5;26,9;26,4;26,8;1,234\n1600000060000;1.026,5;1.027;1.026;1.027;1.234\n").unwrap();
+    let Import { candles, scale, report, .. } = found;
+    assert_eq!((report.refused, scale.price_decimals(), scale.volume_decimals()), (0, 1, 3));
+    assert_eq!((candles[0].open, candles[1].open, candles[1].close), (265, 10_265, 10_270));
+    assert_eq!((candles[0].volume, candles[1].volume), (1_234, 1_234_000));
+    // Where a point was a decimal one before, or stands beside it, nothing is guessed.
+    for rows in [
+        "1600000000000;26.5;26.9;26.4;26.8;5\n1600000060000;26,8;26,9;26,4;26,8;5\n",
+        "1600000000000;26,5;26.9;26.4;26.8;5\n1600000060000;26.8;26.9;26.4;26.8;5\n",
+    ] {
+        let found = file(rows).unwrap();
+        assert_eq!((found.candles.len(), found.report.refused), (1, 1), "{rows}");
+    }
+    let unsure = file("1600000000000;26;27;26;26;1,234\n1600000060000;26,8;26,9;26,4;26,8;5\n").unwrap();
+    assert_eq!((unsure.candles.len(), unsure.report.refused), (1, 1));
+}
+
 proptest::proptest! {
     /// A quote sends a line through the careful path: both must read the same.
     #[test]

@@ -3,6 +3,8 @@
 //! A recurrence costs what a bar waits for the one before it, so each is written over two bars ([`decay`]): even and odd
 //! bars are two chains that a processor follows side by side. No division, no fused product: the bits are everyone's.
 
+use std::array::from_fn;
+
 use serde::{Deserialize, Serialize};
 use wide::f64x2;
 
@@ -340,14 +342,23 @@ impl Indicator for Macd {
         let [mut fast, mut slow, mut signal] =
             [&self.fast, &self.slow, &self.signal].map(|average| Two::new(average.share(), &average.0));
         let origin = f64x2::from(self.origin);
-        let (places, rest) = values.as_chunks_mut();
-        pairs(&mut inputs, places, |pair| {
+        let mut pair = |pair: [f64; 2]| {
             let moved = f64x2::new(pair) - origin;
             let macd = fast.step(moved) - slow.step(moved);
             let line = signal.step(macd);
             let ([a, b], [c, d], [e, f]) = (macd.to_array(), line.to_array(), (macd - line).to_array());
             [MacdValue { macd: a, signal: c, histogram: e }, MacdValue { macd: b, signal: d, histogram: f }]
-        });
+        };
+        // Four pairs a turn, their inputs first: what the averages stand at then stays in registers between pairs. There are
+        // as many inputs as places.
+        let (many, places) = values.as_chunks_mut::<8>();
+        for places in many {
+            let taken: [f64; 8] = from_fn(|_| inputs.next().unwrap_or_default());
+            let (places, taken) = (places.as_chunks_mut().0, taken.as_chunks().0);
+            places.iter_mut().zip(taken).for_each(|(place, input)| *place = pair(*input));
+        }
+        let (places, rest) = places.as_chunks_mut();
+        pairs(&mut inputs, places, pair);
         fast.end(&mut self.fast.0);
         slow.end(&mut self.slow.0);
         signal.end(&mut self.signal.0);
