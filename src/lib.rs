@@ -29,3 +29,8 @@ pub mod prelude {
         SqliteStore, StateReader, StateWriter, Team, Timestamp, Topic,
     };
 }
+
+/// The tutorial of the simulation, so that what it shows is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/simulation.md")]
+struct SimulationTutorial;

@@ -12,13 +12,13 @@ use std::{
 use atra_agents::{CandleSource, DeskConfig, desk};
 use atra_bus::{Committed, Draft, Event, EventId, Filter, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
 use atra_runtime::{
-    Limits, Placement, Team,
+    Limits, Team,
     sim::{
-        EngineError, Fault, FaultClass, FaultPlan, Policy, SimReport, Swarm, TraceRecord, Violation, crowd,
-        fewer_faults,
+        EngineError, Fault, FaultClass, FaultPlan, InputAt, Policy, SimReport, Swarm, TraceRecord, Violation, crowd,
+        earlier, fewer, weaker,
     },
 };
-use atra_storage::{Level, Read, StorageOptions, StoreError, digest_of_publisher};
+use atra_storage::{Read, StoreError, digest_of_publisher};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -57,6 +57,9 @@ pub struct Case {
     /// Which task comes next, poll by poll, as a traced run of the same seed had it; empty: the policy alone says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub order: Vec<u64>,
+    /// Exactly these of the callers' publishes and of the desk's candles come in; `None`: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<Vec<InputAt>>,
     /// For people: what it once found.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub story: String,
@@ -102,6 +105,9 @@ pub struct Verdict {
     pub sometimes: BTreeMap<String, u64>,
     /// The last events.
     pub recent: Vec<String>,
+    /// What came in from outside, in order.
+    #[serde(skip)]
+    pub inputs: Vec<InputAt>,
     /// What was drawn for this seed, for people.
     pub options: String,
     /// Every record, if asked for.
@@ -124,65 +130,6 @@ pub enum CaseError {
     Read(String),
 }
 
-/// What a seed draws of limits and levels.
-#[derive(Debug, Clone)]
-struct Drawn {
-    limits: Limits,
-    storage: StorageOptions,
-    level: Level,
-    placement: Placement,
-}
-
-impl Drawn {
-    fn of(case: &Case) -> Self {
-        let mut drawn = Self {
-            limits: Limits::default(),
-            storage: StorageOptions::default(),
-            level: Level::Process,
-            placement: Placement::Together,
-        };
-        if case.varied {
-            let mut bits = scramble(case.seed);
-            let mut pick = |from: &[usize]| {
-                bits = scramble(bits);
-                from[bits as usize % from.len()]
-            };
-            drawn.limits.inputs_max = pick(&[1, 7, 64, 256]);
-            drawn.limits.steps_in_flight_max = pick(&[1, 2, 4]);
-            drawn.limits.foreign_events_max = pick(&[1, 16, 512]);
-            drawn.limits.read_ahead_inputs_max = pick(&[256, 4_096]);
-            drawn.storage.queue_commands_max = pick(&[2, 64, 4_096]);
-            // At least one for each twenty teams. After an unclean stop every input takes two commands, and at one command
-            // a batch two hundred teams bring more of them than a disk that stalls can take within the hour.
-            drawn.storage.batch_commands_max = pick(&[1, 32, 1_024]).max(case.agents / 20);
-            drawn.level = [Level::Process, Level::Power][pick(&[0, 0, 0, 1])];
-            drawn.placement = [Placement::Together, Placement::Apart][pick(&[0, 0, 1])];
-        }
-        drawn
-    }
-
-    fn text(&self) -> String {
-        let Self { limits, storage, level, placement } = self;
-        format!(
-            "inputs_max {}, steps_in_flight_max {}, foreign_events_max {}, queue_commands_max {}, batch_commands_max {}, \
-             level {level:?}, placement {placement:?}",
-            limits.inputs_max,
-            limits.steps_in_flight_max,
-            limits.foreign_events_max,
-            storage.queue_commands_max,
-            storage.batch_commands_max
-        )
-    }
-}
-
-/// SplitMix64's finaliser: bits of a seed that have nothing to do with the seed's own.
-fn scramble(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 impl Case {
     /// The hash of everything that it says but its story: two cases with one hash are one case.
     #[must_use]
@@ -199,8 +146,7 @@ impl Case {
 /// # Errors
 /// [`CaseError`] when it cannot be set up. What does not hold is in the verdict.
 pub fn run(case: &Case, traced: bool) -> Result<Verdict, CaseError> {
-    let drawn = Drawn::of(case);
-    let mut report = simulate(case, &drawn, traced)?;
+    let mut report = simulate(case, traced)?;
     if case.desk && report.failure().is_none() {
         compare_with_peace(case, &mut report)?;
     }
@@ -220,20 +166,19 @@ pub fn run(case: &Case, traced: bool) -> Result<Verdict, CaseError> {
         not_applicable: report.not_applicable,
         sometimes: report.sometimes,
         recent: report.recent,
-        options: format!("{}; faults drawn: {}", drawn.text(), classes.join(" ")),
+        options: format!("{}; faults drawn: {}", report.options, classes.join(" ")),
+        inputs: report.inputs,
         trace: report.trace,
         order: report.order,
     })
 }
 
-fn simulate(case: &Case, drawn: &Drawn, traced: bool) -> Result<SimReport<()>, CaseError> {
+fn simulate(case: &Case, traced: bool) -> Result<SimReport<()>, CaseError> {
     let long = Duration::from_millis(case.virtual_ms);
     let beat = Duration::from_millis(case.beat_ms);
     let mut swarm = Swarm::new(case.seed)
         .policy(case.policy)
-        .level(drawn.level)
-        .storage(drawn.storage.clone())
-        .faults(plan_for(&case.faults, drawn.level))
+        .faults(case.faults.clone())
         .sometimes("a team is being restarted", |look| look.status.iter().any(|team| team.restarts > 0));
     if case.store == StoreKind::Sqlite {
         // Relaxed: only that no two are the same counts.
@@ -243,13 +188,19 @@ fn simulate(case: &Case, drawn: &Drawn, traced: bool) -> Result<SimReport<()>, C
     if traced {
         swarm = swarm.traced();
     }
+    if case.varied {
+        swarm = swarm.varied();
+    }
+    if let Some(inputs) = &case.inputs {
+        swarm = swarm.only(inputs.clone());
+    }
     if !case.order.is_empty() {
         swarm = swarm.order(case.order.clone());
     }
     if case.desk {
-        swarm = swarm.team(desk_of(case, drawn)?);
+        swarm = swarm.team(desk_of(case)?);
     }
-    swarm = crowd::teams(case.agents, beat, &drawn.limits).fold(swarm, Swarm::team);
+    swarm = crowd::teams(case.agents, beat, &Limits::default()).fold(swarm, Swarm::team);
     let has_crowd = case.agents > 0;
     // The pace of the candles begins anew at each start: every death may cost the desk its downtime.
     let patience = long * 3 + Duration::from_secs(4 * 3_600);
@@ -272,20 +223,8 @@ fn simulate(case: &Case, drawn: &Drawn, traced: bool) -> Result<SimReport<()>, C
     }))
 }
 
-/// After a failed flush level `power` is not promised again in the same process, and every team says so and stops: then
-/// an operator is needed, whom these runs do not have.
-fn plan_for(plan: &FaultPlan, level: Level) -> FaultPlan {
-    let unknown = |class: &FaultClass| matches!(class, FaultClass::CommitLost | FaultClass::CommitUnknown);
-    match plan {
-        FaultPlan::Drawn(list) if level == Level::Power => {
-            FaultPlan::Drawn(list.iter().copied().filter(|class| !unknown(class)).collect())
-        }
-        plan => plan.clone(),
-    }
-}
-
 /// The seven: on simulated candles, a candle a virtual second, with a strategy of the seed's.
-fn desk_of(case: &Case, drawn: &Drawn) -> Result<Team, CaseError> {
+fn desk_of(case: &Case) -> Result<Team, CaseError> {
     let mut config = DeskConfig { speed: Some(1), ..DeskConfig::default() };
     let text = match case.seed % 4 {
         0 => r#"{"optimizer": {"pairs": [[4, 8], [8, 16], [8, 32]], "train": 240}}"#,
@@ -299,8 +238,7 @@ fn desk_of(case: &Case, drawn: &Drawn) -> Result<Team, CaseError> {
     let series = "SIM.15m".parse().map_err(|error| CaseError::Read(format!("{error}")))?;
     let candles = Some((case.virtual_ms / 1_000).max(1));
     let source = CandleSource::Simulator { seed: case.seed, series: vec![series], candles };
-    let team = block_on(desk(config, source))??;
-    Ok(team.limits(drawn.limits.clone()).placement(drawn.placement))
+    Ok(block_on(desk(config, source))??)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, CaseError> {
@@ -319,9 +257,9 @@ fn compare_with_peace(case: &Case, report: &mut SimReport<()>) -> Result<(), Cas
         store: StoreKind::Model,
         ..case.clone()
     };
-    let in_peace = simulate(&peace, &Drawn::of(&peace), false)?;
+    let in_peace = simulate(&peace, false)?;
     let mut n = 0;
-    for spec in desk_of(&peace, &Drawn::of(&peace))?.specs() {
+    for spec in desk_of(&peace)?.specs() {
         n += 1;
         let at_ms = report.virtual_time.as_millis() as u64;
         let difference = block_on(difference(&*report.reader, &*in_peace.reader, &spec.name))?;
@@ -388,8 +326,8 @@ fn kind_of(verdict: &Verdict) -> Option<String> {
     )
 }
 
-/// Looks for a smaller case that breaks the same invariant: cuts the run, takes faults away (delta debugging), then
-/// agents, and moves towards the plain order. It tries 300 cases at most, and begins none after `within`; `told` hears
+/// Looks for a smaller case that breaks the same invariant: cuts the run, drops the desk and agents, moves towards the
+/// plain order, takes faults away (delta debugging) and what comes in, and puts milder faults in their place. It tries 300 cases at most, and begins none after `within`; `told` hears
 /// of each try (which one, and what the best case is so far). What it gives has been run twice with equal hashes.
 ///
 /// # Errors
@@ -447,10 +385,30 @@ pub fn shrink(
     }
     if let FaultPlan::Exactly(list) = best.faults.clone() {
         let of = |list: &[Fault]| if list.is_empty() { FaultPlan::None } else { FaultPlan::Exactly(list.to_vec()) };
-        let left = fewer_faults(list, |list| {
-            fails(&Case { faults: of(list), ..best.clone() }).map(|verdict| verdict.is_some())
-        })?;
+        let left =
+            fewer(list, |list| fails(&Case { faults: of(list), ..best.clone() }).map(|verdict| verdict.is_some()))?;
         best.faults = of(&left);
+        let left =
+            earlier(left, |list| fails(&Case { faults: of(list), ..best.clone() }).map(|verdict| verdict.is_some()))?;
+        best.faults = of(&left);
+    }
+    // Of what comes in, all that can be; first whether any of it is needed.
+    if best.desk || best.agents > 0 {
+        fewer(first.inputs, |inputs| {
+            let candidate = Case { inputs: Some(inputs.to_vec()), ..best.clone() };
+            let found = fails(&candidate)?.is_some();
+            if found {
+                best = candidate;
+            }
+            Ok::<_, CaseError>(found)
+        })?;
+    }
+    if let FaultPlan::Exactly(list) = best.faults.clone() {
+        let milder = weaker(list, |list| {
+            let candidate = Case { faults: FaultPlan::Exactly(list.to_vec()), ..best.clone() };
+            fails(&candidate).map(|verdict| verdict.is_some())
+        })?;
+        best.faults = FaultPlan::Exactly(milder);
     }
     // Of an order that is needed, as little as is.
     while !best.order.is_empty() {

@@ -6,7 +6,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     fs,
-    hash::Hasher as _,
     path::{Path, PathBuf},
     process::Command,
     str::FromStr,
@@ -18,8 +17,8 @@ use std::{
 };
 
 use atra::{
-    runtime::sim::{FaultClass, FaultPlan, Policy, TraceRecord, Violation},
-    simulation::{Case, StoreKind, TRIALS_MAX, Verdict, plan_of, run, shrink},
+    runtime::sim::{FaultClass, FaultPlan, Policy, TraceRecord, Violation, build},
+    simulation::{Case, StoreKind, TRIALS_MAX, Verdict, is_undetermined, plan_of, run, shrink},
 };
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -126,8 +125,8 @@ pub(crate) struct SimRun {
     /// Seeds at a time; one a core if not said.
     #[arg(long)]
     pub(crate) jobs: Option<usize>,
-    /// Which ready task runs next: random (every seed is another order), fifo (first woken, first polled), or list:FILE
-    /// as --order wrote it.
+    /// Which ready task runs next: random (every seed is another order; with faults, one in eight is fifo), fifo (first
+    /// woken, first polled), or list:FILE as --order wrote it.
     #[arg(long, default_value = "random", value_name = "random|fifo|list:FILE")]
     pub(crate) policy: PolicyArg,
     /// Writes the order in which tasks were polled to this file, for --policy list:FILE; one seed only.
@@ -185,6 +184,7 @@ impl SimRun {
             faults,
             store: if self.store == StoreArg::Sqlite { StoreKind::Sqlite } else { StoreKind::Model },
             order,
+            inputs: None,
             story: String::new(),
         })
     }
@@ -336,7 +336,7 @@ fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
         Some(verdict) => Err(CliError::Verdict {
             what: format!("{} of {} seeds failed, the first is {}", sum.failures.len(), sum.seeds, verdict.seed),
             next: repeat_line(verdict.seed, args),
-            code: 1,
+            code: if is_undetermined(verdict) { 2 } else { 1 },
         }),
     }
 }
@@ -462,22 +462,9 @@ fn tell(verdict: &Verdict, case: &Case, smaller: Option<&Case>, args: &SimRun) {
 
 fn told_case(case: &Case) -> String {
     let desk = if case.desk { "the desk, " } else { "" };
-    format!("with {desk}{} agents, {} ms, {:?} order", case.agents, case.virtual_ms, case.policy).to_lowercase()
-}
-
-/// What this program was made of: its revision, if the build was told, and else a hash of the program itself.
-fn build() -> String {
-    let version = env!("CARGO_PKG_VERSION");
-    if let Some(revision) = option_env!("ATRA_REVISION") {
-        return format!("atra {version}, revision {revision}");
-    }
-    let mut hasher = std::hash::DefaultHasher::new();
-    // Who cannot read himself says what he knows.
-    match std::env::current_exe().and_then(fs::read) {
-        Ok(bytes) => hasher.write(&bytes),
-        Err(_) => return format!("atra {version}"),
-    }
-    format!("atra {version}, program {:016x}", hasher.finish())
+    let inputs = case.inputs.as_ref().map_or(String::new(), |inputs| format!("{} inputs, ", inputs.len()));
+    let Case { agents, virtual_ms, policy, .. } = case;
+    format!("with {desk}{agents} agents, {inputs}{virtual_ms} ms, {policy:?} order").to_lowercase()
 }
 
 fn summary(sum: &Sum, asked: &FaultPlan, out: &mut Output) -> Result<(), CliError> {
@@ -560,8 +547,19 @@ fn first_difference(args: &SimRun, seed: u64) -> Result<String, CliError> {
     let text = fs::read_to_string(&file).map_err(|source| CliError::File { path: file.clone(), source })?;
     let _ = fs::remove_file(&file);
     let theirs: Vec<TraceRecord> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let at = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs).unwrap_or(ours.len().min(theirs.len()));
-    Ok(format!("first different record: here {:?}, there {:?}", ours.get(at), theirs.get(at)))
+    Ok(told_difference(&ours, &theirs))
+}
+
+/// The first record that is not the same in both; where one is the other's beginning, the first one after its end.
+fn told_difference(ours: &[TraceRecord], theirs: &[TraceRecord]) -> String {
+    let differs = ours.iter().zip(theirs).position(|(ours, theirs)| ours != theirs);
+    let at = differs.unwrap_or(ours.len().min(theirs.len()));
+    let told = |records: &[TraceRecord]| {
+        records.get(at).map_or("nothing".into(), |TraceRecord { at_ms, what, value, .. }| {
+            format!("{what} {value} after {at_ms} ms")
+        })
+    };
+    format!("record {} differs: here {}, there {}", at + 1, told(ours), told(theirs))
 }
 
 // === orders in files ===
@@ -594,7 +592,11 @@ fn read_order(file: &Path, seed: u64) -> Result<Vec<u64>, CliError> {
 // === cases in files ===
 
 fn read(file: &Path) -> Result<Case, CliError> {
-    let text = fs::read_to_string(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
+    // Its own code says that nothing was run: 1 is for an invariant that failed.
+    let text = fs::read_to_string(file).map_err(|error| CliError::Usage {
+        what: format!("{} could not be read: {error}", file.display()),
+        next: "give a file that --shrink wrote",
+    })?;
     serde_json::from_str(&text).map_err(|error| CliError::Usage {
         what: format!("{} is no case of a simulation: {error}", file.display()),
         next: "give a file that --shrink wrote",
@@ -671,4 +673,22 @@ fn keep(seed: u64, smaller: Option<Case>) -> Result<(), CliError> {
     write(&file, &case)?;
     eprintln!("  or, smaller: atra sim replay {}", file.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `--check-determinism` shows of two histories: where they part, and not where they end.
+    #[test]
+    fn the_first_record_that_differs_is_told() {
+        let record = |n: u64, what: &str| TraceRecord { n, at_ms: 10 * n, what: what.into(), value: n };
+        let ours: Vec<_> = (1..=5).map(|n| record(n, "team a")).collect();
+        let mut theirs = ours.clone();
+        (theirs[2], theirs[4]) = (record(3, "storage"), record(5, "team b"));
+        let text = told_difference(&ours, &theirs);
+        assert_eq!(text, "record 3 differs: here team a 3 after 30 ms, there storage 3 after 30 ms");
+        let text = told_difference(&ours[..4], &ours);
+        assert_eq!(text, "record 5 differs: here nothing, there team a 5 after 50 ms");
+    }
 }

@@ -27,6 +27,7 @@ fn case(seed: u64) -> Case {
         varied: true,
         store: StoreKind::Model,
         order: Vec::new(),
+        inputs: None,
         story: String::new(),
     }
 }
@@ -171,7 +172,8 @@ fn a_failing_run_tells_everything_that_is_needed_to_see_it_again() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     for part in [
         ": atomic broken for \"store\" after ",
-        "options: inputs_max ",
+        "options: seed ",
+        ", drawn: inputs_max ",
         "of atra 0.1.0, ",
         ", case ",
         "1 of ",

@@ -4,13 +4,16 @@
 //! it, and looks from outside now and then. The auditor keeps its own small account of the truth, apart from the store:
 //! hashes of facts, the place of each event, what each agent still has to be given.
 
+mod routes;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use atra_bus::{Event, EventId, Interest, Name, Seq, Topic};
+use atra_bus::{Event, EventId, Interest, Name, Seq};
 use atra_storage::{FactKind, FactRow, Read, StoreError, TeamRow, WriteBatch};
+use routes::Route;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
@@ -52,6 +55,8 @@ struct State {
     memory: Vec<(Arc<str>, Vec<Version>)>,
     letters: FxHashSet<(usize, EventId)>,
     failures: FxHashMap<(usize, EventId), u32>,
+    /// Agents of which a turn failed that was not planned to.
+    failed_itself: BTreeSet<usize>,
     /// States after commits that are not flushed, oldest first; kept only if power can go.
     volatile: VecDeque<Before>,
     keeps_volatile: bool,
@@ -66,53 +71,6 @@ struct State {
     own_counts: BTreeMap<String, u64>,
     violations: Vec<Violation>,
     recent: VecDeque<(u64, Recent)>,
-}
-
-/// Where what has a topic goes.
-struct Route {
-    /// The agents that want it.
-    agents: Wanted,
-    /// The place of the key of memory that it writes.
-    key: Option<u32>,
-}
-
-impl Route {
-    /// Where a topic that was never seen before goes.
-    fn of(topic: &Topic, agents: &[AgentAccount], memory: &mut Vec<(Arc<str>, Vec<Version>)>) -> Self {
-        let wants = |agent: &AgentAccount| match topic.addressee() {
-            Some(name) => agent.spec.name.as_str() == name,
-            None => agent.spec.wants.filters.iter().any(|filter| filter.matches(topic.as_str())),
-        };
-        let places: Vec<u32> = (0..).zip(agents).filter(|(_, agent)| wants(agent)).map(|(place, _)| place).collect();
-        let agents = match places[..] {
-            [] => Wanted::Nobody,
-            [place] => Wanted::One(place),
-            _ => Wanted::Many(places.into()),
-        };
-        // One topic, one key.
-        let key = topic.memory_key().map(|key| {
-            memory.push((key.into(), Vec::new()));
-            memory.len() as u32 - 1
-        });
-        Self { agents, key }
-    }
-}
-
-/// Places of agents. Most topics of a swarm address one, which is told where the route lies.
-enum Wanted {
-    Nobody,
-    One(u32),
-    Many(Box<[u32]>),
-}
-
-impl Wanted {
-    fn places(&self) -> &[u32] {
-        match self {
-            Self::Nobody => &[],
-            Self::One(place) => std::slice::from_ref(place),
-            Self::Many(places) => places,
-        }
-    }
 }
 
 /// A version of a memory key; who wrote it stands in the journal.
@@ -182,6 +140,8 @@ struct Before {
 }
 
 const NEVER_LOOKED: &str = "the run was too short for a look";
+/// Agents that a deadlock names.
+const UNSETTLED_MAX: usize = 12;
 /// Events of the account's own that a failure shows.
 const RECENT_MAX: usize = 24;
 
@@ -430,9 +390,23 @@ impl Audit {
         state.agents[agent].last = seq.max(last);
     }
 
-    /// A turn failed.
-    pub(crate) fn failed(&self, agent: usize, event: &Event) {
-        *self.state().failures.entry((agent, event.id)).or_insert(0) += 1;
+    /// Virtual time since the begin, in milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.engine.now_ms()
+    }
+
+    /// A turn failed, as planned or by the agent's own doing.
+    pub(crate) fn failed(&self, agent: usize, event: &Event, is_planned: bool) {
+        let mut state = self.state();
+        *state.failures.entry((agent, event.id)).or_insert(0) += 1;
+        state.failed_itself.extend((!is_planned).then_some(agent));
+    }
+
+    /// Whether a turn of one of the team's agents failed by its own doing.
+    pub(crate) fn failed_itself(&self, team: &Name) -> bool {
+        let state = self.state();
+        let is_of = |agent: &usize| state.teams[state.agents[*agent].team].name == *team;
+        state.failed_itself.iter().any(is_of)
     }
 
     /// A key that nobody in the agent's team owns, drawn by `draw`, and who wrote it last as of `at`.
@@ -489,6 +463,20 @@ impl Audit {
                 format!("has not settled seq {seq}, which was committed at {since} ms")
             });
         }
+    }
+
+    /// Says what has not been taken, oldest first. It does not hold the engine, which holds it.
+    pub(crate) fn unsettled(self) -> Box<dyn Fn() -> String + Send + Sync> {
+        let state = self.state;
+        Box::new(move || {
+            let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = |agent: &AgentAccount| {
+                let settled = state.cursor_of(agent.team).max(agent.last);
+                let (seq, since) = *agent.wanted.iter().find(|(seq, _)| *seq > settled)?;
+                Some(format!("{} has not taken seq {seq}, committed at {since} ms", agent.spec.name))
+            };
+            state.agents.iter().filter_map(first).take(UNSETTLED_MAX).collect::<Vec<_>>().join("; ")
+        })
     }
 
     /// Events in the journal.
@@ -561,7 +549,7 @@ impl State {
             Invariant::Durable => (!self.acks.is_empty(), "no caller was answered"),
             Invariant::Bounded | Invariant::NotStuck => (self.n_looks > 0, NEVER_LOOKED),
             Invariant::Contained => (self.n_looks > 0 && !self.teams.is_empty(), NEVER_LOOKED),
-            Invariant::Deterministic => (false, "no run in peace was compared with it"),
+            Invariant::Deterministic => (false, "nothing was decided again"),
         };
         (!is_applicable).then_some(otherwise)
     }

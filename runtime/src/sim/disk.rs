@@ -17,7 +17,8 @@ use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     audit::Audit,
-    engine::Engine,
+    driven::{DrivenReader, ReadBug},
+    engine::{Engine, Meddler, Meddling, WakeBug},
     faults::{FaultClass, Faults},
 };
 
@@ -43,11 +44,19 @@ pub(crate) struct DiskWorld {
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) commits: Arc<AtomicU64>,
     pub(crate) clock_off_by: Arc<AtomicI64>,
-    pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) bugs: Bugs,
 }
 
-/// A bug of the kernel, as a test plants it: what becomes of the n-th batch. `None`: it is answered and never written.
-pub(crate) type Sabotage = Arc<dyn Fn(u64, WriteBatch) -> Option<WriteBatch> + Send + Sync>;
+/// Bugs of the kernel, as tests plant them.
+#[derive(Clone, Default)]
+pub(crate) struct Bugs {
+    /// What is written when the n-th batch is answered.
+    pub(crate) batch: Option<BatchBug>,
+    pub(crate) read: Option<ReadBug>,
+    pub(crate) wake: Option<WakeBug>,
+}
+
+pub(crate) type BatchBug = Arc<dyn Fn(u64, WriteBatch) -> Vec<WriteBatch> + Send + Sync>;
 
 /// A store that fails as planned.
 pub(crate) struct FaultyStore {
@@ -58,6 +67,9 @@ pub(crate) struct FaultyStore {
 
 /// The longest step of the wall clock: a correction after a long sleep, not another year.
 const CLOCK_STEP_MAX_MS: u64 = 30_000;
+
+/// The longest time for which a task is not polled: a machine that is busy with something else.
+const STALL_MAX_MS: u64 = 1_000;
 
 impl FaultyStore {
     /// Dies here: this future never goes on.
@@ -109,14 +121,8 @@ impl Store for FaultyStore {
         // Relaxed: one thread.
         let n = self.world.commits.fetch_add(1, Ordering::Relaxed) + 1;
         let later = self.begin(n).await?;
-        let changed = match &self.world.sabotage {
-            None => None,
-            Some(sabotage) => match sabotage(n, batch.clone()) {
-                Some(batch) => Some(batch),
-                None => return Ok(()),
-            },
-        };
-        let batch = changed.as_ref().unwrap_or(batch);
+        let changed = self.world.bugs.batch.as_ref().map(|bug| bug(n, batch.clone()));
+        let batches = changed.as_deref().unwrap_or(std::slice::from_ref(batch));
         let of = |class: FaultClass| later.iter().find(|(found, _)| *found == class).map(|(_, draw)| *draw);
         let crash = of(FaultClass::Crash).map(|draw| (false, draw));
         let crash = of(FaultClass::PowerLoss).map(|draw| (true, draw)).or(crash);
@@ -125,16 +131,21 @@ impl Store for FaultyStore {
         {
             return Err(self.crash(power, false, draw).await);
         }
-        let mut torn = None;
-        if of(FaultClass::TornCommit).is_some() && !batch.facts.is_empty() {
-            let mut less = batch.clone();
-            less.facts.pop();
-            torn = Some(less);
+        for batch in batches {
+            let mut torn = None;
+            if of(FaultClass::TornCommit).is_some() && !batch.facts.is_empty() {
+                let mut less = batch.clone();
+                less.facts.pop();
+                torn = Some(less);
+            }
+            self.inner.commit(torn.as_ref().unwrap_or(batch)).await?;
+            self.world.audit.committed(batch);
+            if torn.is_some() {
+                return Err(self.crash(false, false, 0).await);
+            }
         }
-        self.inner.commit(torn.as_ref().unwrap_or(batch)).await?;
-        self.world.audit.committed(batch);
-        if torn.is_some() {
-            return Err(self.crash(false, false, 0).await);
+        if batches.is_empty() {
+            return Ok(());
         }
         if let Some(draw) = of(FaultClass::DiskLies) {
             return Err(self.crash(false, true, draw).await);
@@ -165,8 +176,24 @@ impl Store for FaultyStore {
     }
 
     fn reader(&self) -> Arc<dyn Read> {
-        self.inner.reader()
+        match &self.world.bugs.read {
+            None => self.inner.reader(),
+            Some(bug) => Arc::new(DrivenReader::flawed(self.inner.reader(), bug.clone())),
+        }
     }
+}
+
+/// What goes wrong instead of a poll: the process dies between two of them, or one comes late.
+pub(crate) fn meddler(faults: Faults, orders: mpsc::Sender<Order>) -> Meddler {
+    Box::new(move |task, nth, n| {
+        let (class, draw) = faults.poll(task, nth, n)?;
+        if class == FaultClass::TaskStall {
+            return Some(Meddling::Stalls(Duration::from_millis(1 + draw % STALL_MAX_MS)));
+        }
+        // As where a commit dies.
+        let _ = orders.try_send(Order::Crashed { power: false, lies: false, draw });
+        Some(Meddling::Dies)
+    })
 }
 
 /// Whether a commit at this level outlives a power cut.

@@ -80,8 +80,17 @@ impl Disk {
             Self::Model(disk) => Ok(Arc::new(disk.clone())),
             Self::Sqlite(disk) => {
                 let reader = drive(SqliteReader::open_read_only(&disk.path()))?;
-                Ok(Arc::new(DrivenReader(reader)))
+                Ok(Arc::new(DrivenReader::new(reader)))
             }
+        }
+    }
+
+    /// Whether nothing was ever committed to it.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Model(disk) => drive(disk.last_seq()).is_ok_and(|last| last == Seq::ZERO),
+            // It is made anew by the first incarnation.
+            Self::Sqlite(disk) => !disk.path().exists(),
         }
     }
 
@@ -260,27 +269,62 @@ impl Store for DrivenStore {
     }
 
     fn reader(&self) -> Arc<dyn Read> {
-        Arc::new(DrivenReader(self.inner.reader()))
+        Arc::new(DrivenReader::new(self.inner.reader()))
     }
 }
 
-/// Reads of SQLite, each of which ends within one poll.
-struct DrivenReader(Arc<dyn Read>);
+/// Whether what was missed between two seqs is taken for nothing.
+pub(crate) type ReadBug = Arc<dyn Fn(Seq, Seq) -> bool + Send + Sync>;
+
+/// Reads of SQLite, each of which ends within one poll; or reads of anything, with a planted bug.
+pub(crate) struct DrivenReader {
+    inner: Arc<dyn Read>,
+    is_driven: bool,
+    bug: Option<ReadBug>,
+}
+
+impl DrivenReader {
+    fn new(inner: Arc<dyn Read>) -> Self {
+        Self { inner, is_driven: true, bug: None }
+    }
+
+    /// The same reads with a bug of the kernel's: who has missed something believes that there was nothing.
+    pub(crate) fn flawed(inner: Arc<dyn Read>, bug: ReadBug) -> Self {
+        Self { inner, is_driven: false, bug: Some(bug) }
+    }
+}
 
 macro_rules! driven {
-    ($($name:ident($($argument:ident: $type:ty),*) -> $found:ty;)*) => {
+    ({ $($own:tt)* } $($name:ident($($argument:ident: $type:ty),*) -> $found:ty;)*) => {
         #[async_trait]
         impl Read for DrivenReader {
+            $($own)*
+
             $(async fn $name(&self, $($argument: $type),*) -> Result<$found, StoreError> {
-                drive(self.0.$name($($argument),*))
+                let read = self.inner.$name($($argument),*);
+                if self.is_driven { drive(read) } else { read.await }
             })*
         }
     };
 }
 
 driven! {
+    {
+        async fn journal(
+            &self,
+            after: Seq,
+            upto: Seq,
+            interest: &Interest,
+            limit: usize,
+        ) -> Result<(Vec<Committed>, Seq), StoreError> {
+            if self.bug.as_ref().is_some_and(|bug| bug(after, upto)) {
+                return Ok((Vec::new(), upto));
+            }
+            let read = self.inner.journal(after, upto, interest, limit);
+            if self.is_driven { drive(read) } else { read.await }
+        }
+    }
     last_seq() -> Seq;
-    journal(after: Seq, upto: Seq, interest: &Interest, limit: usize) -> (Vec<Committed>, Seq);
     floor() -> Seq;
     last_older_than(span: Duration) -> Seq;
     journal_before(before: Seq, interest: &Interest, limit: usize) -> Vec<Committed>;

@@ -9,25 +9,32 @@
 //! instant (livelock), wakers called from foreign threads, blocking tasks, and tasks spawned past the engine.
 //! It leaves to others what the tasks are, and what is checked.
 
+mod data;
+mod env;
+mod owned;
+
 use std::{
     cell::Cell,
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
     thread::ThreadId,
     time::Duration,
 };
 
-use atra_bus::{Env, OwnedTask, Task, TaskFuture, Timestamp};
+use atra_bus::{Task, TaskFuture};
+pub use data::{EngineError, Policy, TraceRecord};
+pub(crate) use data::{Figures, Setting, Traced};
+pub(crate) use env::SwarmEnv;
+use owned::{End, Owned};
 use rustc_hash::FxHashMap;
-use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Virtual time without a single poll after which a run counts as deadlocked: longer than any timer of the kernel.
@@ -36,37 +43,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(300 * 24 * 3_600);
 pub(crate) const LOOKER: &str = "observer";
 /// Tasks that a deadlock or livelock names.
 const NAMED_MAX: usize = 12;
-
-/// Which ready task is polled next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Policy {
-    /// The one with the least keyed random number: every seed is another order.
-    #[default]
-    Random,
-    /// The one that was woken first, as a plain executor does.
-    Fifo,
-}
-
-/// Why a simulation could not go on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum EngineError {
-    /// Nothing is ready and no timer is set, but the scenario has not ended.
-    #[error("deadlock: nothing is ready and no timer is set; waiting: {0}")]
-    Deadlock(String),
-    /// Polls without end while time stands still.
-    #[error("livelock: {polls} polls without any progress of time; most polled: {busiest}")]
-    Livelock {
-        /// Polls at this instant.
-        polls: u64,
-        /// The tasks that took most of them.
-        busiest: String,
-    },
-    /// Something left the simulation's one thread.
-    #[error("not simulated: {0}")]
-    Foreign(String),
-}
 
 /// 64 bits that depend on `a` and `b` and on nothing else.
 pub(crate) fn mix(a: u64, b: u64) -> u64 {
@@ -98,8 +74,25 @@ struct Shared {
     state: Mutex<State>,
     /// As in the state; here too, for who only asks for the time.
     now_ms: AtomicU64,
-    /// Something left the thread; the first one is kept.
-    foreign: Mutex<Option<String>>,
+    meddler: OnceLock<Meddler>,
+    /// A planted bug.
+    wake_bug: OnceLock<WakeBug>,
+    /// Says what has not been taken, when everything has fallen silent.
+    teller: OnceLock<Teller>,
+}
+
+/// Whether a wake of a task is lost: its name, and its polls so far.
+pub(crate) type WakeBug = Arc<dyn Fn(&str, u64) -> bool + Send + Sync>;
+/// What goes wrong instead of a poll: of which task, how many of its name were before it, which poll.
+pub(crate) type Meddler = Box<dyn Fn(&str, u32, u64) -> Option<Meddling> + Send + Sync>;
+pub(crate) type Teller = Box<dyn Fn() -> String + Send + Sync>;
+
+/// What happens instead of a poll.
+pub(crate) enum Meddling {
+    /// The group is dead from here on.
+    Dies,
+    /// The poll comes so much later.
+    Stalls(Duration),
 }
 
 /// Who was woken. Apart from the tasks, so that wakers do not hold what holds them.
@@ -173,6 +166,9 @@ struct State {
     trace: Option<Vec<TraceRecord>>,
     /// The tasks that were polled, by key, if it is traced.
     polled: Option<Vec<u64>>,
+    /// Who waits for what, of those that say so.
+    waits: BTreeMap<u64, (String, String)>,
+    n_waits: u64,
     /// The order that is to be followed, and how far it was.
     order: Option<(Arc<[u64]>, usize)>,
 }
@@ -181,6 +177,8 @@ struct Slot {
     name: Arc<str>,
     key: u64,
     group: u32,
+    /// How many of its name were before it.
+    nth: u32,
     /// It only looks.
     is_looker: bool,
     polls: u64,
@@ -194,87 +192,29 @@ struct Slot {
     end: Arc<End>,
 }
 
-/// One step of the run: what the rolling hash is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TraceRecord {
-    /// Which record, from 1.
-    pub n: u64,
-    /// Virtual time since the begin, in milliseconds.
-    pub at_ms: u64,
-    /// Which task or thing.
-    pub what: String,
-    /// A number of it: the task's poll, a batch's hash.
-    pub value: u64,
+/// Somebody waits; see [`Engine::waits`].
+pub(crate) struct Waits {
+    n: u64,
+    engine: Engine,
 }
 
-#[derive(Debug, Default)]
-struct End {
-    state: Mutex<(Option<bool>, Option<Waker>)>,
-}
-
-impl End {
-    fn set(&self, ok: bool) {
-        let waker = {
-            let mut state = lock(&self.state);
-            state.0.get_or_insert(ok);
-            state.1.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.engine.state().waits.remove(&self.n);
     }
 }
 
-/// The owner's end of a task.
-struct Owned {
+/// A task that was put in its place.
+struct Spawned {
     id: u64,
+    waker: Arc<TaskWaker>,
     end: Arc<End>,
-    engine: Weak<Shared>,
-}
-
-impl std::fmt::Debug for Owned {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "task {}", self.id)
-    }
-}
-
-impl OwnedTask for Owned {
-    fn is_finished(&self) -> bool {
-        lock(&self.end.state).0.is_some()
-    }
-
-    fn abort(&self) {
-        if let Some(engine) = self.engine.upgrade() {
-            // A task that is being polled has no future here: it is dropped when the poll is over.
-            let slot = lock(&engine.state).take(self.id);
-            drop(slot);
-        }
-        self.end.set(false);
-    }
-
-    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        let mut state = lock(&self.end.state);
-        match state.0 {
-            Some(ok) => Poll::Ready(ok),
-            None => {
-                state.1 = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
+    is_dead: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing is left half done by a panic: state is whole before and after each change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a finished run amounted to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Figures {
-    pub(crate) polls: u64,
-    pub(crate) hash: u64,
-    pub(crate) virtual_ms: u64,
 }
 
 // === impl Engine ===
@@ -299,7 +239,9 @@ impl Engine {
             ready: Arc::new(ready),
             state: Mutex::new(state),
             now_ms: AtomicU64::new(0),
-            foreign: Mutex::default(),
+            meddler: OnceLock::new(),
+            wake_bug: OnceLock::new(),
+            teller: OnceLock::new(),
         }))
     }
 
@@ -332,9 +274,8 @@ impl Engine {
             if started.load(Ordering::SeqCst) > blocking {
                 return Err(EngineError::Foreign("something used a blocking thread (spawn_blocking)".into()));
             }
-            if let Some(what) = lock(&engine.0.foreign).take() {
-                return Err(EngineError::Foreign(what));
-            }
+            // Also what came after the last poll.
+            engine.trouble().map_or(Ok(()), Err)?;
             let mut state = engine.state();
             let virtual_ms = engine.0.origin.elapsed().as_millis() as u64;
             let figures = Figures { polls: state.polls, hash: state.hash, virtual_ms };
@@ -369,38 +310,43 @@ impl Engine {
     }
 
     fn start(&self, group: u32, name: &str, future: TaskFuture) -> Owned {
-        let mut state = self.state();
+        let Spawned { id, waker, end, is_dead } = self.start_in(&mut self.state(), group, name, future);
+        if is_dead {
+            end.set(false);
+        } else {
+            waker.wake();
+        }
+        Owned { id, end, engine: Arc::downgrade(&self.0) }
+    }
+
+    /// Puts a task in its place; it still has to be woken.
+    fn start_in(&self, state: &mut State, group: u32, name: &str, future: TaskFuture) -> Spawned {
         let id = state.tasks.len() as u64;
         // The name and how often it was used, never the id: ids shift when another task is not there.
-        let nth = state.names.entry(name.to_owned()).and_modify(|n| *n += 1).or_insert(0);
-        let key = mix(mix(self.0.seed, hash_text(name)), *nth);
+        let nth = *state.names.entry(name.to_owned()).and_modify(|n| *n += 1).or_insert(0);
+        let key = mix(mix(self.0.seed, hash_text(name)), nth);
         let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(false), ready: self.0.ready.clone() });
         let end = Arc::new(End::default());
-        if group < state.alive_from {
-            state.tasks.push(None);
-            drop(state);
-            end.set(false);
-            return Owned { id, end, engine: Arc::downgrade(&self.0) };
-        }
+        let is_dead = group < state.alive_from && group > 0;
         let since_ms = state.now_ms;
-        let future = Some((future, Waker::from(waker.clone())));
-        let slot = Slot {
-            name: name.into(),
-            key,
-            group,
-            is_looker: name == LOOKER,
-            polls: 0,
-            draws: 0,
-            since_ms,
-            window: (since_ms, 0),
-            future,
-            waker: waker.clone(),
-            end: end.clone(),
-        };
-        state.tasks.push(Some(Box::new(slot)));
-        drop(state);
-        waker.wake();
-        Owned { id, end, engine: Arc::downgrade(&self.0) }
+        let slot = (!is_dead).then(|| {
+            Box::new(Slot {
+                name: name.into(),
+                key,
+                group,
+                nth: nth as u32,
+                is_looker: name == LOOKER,
+                polls: 0,
+                draws: 0,
+                since_ms,
+                window: (since_ms, 0),
+                future: Some((future, Waker::from(waker.clone()))),
+                waker: waker.clone(),
+                end: end.clone(),
+            })
+        });
+        state.tasks.push(slot);
+        Spawned { id, waker, end, is_dead }
     }
 
     /// Starts a task that nobody owns; it ends with its group.
@@ -420,6 +366,16 @@ impl Engine {
             Poll::Pending
         })
         .await
+    }
+
+    /// Says, as long as what it gives is there, what the task that is polled now waits for.
+    pub(crate) fn waits(&self, what: impl Into<String>) -> Waits {
+        let mut state = self.state();
+        let who = state.slot(CURRENT.get()).map_or("the scenario".into(), |slot| slot.name.to_string());
+        state.n_waits += 1;
+        let n = state.n_waits;
+        state.waits.insert(n, (who, what.into()));
+        Waits { n, engine: self.clone() }
     }
 
     /// Lets one ready task be polled before the scenario goes on.
@@ -506,6 +462,9 @@ impl Engine {
                 return Polled::Scenario;
             }
             let (alive_from, now_ms, is_traced) = (state.alive_from, state.now_ms, state.trace.is_some());
+            if self.goes_wrong(&mut state, id) {
+                return Polled::Task;
+            }
             let Some(slot) = state.slot(id) else { return Polled::Task };
             // Taken back before the poll: a wake during it counts.
             slot.waker.queued.store(false, Ordering::Relaxed);
@@ -560,6 +519,47 @@ impl Engine {
         Polled::Task
     }
 
+    /// From now on this may happen instead of polls.
+    pub(crate) fn meddle(&self, meddler: Meddler) {
+        let _ = self.0.meddler.set(meddler);
+    }
+
+    /// From now on these wakes are lost.
+    pub(crate) fn plant(&self, bug: WakeBug) {
+        let _ = self.0.wake_bug.set(bug);
+    }
+
+    /// Who says what has not been taken, when everything has fallen silent.
+    pub(crate) fn tell_of(&self, teller: Teller) {
+        let _ = self.0.teller.set(teller);
+    }
+
+    /// Whether something else happens than the poll of this task.
+    fn goes_wrong(&self, state: &mut State, id: u64) -> bool {
+        let Some(meddler) = self.0.meddler.get() else { return false };
+        let alive_from = state.alive_from;
+        let Some(slot) = state.slot(id).filter(|slot| slot.group >= alive_from.max(1)) else { return false };
+        match meddler(&slot.name, slot.nth, slot.polls + 1) {
+            None => false,
+            Some(Meddling::Dies) => {
+                let group = slot.group;
+                state.alive_from = alive_from.max(group + 1);
+                true
+            }
+            Some(Meddling::Stalls(long)) => {
+                // It counts as woken all the while, so nobody wakes it before.
+                let ready = self.0.ready.clone();
+                let over = async move {
+                    tokio::time::sleep(long).await;
+                    lock(&ready.woken).0.push(id);
+                };
+                let spawned = self.start_in(state, 0, "stall", Box::pin(over));
+                spawned.waker.wake_by_ref();
+                true
+            }
+        }
+    }
+
     /// One that was ended while it was polled has been told so.
     fn finish(&self, id: u64, ok: bool) {
         let slot = self.state().take(id);
@@ -577,6 +577,13 @@ impl Engine {
         for id in woken.drain(..) {
             state.woken_in_all += 1;
             let n = state.woken_in_all;
+            if let Some(bug) = self.0.wake_bug.get()
+                && let Some(slot) = state.slot(id)
+                && bug(&slot.name, slot.polls)
+            {
+                slot.waker.queued.store(false, Ordering::Relaxed);
+                continue;
+            }
             let is_listed = state.order.is_some();
             let key = match (self.0.policy, state.slot(id)) {
                 // Found by the key that stands in the list.
@@ -613,7 +620,12 @@ impl Engine {
         let mut slots: Vec<&Slot> = state.slots().collect();
         slots.sort_by(|a, b| (a.since_ms, &a.name).cmp(&(b.since_ms, &b.name)));
         let told = |slot: &&Slot| format!("{} (since {} ms, after {} polls)", slot.name, slot.since_ms, slot.polls);
-        list(slots.iter().map(told).collect())
+        let tasks = list(slots.iter().map(told).collect());
+        let waits: Vec<String> = state.waits.values().map(|(who, what)| format!("{who} waits for {what}")).collect();
+        drop(state);
+        let untaken = self.0.teller.get().map(|tell| tell()).filter(|text| !text.is_empty());
+        let more = waits.into_iter().chain(untaken);
+        more.fold(tasks, |text, more| text + "; " + &more)
     }
 
     fn busiest(&self) -> String {
@@ -685,23 +697,6 @@ impl State {
     }
 }
 
-/// How a run is set up.
-#[derive(Debug, Clone)]
-pub(crate) struct Setting {
-    pub(crate) seed: u64,
-    pub(crate) policy: Policy,
-    pub(crate) polls_max: u64,
-    pub(crate) traced: bool,
-    /// Which task comes next, poll by poll, by key, whatever the policy; the least key where the list does not help.
-    pub(crate) order: Option<Arc<[u64]>>,
-}
-
-/// What a traced run leaves.
-pub(crate) struct Traced {
-    pub(crate) records: Vec<TraceRecord>,
-    pub(crate) order: Vec<u64>,
-}
-
 /// The root future: the scenario and all tasks.
 struct Root<F> {
     engine: Engine,
@@ -755,40 +750,5 @@ impl<F: Future> Future for Root<F> {
                 return Poll::Ready(Err(error));
             }
         }
-    }
-}
-
-/// The environment of one incarnation of a runtime inside a simulation.
-pub(crate) struct SwarmEnv {
-    engine: Engine,
-    group: u32,
-    start: Timestamp,
-    /// What clock steps have added, in milliseconds.
-    off_by: Arc<AtomicI64>,
-}
-
-impl SwarmEnv {
-    pub(crate) fn new(engine: Engine, group: u32, start: Timestamp, off_by: Arc<AtomicI64>) -> Self {
-        Self { engine, group, start, off_by }
-    }
-}
-
-impl Env for SwarmEnv {
-    fn now(&self) -> Timestamp {
-        // As of this poll of the root: time moves between two of them only. Tokio's own clock costs a lock.
-        let passed = self.start.after(Duration::from_millis(self.engine.now_ms()));
-        Timestamp(passed.0.saturating_add(self.off_by.load(Ordering::Relaxed)))
-    }
-
-    fn random(&self) -> u64 {
-        self.engine.random()
-    }
-
-    fn process(&self) -> u32 {
-        self.group
-    }
-
-    fn spawn(&self, name: &str, future: TaskFuture) -> Task {
-        self.engine.spawn(self.group, name, future)
     }
 }

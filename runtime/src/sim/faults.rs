@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::engine::{hash_text, mix};
 
 /// Teams for which the rate is meant at which something happens to all of them at once: 20.
-const TEAMS_PER_RATE: usize = 20;
+pub(super) const TEAMS_PER_RATE: usize = 20;
+
+/// Inputs that are remembered: what a search for a smaller case can leave out one by one.
+const INPUTS_MAX: usize = 100_000;
 
 /// What can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -57,11 +60,15 @@ pub enum FaultClass {
     TornCommit,
     /// A source fails, or just ends, instead of giving an input.
     SourceFail,
+    /// The process dies between two polls of its tasks, and starts again on what is committed.
+    Kill,
+    /// A task of the runtime is not polled for up to a second.
+    TaskStall,
 }
 
 impl FaultClass {
     /// What atra promises to survive.
-    pub const SURVIVED: [Self; 17] = [
+    pub const SURVIVED: [Self; 19] = [
         Self::AgentPanic,
         Self::AgentError,
         Self::AgentHang,
@@ -79,6 +86,8 @@ impl FaultClass {
         Self::Restart,
         Self::Stop,
         Self::SourceFail,
+        Self::Kill,
+        Self::TaskStall,
     ];
     /// What nothing can survive: each must make an invariant fail, which shows that the checkers bite.
     pub const NOT_PROMISED: [Self; 2] = [Self::DiskLies, Self::TornCommit];
@@ -97,6 +106,29 @@ impl FaultClass {
         serde_json::from_value(serde_json::Value::String(name.into())).ok()
     }
 
+    /// What goes wrong less in the same place, for who looks for the least that is enough.
+    #[must_use]
+    pub fn milder(self) -> Option<Self> {
+        match self {
+            Self::PowerLoss => Some(Self::Crash),
+            Self::Crash => Some(Self::Stop),
+            Self::Stop => Some(Self::Restart),
+            Self::Restart => Some(Self::Pause),
+            Self::CommitUnknown => Some(Self::CommitLost),
+            Self::CommitLost | Self::DiskFull => Some(Self::CommitBusy),
+            Self::DiskStall => Some(Self::Latency),
+            Self::AgentPanic => Some(Self::AgentError),
+            Self::AgentHang => Some(Self::AgentSlow),
+            Self::Kill => Some(Self::TaskStall),
+            _ => None,
+        }
+    }
+
+    /// Whether it hits all teams at once.
+    fn is_of_all(self) -> bool {
+        matches!(self, Self::Crash | Self::PowerLoss | Self::Stop | Self::DiskStall | Self::Kill | Self::TaskStall)
+    }
+
     /// How many opportunities there are to one fault, before the seed's own factor.
     fn one_in(self) -> u64 {
         match self {
@@ -110,6 +142,9 @@ impl FaultClass {
             Self::PowerLoss | Self::Stop => 1_200,
             Self::AgentHang => 3_000,
             Self::DiskLies | Self::TornCommit => 200,
+            // Of polls there are ten for each commit, and many more where agents are.
+            Self::TaskStall => 4_000,
+            Self::Kill => 12_000,
         }
     }
 }
@@ -140,6 +175,15 @@ pub enum FaultAt {
         /// 1, 2, 3 …
         n: u64,
     },
+    /// The n-th poll of a task.
+    Poll {
+        /// The task's name.
+        task: String,
+        /// How many tasks of this name were started before it: one in each life of the process, for most.
+        nth: u32,
+        /// 1, 2, 3 …
+        n: u64,
+    },
 }
 
 impl FaultAt {
@@ -148,8 +192,13 @@ impl FaultAt {
             Self::Turn { event, subscriber, .. } => mix(hash_text(subscriber.as_str()), event.seed()),
             Self::Input { source, offset } => input_key(source, offset),
             Self::Commit { n } => mix(0xC0, *n),
+            Self::Poll { task, nth, n } => poll_key(task, *nth, *n),
         }
     }
+}
+
+fn poll_key(task: &str, nth: u32, n: u64) -> u64 {
+    mix(mix(hash_text(task), nth.into()), n)
 }
 
 fn input_key(source: &Name, offset: &str) -> u64 {
@@ -163,6 +212,27 @@ pub struct Fault {
     pub class: FaultClass,
     /// Where.
     pub at: FaultAt,
+}
+
+impl Fault {
+    /// The same at half the count that it is addressed by.
+    pub(super) fn sooner(&self) -> Self {
+        let mut sooner = self.clone();
+        if let FaultAt::Commit { n } | FaultAt::Poll { n, .. } = &mut sooner.at {
+            *n = n.div_ceil(2);
+        }
+        sooner
+    }
+}
+
+/// Something that came in from outside: who brought it, and its name there. A caller's is its key, a source's partition
+/// and offset; so it stays when others go.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InputAt {
+    /// The caller, or the source.
+    pub from: Name,
+    /// The caller's key; partition and offset of a source.
+    pub key: String,
 }
 
 /// Which faults a run has.
@@ -221,12 +291,17 @@ struct State {
     full: (u64, bool),
     /// How often each turn, or each input of a source, went wrong.
     turns: FxHashMap<u64, u32>,
+    /// What came in, in order, and all of it by key.
+    given: (Vec<InputAt>, FxHashSet<u64>),
+    /// If it is so: nothing else may come in.
+    only: Option<FxHashSet<u64>>,
 }
 
 impl Faults {
     /// `n_teams`: every team commits, so what hits all of them (a death, a stop, a stall of their one disk) is planned for
     /// fewer commits of a process that has many. Else it never gets through a start, or has no time left between stalls.
-    pub(crate) fn new(seed: u64, plan: &FaultPlan, n_teams: usize) -> Self {
+    /// `inputs`: if it is said, nothing else comes in.
+    pub(crate) fn new(seed: u64, plan: &FaultPlan, n_teams: usize, inputs: Option<&[InputAt]>) -> Self {
         let (mut drawn, mut chances) = (Vec::new(), [0; FaultClass::N]);
         let mut exactly = None;
         let classes: &[FaultClass] = match plan {
@@ -244,16 +319,27 @@ impl Faults {
             }
             // A quarter, once, or four times the usual rate.
             let factor = [1, 4, 16][((draw >> 8) % 3) as usize];
-            let whole =
-                matches!(class, FaultClass::Crash | FaultClass::PowerLoss | FaultClass::Stop | FaultClass::DiskStall);
+            let whole = class.is_of_all();
             let spread = if whole { (n_teams / TEAMS_PER_RATE).max(1) as u64 } else { 1 };
             drawn.push(class);
             chances[class as usize] = (factor << 32) / (class.one_in() * 4 * spread);
         }
         drawn.sort_unstable();
-        let (fired, seen, turns) = (Vec::new(), FxHashSet::default(), FxHashMap::default());
-        let (asked, classes, healed, full_left, full) = (plan.classes(), drawn, false, 0, (0, false));
-        let state = State { seed, asked, classes, chances, exactly, healed, fired, seen, full_left, full, turns };
+        let state = State {
+            seed,
+            asked: plan.classes(),
+            classes: drawn,
+            chances,
+            exactly,
+            healed: false,
+            fired: Vec::new(),
+            seen: FxHashSet::default(),
+            full_left: 0,
+            full: (0, false),
+            turns: FxHashMap::default(),
+            given: (Vec::new(), FxHashSet::default()),
+            only: inputs.map(|list| list.iter().map(|input| input_key(&input.from, &input.key)).collect()),
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -271,6 +357,24 @@ impl Faults {
     /// What fired so far, in order.
     pub(crate) fn fired(&self) -> Vec<Fault> {
         self.state().fired.clone()
+    }
+
+    /// What came in so far, in order.
+    pub(crate) fn given(&self) -> Vec<InputAt> {
+        self.state().given.0.clone()
+    }
+
+    /// Whether this may come in from outside; what may is remembered.
+    pub(crate) fn gives(&self, from: &Name, key: &str) -> bool {
+        let mut state = self.state();
+        let hash = input_key(from, key);
+        if state.only.as_ref().is_some_and(|only| !only.contains(&hash)) {
+            return false;
+        }
+        if state.given.0.len() < INPUTS_MAX && state.given.1.insert(hash) {
+            state.given.0.push(InputAt { from: from.clone(), key: key.to_owned() });
+        }
+        true
     }
 
     pub(crate) fn may(&self, class: FaultClass) -> bool {
@@ -315,12 +419,11 @@ impl Faults {
 
     /// Whether a source fails instead of giving an input: `Some(true)` with an error, `Some(false)` by just ending. At
     /// most twice in the same place.
-    pub(crate) fn input(&self, source: &Name, offset: impl FnOnce() -> String) -> Option<bool> {
+    pub(crate) fn input(&self, source: &Name, offset: &str) -> Option<bool> {
         let mut state = self.state();
         if state.is_quiet() {
             return None;
         }
-        let offset = &offset();
         let (class, key) = (FaultClass::SourceFail, input_key(source, offset));
         let draw = mix(key, class as u64);
         let so_far = state.turns.get(&key).copied().unwrap_or(0);
@@ -367,6 +470,19 @@ impl Faults {
             }
         }
         found
+    }
+
+    /// What goes wrong instead of the n-th poll of a task, once.
+    pub(crate) fn poll(&self, task: &str, nth: u32, n: u64) -> Option<(FaultClass, u64)> {
+        let mut state = self.state();
+        if state.is_quiet() {
+            return None;
+        }
+        let key = poll_key(task, nth, n);
+        let is_new = |state: &State, class| state.fires(class, key) && !state.seen.contains(&(class, key));
+        let class = [FaultClass::Kill, FaultClass::TaskStall].into_iter().find(|class| is_new(&state, *class))?;
+        state.record(class, key, || FaultAt::Poll { task: task.to_owned(), nth, n });
+        Some((class, mix(mix(state.seed, key), class as u64)))
     }
 
     /// The disk is full for this many more commits.

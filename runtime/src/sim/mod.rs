@@ -8,13 +8,18 @@
 //! | `driven` | what a store lies on: the model, or SQLite driven within one poll |
 //! | `probe` | an agent, watched and made to fail |
 //! | `audit` | the ten guarantees as counted checks |
-//! | `shrink` | fewer faults that make a run fail |
+//! | `again` | what was decided, decided again |
+//! | `report` | what a run amounted to |
+//! | `seeds` | a test of many seeds; a failure made smaller and kept |
+//! | `shrink` | a shorter list that makes a run fail |
+//! | `varied` | limits, bounds, level and placement of the seed's own |
 //! | `world` | who restarts the runtime, and the handle that a test steers with |
 //! | `crowd` | agents to fill a swarm with |
 //!
 //! Everything runs on one thread with tokio's clock paused: time moves only when nothing else can. The same seed and the
 //! same agents give the same history, whatever the machine does meanwhile. `docs/simulation.md` is the tutorial.
 
+mod again;
 mod audit;
 pub mod crowd;
 mod disk;
@@ -24,14 +29,19 @@ mod faults;
 mod invariant;
 mod places;
 mod probe;
+mod report;
+mod seeds;
 mod shrink;
+mod varied;
 mod world;
 
 use std::{
     cell::RefCell,
     collections::BTreeMap,
     future::Future,
+    panic::AssertUnwindSafe,
     path::PathBuf,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64},
@@ -39,27 +49,34 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::Timestamp;
+use atra_bus::{Seq, Timestamp};
 use atra_storage::{Digest, Level, MemoryDisk, Read, StorageOptions, WriteBatch, digest};
 pub use engine::{EngineError, Policy, TraceRecord};
-pub use faults::{Fault, FaultAt, FaultClass, FaultPlan};
+pub use faults::{Fault, FaultAt, FaultClass, FaultPlan, InputAt};
+use futures::{
+    FutureExt as _,
+    future::{Either, select},
+};
 pub use invariant::{Invariant, Violation};
+pub use report::{SimReport, build};
+pub use seeds::{Kept, SimTest, seeds};
 use serde_json::Value;
-pub use shrink::fewer_faults;
-use tokio::sync::mpsc;
+pub use shrink::{earlier, fewer, weaker};
+use tokio::{sync::mpsc, time::sleep};
 pub use world::Sim;
 
 use self::{
     audit::Audit,
-    disk::DiskWorld,
+    disk::{Bugs, DiskWorld},
     driven::{Disk, SqliteDisk},
-    engine::{Engine, Figures, LOOKER, Setting, SwarmEnv, Traced},
+    engine::{Engine, LOOKER, Setting, SwarmEnv},
     faults::Faults,
-    invariant::Outcome,
     probe::{Probe, Seat},
     world::{ORDERS_MAX, Plan, STOP_DEADLINE, World},
 };
-use crate::{AgentError, ModelCall, Runtime, RuntimeBuilder, StartError, Team, TeamStatus, ledger::Model};
+use crate::{
+    AgentError, ModelCall, Runtime, RuntimeBuilder, StartError, Team, TeamStatus, ledger::Model, team::panic_text,
+};
 
 /// Where virtual wall time begins: 2020-01-01T00:00:00 UTC.
 pub const SIM_START: Timestamp = Timestamp(1_577_836_800_000);
@@ -122,8 +139,11 @@ pub struct Swarm {
     traced: bool,
     order: Option<Arc<[u64]>>,
     look_every: Duration,
-    sabotage: Option<disk::Sabotage>,
+    bugs: Bugs,
+    varied: bool,
+    only: Option<Vec<InputAt>>,
     models: BTreeMap<String, Model>,
+    decides_again: bool,
 }
 
 /// What a plain run left behind.
@@ -165,90 +185,6 @@ pub enum SwarmError {
     Engine(#[from] EngineError),
 }
 
-/// What a simulated run with faults and checks amounted to.
-pub struct SimReport<T> {
-    /// What the scenario returned; `None` if the run could not go on.
-    pub output: Option<T>,
-    /// Why it could not go on.
-    pub error: Option<EngineError>,
-    /// Checks that failed; the first one first.
-    pub violations: Vec<Violation>,
-    /// How often each invariant was evaluated. One that could have been and never was makes the run fail.
-    pub checks: BTreeMap<String, u64>,
-    /// The stock invariants that this run had nothing for, and why.
-    pub not_applicable: BTreeMap<String, String>,
-    /// The faults that fired, in order.
-    pub faults: Vec<Fault>,
-    /// The classes that were asked for.
-    pub asked: Vec<FaultClass>,
-    /// The classes that the seed drew.
-    pub classes: Vec<FaultClass>,
-    /// What the swarm was set to, for people.
-    pub options: String,
-    /// How often each `sometimes` held.
-    pub sometimes: BTreeMap<String, u64>,
-    /// What was collected.
-    pub series: BTreeMap<String, Vec<(u64, f64)>>,
-    /// The last events before the end.
-    pub recent: Vec<String>,
-    /// The rolling hash over the whole trace.
-    pub hash: u64,
-    /// Polls of tasks.
-    pub polls: u64,
-    /// Durable events.
-    pub events: u64,
-    /// Virtual time that passed.
-    pub virtual_time: Duration,
-    /// Starts after a death.
-    pub crashes: u64,
-    /// Reads of everything that was committed, while the report is there.
-    pub reader: Arc<dyn Read>,
-    /// A file is removed with it.
-    _disk: Disk,
-    /// Every record, if asked for.
-    pub trace: Option<Vec<TraceRecord>>,
-    /// The tasks in the order in which they were polled, if asked for: see [`Swarm::order`].
-    pub order: Option<Vec<u64>>,
-}
-
-impl<T> SimReport<T> {
-    /// What makes two failures the same: the invariant, or the engine's word for it, and not what it says in detail.
-    fn kind(&self) -> Option<String> {
-        let invariant = self.violations.first().map(|violation| violation.invariant.clone());
-        invariant.or_else(|| Some(self.failure()?.split(':').next()?.to_owned()))
-    }
-
-    /// What failed, in one sentence.
-    #[must_use]
-    pub fn failure(&self) -> Option<String> {
-        if let Some(violation) = self.violations.first() {
-            let Violation { invariant, key, at_ms, text } = violation;
-            return Some(format!("{invariant} broken for {key:?} after {at_ms} ms: {text}"));
-        }
-        if let Some(error) = &self.error {
-            return Some(error.to_string());
-        }
-        let never = self.checks.iter().find(|(_, n)| **n == 0).map(|(name, _)| name);
-        never.map(|name| format!("{name} was never evaluated: the run shows nothing about it"))
-    }
-}
-
-impl<T> std::fmt::Display for SimReport<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{}", self.failure().unwrap_or_else(|| "all invariants held".into()))?;
-        writeln!(f, "options: {}", self.options)?;
-        let revision = option_env!("ATRA_REVISION").unwrap_or("unknown");
-        let (version, config) = (env!("CARGO_PKG_VERSION"), engine::hash_text(&self.options));
-        writeln!(f, "of atra {version}, revision {revision}, config {config:016x}, trace {:016x}", self.hash)?;
-        writeln!(f, "{} faults:", self.faults.len())?;
-        for fault in self.faults.iter().take(20) {
-            writeln!(f, "  {} at {:?}", fault.class.name(), fault.at)?;
-        }
-        writeln!(f, "last events:")?;
-        self.recent.iter().try_for_each(|line| writeln!(f, "  {line}"))
-    }
-}
-
 impl Swarm {
     /// An empty swarm; everything random in it follows from `seed`.
     #[must_use]
@@ -265,8 +201,11 @@ impl Swarm {
             traced: false,
             order: None,
             look_every: LOOK_EVERY,
-            sabotage: None,
+            bugs: Bugs::default(),
+            varied: false,
+            only: None,
             models: BTreeMap::new(),
+            decides_again: true,
         }
     }
 
@@ -391,19 +330,60 @@ impl Swarm {
         self
     }
 
-    /// Plants a bug: changes the n-th batch before the store and the checkers see it, as a kernel would that made it so;
-    /// `None` answers it without writing it. For tests of the checkers; no case and no command line can ask for it.
+    /// Leaves away that what was decided is decided again at the end and compared: for agents whose handlers tell a test
+    /// what they were given, which would then hear of it twice.
     #[must_use]
-    pub fn sabotage(mut self, bug: impl Fn(u64, WriteBatch) -> Option<WriteBatch> + Send + Sync + 'static) -> Self {
-        self.sabotage = Some(Arc::new(bug));
+    pub fn decided_once(mut self) -> Self {
+        self.decides_again = false;
+        self
+    }
+
+    /// Nothing but these publishes of callers and products of sources comes in: a smaller case of a run that had more.
+    #[must_use]
+    pub fn only(mut self, inputs: Vec<InputAt>) -> Self {
+        self.only = Some(inputs);
+        self
+    }
+
+    /// Draws limits of the teams, bounds of the storage actor, level, placement and (the plain order for one seed in eight)
+    /// policy from the seed too, so that each seed is another machine. With level `power`, which is not promised again after a commit of unknown outcome, those faults are
+    /// left out: teams would stop then until an operator comes.
+    #[must_use]
+    pub fn varied(mut self) -> Self {
+        self.varied = true;
+        self
+    }
+
+    /// Plants a bug: changes the n-th batch before the store and the checkers see it, as a kernel would that made it so;
+    /// it is answered when all that the bug gives instead is written. For tests of the checkers; no case and no command line
+    /// can ask for it.
+    #[must_use]
+    pub fn sabotage(mut self, bug: impl Fn(u64, WriteBatch) -> Vec<WriteBatch> + Send + Sync + 'static) -> Self {
+        self.bugs.batch = Some(Arc::new(bug));
+        self
+    }
+
+    /// Plants a bug: who reads in the journal what it has missed, from one seq to another, finds nothing there if `bug`
+    /// says so.
+    #[must_use]
+    pub fn sabotage_reads(mut self, bug: impl Fn(Seq, Seq) -> bool + Send + Sync + 'static) -> Self {
+        self.bugs.read = Some(Arc::new(bug));
+        self
+    }
+
+    /// Plants a bug: a task is not woken, this time, if `bug` says so of its name and the number of its polls so far.
+    #[must_use]
+    pub fn sabotage_wakes(mut self, bug: impl Fn(&str, u64) -> bool + Send + Sync + 'static) -> Self {
+        self.bugs.wake = Some(Arc::new(bug));
         self
     }
 
     fn options(&self) -> String {
         let (seed, n_teams) = (self.seed, self.teams.len());
         let n_agents: usize = self.teams.iter().map(|team| team.specs().count()).sum();
+        let drawn = varied::told(self);
         format!(
-            "seed {seed}, {n_agents} agents in {n_teams} teams, level {:?}, policy {:?}, {:?}",
+            "seed {seed}, {n_agents} agents in {n_teams} teams, level {:?}, policy {:?}, {drawn}{:?}",
             self.level, self.policy, self.storage
         )
     }
@@ -451,22 +431,33 @@ impl Swarm {
         F: FnOnce(Sim) -> Fut,
         Fut: Future<Output = T>,
     {
-        let setting = self.setting();
-        let disk = self.disk.clone();
-        let options = self.options();
-        let faults = match INSTEAD.with_borrow(Clone::clone) {
-            Some(instead) => Faults::new(self.seed, &instead, self.teams.len()),
-            None => Faults::new(self.seed, &self.plan, self.teams.len()),
-        };
-        let held = Arc::new(std::sync::Mutex::new(None));
-        let keep = held.clone();
+        let kept = seeds::instead().unwrap_or_default();
+        let swarm = self.reduced(&kept);
+        let swarm = if swarm.varied { varied::vary(swarm) } else { swarm };
+        let (setting, disk, options, seed) = (swarm.setting(), swarm.disk.clone(), swarm.options(), swarm.seed);
+        let faults = Faults::new(seed, &swarm.plan, swarm.teams.len(), swarm.only.as_deref());
+        let until = kept.until_ms.map_or(Duration::MAX, Duration::from_millis);
+        // Of a disk that was used before nobody knows what code decided what is on it.
+        let is_new = swarm.disk.is_empty();
+        let again = if swarm.decides_again && is_new { swarm.teams.clone() } else { Vec::new() };
+        let (world, output) = (RefCell::new(None), RefCell::new(None));
+        let (keep, ended) = (&world, &output);
         let run = |engine: Engine| async move {
-            let (world, orders) = self.world(engine.clone(), faults);
-            *keep.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(world.clone());
+            let (world, orders) = swarm.world(engine.clone(), faults);
+            keep.replace(Some(world.clone()));
             engine.detach(0, "operator", Box::pin(world.clone().operate(orders)));
             engine.detach(0, LOOKER, Box::pin(world.clone().watch()));
             let sim = Sim(world.clone());
-            let output = scenario(sim.clone()).await;
+            let scenario = AssertUnwindSafe(async { scenario(sim.clone()).await }).catch_unwind();
+            let output = match select(pin!(scenario), pin!(sleep(until))).await {
+                Either::Left((output, _)) => Some(output),
+                Either::Right(_) => None,
+            };
+            let has_panicked = matches!(output, Some(Err(_)));
+            ended.replace(output);
+            if has_panicked {
+                return;
+            }
             world.faults.heal();
             let runtime = sim.runtime().await;
             // What it says was checked there.
@@ -475,20 +466,58 @@ impl Swarm {
             if let Err(error) = world.audit.reopened(&*world.reader(), false).await {
                 world.audit.check(Invariant::Atomic, false, "store", || error.to_string());
             }
-            output
         };
-        let outcome = Engine::run(setting, run);
-        let world = held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        report(outcome, world.as_deref(), disk, options)
+        let outcome = Engine::run(setting, run).map(|((), figures, traced)| (figures, traced));
+        let (output, panic) = match output.take() {
+            Some(Ok(output)) => (Some(output), None),
+            Some(Err(panic)) => (None, Some(panic)),
+            None => (None, None),
+        };
+        let mut report = SimReport::of(output, outcome, world.take().as_deref(), disk, options);
+        if let Some(panic) = &panic {
+            report.error.get_or_insert_with(|| EngineError::Panicked(panic_text(&**panic)));
+        }
+        if report.violations.is_empty() && report.error.is_none() {
+            again::decide(&mut report, seed, again);
+        }
+        let is_watched = seeds::is_watching(&report);
+        // A test of many seeds makes something of it; who runs one sees where it came from.
+        match panic {
+            Some(panic) if !is_watched => {
+                eprintln!("{report}");
+                std::panic::resume_unwind(panic)
+            }
+            _ => report,
+        }
+    }
+
+    /// The same, with what a kept case leaves out left out.
+    fn reduced(mut self, kept: &Kept) -> Self {
+        if let Some(faults) = &kept.faults {
+            self.plan = FaultPlan::Exactly(faults.clone());
+        }
+        if let Some(policy) = kept.policy {
+            (self.policy, self.order) = (policy, None);
+        }
+        self.only = kept.inputs.clone().or(self.only);
+        self.teams.retain(|team| !kept.without.contains(team.name()));
+        self
     }
 
     fn world(self, engine: Engine, faults: Faults) -> (Arc<World>, mpsc::Receiver<disk::Order>) {
+        if let Some(bug) = self.bugs.wake.clone() {
+            engine.plant(bug);
+        }
         let power = faults.may(FaultClass::PowerLoss) || faults.may(FaultClass::DiskLies);
         if power {
             self.disk.track_flushes();
         }
         let audit = Audit::new(engine.clone(), &self.teams, power);
         let (orders, taken) = mpsc::channel(ORDERS_MAX);
+        if faults.may(FaultClass::Kill) || faults.may(FaultClass::TaskStall) {
+            engine.meddle(disk::meddler(faults.clone(), orders.clone()));
+        }
+        engine.tell_of(audit.clone().unsettled());
         let disk_world = DiskWorld {
             engine: engine.clone(),
             faults: faults.clone(),
@@ -496,7 +525,7 @@ impl Swarm {
             orders,
             commits: Arc::new(AtomicU64::new(0)),
             clock_off_by: Arc::new(AtomicI64::new(0)),
-            sabotage: self.sabotage,
+            bugs: self.bugs,
         };
         let models = self.models;
         let modelled = |mut team: Team| {
@@ -523,165 +552,9 @@ fn watched(mut team: Team, audit: &Audit, faults: &Faults) -> Team {
     for (factory, spec) in team.factories.iter_mut().zip(&team.specs) {
         let (inner, name) = (factory.clone(), spec.name.clone());
         let (place, key) = (audit.place_of(&name), engine::hash_text(name.as_str()));
-        let (seat, faults) = (Seat { name, place, key, audit: audit.clone() }, faults.clone());
+        let turn_timeout = spec.turn_timeout;
+        let (seat, faults) = (Seat { name, place, key, turn_timeout, audit: audit.clone() }, faults.clone());
         *factory = Arc::new(move || Box::new(Probe { inner: inner(), seat: seat.clone(), faults: faults.clone() }));
     }
     team
-}
-
-type Ended<T> = Result<(T, Figures, Option<Traced>), EngineError>;
-
-fn report<T>(outcome: Ended<T>, world: Option<&World>, disk: Disk, options: String) -> SimReport<T> {
-    let Outcome { checks, not_applicable, violations, recent } =
-        world.map(|world| world.audit.outcome()).unwrap_or_default();
-    let seen = world.map(|world| std::mem::take(&mut *world.seen())).unwrap_or_default();
-    let (output, error, figures, traced) = match outcome {
-        Ok((output, figures, traced)) => (Some(output), None, figures, traced),
-        Err(error) => (None, Some(error), Figures { polls: 0, hash: 0, virtual_ms: 0 }, None),
-    };
-    let (trace, order) = traced.map(|traced| (traced.records, traced.order)).unzip();
-    // Where nothing was ever written there is no file.
-    let reader = disk.reader().unwrap_or_else(|_| Arc::new(MemoryDisk::new()));
-    SimReport {
-        output,
-        error,
-        violations,
-        checks,
-        not_applicable,
-        faults: world.map(|world| world.faults.fired()).unwrap_or_default(),
-        asked: world.map(|world| world.faults.asked()).unwrap_or_default(),
-        classes: world.map(|world| world.faults.classes()).unwrap_or_default(),
-        options,
-        sometimes: seen.sometimes,
-        series: seen.series,
-        recent,
-        hash: figures.hash,
-        polls: figures.polls,
-        events: world.map_or(0, |world| world.audit.n_events()),
-        virtual_time: Duration::from_millis(figures.virtual_ms),
-        crashes: seen.crashes,
-        reader,
-        _disk: disk,
-        trace,
-        order,
-    }
-}
-
-/// The variable that says which one seed a test runs.
-const SEED_VARIABLE: &str = "ATRA_SIM_SEED";
-/// Runs that [`seeds`] may take to find fewer faults.
-const TRIES_MAX: usize = 200;
-
-thread_local! {
-    /// The faults of the next simulation on this thread, whatever its swarm says: how a test's own closure is run with
-    /// fewer of them.
-    static INSTEAD: RefCell<Option<FaultPlan>> = const { RefCell::new(None) };
-}
-
-/// Runs a test with seeds 0 .. `n`, or with the one that `ATRA_SIM_SEED` says. The first failure ends it: its faults are
-/// made fewer, and it tells what failed, what it needs for it, and the line that repeats it. Of all seeds together, each
-/// `sometimes` must have held once; classes of faults that were asked for and never fired are printed.
-///
-/// # Panics
-/// When a seed fails, or panics itself, or something that is meant to happen sometimes never did.
-///
-/// # Examples
-/// ```
-/// use atra_runtime::sim::{FaultPlan, crowd, seeds};
-/// use std::time::Duration;
-///
-/// seeds(3, |seed| {
-///     crowd::swarm(seed, 3, Duration::from_secs(10))
-///         .faults(FaultPlan::survivable())
-///         .simulate(|sim| async move {
-///             sim.run_for(Duration::from_secs(60)).await;
-///             sim.heal_and_settle(Duration::from_secs(3_600)).await;
-///         })
-/// });
-/// ```
-pub fn seeds<T>(n: u64, run: impl Fn(u64) -> SimReport<T>) {
-    let one = std::env::var(SEED_VARIABLE).ok().and_then(|text| text.parse::<u64>().ok());
-    let range = one.map_or(0..n, |seed| seed..seed.saturating_add(1));
-    let (mut sometimes, mut not_fired) = (BTreeMap::<String, u64>::new(), None::<Vec<FaultClass>>);
-    for seed in range {
-        let mut report = run(seed);
-        let Some(kind) = report.kind() else {
-            for (name, n) in &report.sometimes {
-                *sometimes.entry(name.clone()).or_default() += n;
-            }
-            let left = not_fired.get_or_insert_with(|| report.asked.clone());
-            left.retain(|class| !report.faults.iter().any(|fault| fault.class == *class));
-            continue;
-        };
-        let n_faults = report.faults.len();
-        if let Some(fewer) = fewer(&report, |list| with_faults(list, || run(seed)).is_some_and(|found| found == kind)) {
-            report.faults = fewer;
-        }
-        // The harness names its threads by their tests.
-        let name = std::thread::current().name().unwrap_or_default().to_owned();
-        panic!(
-            "seed {seed}: {report}{} of its {n_faults} faults are enough\nrepeat it: {SEED_VARIABLE}={seed} cargo test {name}",
-            report.faults.len()
-        );
-    }
-    if one.is_some() {
-        return;
-    }
-    if let Some((name, _)) = sometimes.iter().find(|(_, n)| **n == 0) {
-        panic!("{name:?} never held in {n} seeds: the test does not go where it is meant to");
-    }
-    let names: Vec<_> = not_fired.unwrap_or_default().into_iter().map(FaultClass::name).collect();
-    if !names.is_empty() {
-        eprintln!("asked for and never fired in {n} seeds: {}", names.join(", "));
-    }
-}
-
-/// A test of many seeds: [`seeds`](crate::sim::seeds) as a `#[test]`.
-///
-/// # Examples
-/// ```
-/// use atra_runtime::sim::{FaultPlan, crowd};
-/// use std::time::Duration;
-///
-/// atra_runtime::sim_test! {
-///     /// Repeat one seed with `ATRA_SIM_SEED=7 cargo test a_crowd_survives`.
-///     fn a_crowd_survives(seed in 100) {
-///         crowd::swarm(seed, 3, Duration::from_secs(10)).faults(FaultPlan::survivable()).simulate(|sim| async move {
-///             sim.run_for(Duration::from_secs(60)).await;
-///             sim.heal_and_settle(Duration::from_secs(3_600)).await;
-///         })
-///     }
-/// }
-/// ```
-#[macro_export]
-macro_rules! sim_test {
-    ($(#[$attribute:meta])* fn $name:ident($seed:ident in $n:expr) $run:block) => {
-        $(#[$attribute])*
-        #[test]
-        fn $name() {
-            $crate::sim::seeds($n, |$seed| $run);
-        }
-    };
-}
-
-/// What a run with exactly these faults fails with.
-fn with_faults<T>(list: &[Fault], run: impl FnOnce() -> SimReport<T>) -> Option<String> {
-    INSTEAD.set(Some(FaultPlan::Exactly(list.to_vec())));
-    // A test may assert in its own run; that is another failure.
-    let report = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-    INSTEAD.set(None);
-    report.ok()?.kind()
-}
-
-/// `None`: the list of what fired does not bring the failure back.
-fn fewer<T>(report: &SimReport<T>, fails: impl Fn(&[Fault]) -> bool) -> Option<Vec<Fault>> {
-    if !fails(&report.faults) {
-        return None;
-    }
-    let mut tries = 0;
-    let found = fewer_faults(report.faults.clone(), |list| {
-        tries += 1;
-        Ok::<_, std::convert::Infallible>(tries <= TRIES_MAX && fails(list))
-    });
-    found.ok()
 }

@@ -32,6 +32,7 @@ pub(crate) struct Seat {
     pub(crate) place: usize,
     /// Of its name.
     pub(crate) key: u64,
+    pub(crate) turn_timeout: Duration,
     pub(crate) audit: Audit,
 }
 
@@ -53,15 +54,49 @@ impl Seat {
     }
 }
 
-async fn fail(class: FaultClass, draw: u64) -> Result<(), AgentError> {
-    match class {
-        // Past the panic hook: it is planned, nobody has to read of it.
-        FaultClass::AgentPanic => std::panic::resume_unwind(Box::new("planned panic")),
-        FaultClass::AgentError => Err(AgentError::new("planned error")),
-        FaultClass::AgentHang => std::future::pending().await,
-        _ => {
-            tokio::time::sleep(Duration::from_millis(draw % 5_000)).await;
-            Ok(())
+/// A turn under way. One that is dropped before it has ended has failed, by a panic or because it took too long; or its
+/// process died meanwhile, which is nobody's failure.
+struct Attempt<'a> {
+    seat: &'a Seat,
+    event: &'a Event,
+    began_ms: u64,
+    /// Whether what goes wrong now was planned.
+    is_planned: bool,
+    has_ended: bool,
+}
+
+impl Attempt<'_> {
+    /// What is planned for this turn.
+    async fn fail(&mut self, class: FaultClass, draw: u64) -> Result<(), AgentError> {
+        self.is_planned = class != FaultClass::AgentSlow;
+        match class {
+            // Past the panic hook: it is planned, nobody has to read of it.
+            FaultClass::AgentPanic => std::panic::resume_unwind(Box::new("planned panic")),
+            FaultClass::AgentError => {
+                self.end();
+                Err(AgentError::new("planned error"))
+            }
+            FaultClass::AgentHang => std::future::pending().await,
+            _ => {
+                tokio::time::sleep(Duration::from_millis(draw % 5_000)).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// It ended with an error.
+    fn end(&mut self) {
+        self.has_ended = true;
+        self.seat.audit.failed(self.seat.place, self.event, self.is_planned);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let Self { seat, event, began_ms, is_planned, has_ended } = *self;
+        let is_late = || Duration::from_millis(seat.audit.now_ms() - began_ms) >= seat.turn_timeout;
+        if !has_ended && (std::thread::panicking() || is_late()) {
+            seat.audit.failed(seat.place, event, is_planned);
         }
     }
 }
@@ -79,42 +114,47 @@ impl Agent for Probe {
 
     async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
         self.seat.audit.turn(self.seat.place, event, cx.input.position);
-        let fault = self.faults.turn(event, &self.seat.name, self.seat.key);
-        if let Some((class, _)) = fault
-            && class != FaultClass::AgentSlow
-        {
-            self.seat.audit.failed(self.seat.place, event);
-        }
+        let seat = &self.seat;
+        let fault = self.faults.turn(event, &seat.name, seat.key);
+        let mut attempt = Attempt { seat, event, began_ms: seat.audit.now_ms(), is_planned: false, has_ended: false };
         let (before, after) = match fault {
             Some((_, draw)) if draw & 1 == 0 => (fault, None),
             fault => (None, fault),
         };
         if let Some((class, draw)) = before {
-            fail(class, draw >> 1).await?;
+            attempt.fail(class, draw >> 1).await?;
         }
-        self.seat.read_as_of(event, cx).await;
+        seat.read_as_of(event, cx).await;
         let handled = self.inner.handle(event, cx).await;
         if handled.is_err() {
-            self.seat.audit.failed(self.seat.place, event);
+            attempt.end();
         }
         handled?;
-        match after {
+        if let Some((class, draw)) = after {
             // What it decided so far must leave no trace.
-            Some((class, draw)) => fail(class, draw >> 1).await,
-            None => Ok(()),
+            attempt.fail(class, draw >> 1).await?;
         }
+        attempt.has_ended = true;
+        Ok(())
     }
 
     fn source(&self, offsets: &Offsets) -> Option<Source> {
         let (faults, name) = (self.faults.clone(), self.seat.name.clone());
-        let items = self.inner.source(offsets)?.map(move |item| {
-            let Ok(SourceItem::Input { partition, offset, .. }) = &item else { return Some(item) };
-            match faults.input(&name, || format!("{partition} {offset}")) {
-                None => Some(item),
-                Some(true) => Some(Err(AgentError::new("planned error of the source"))),
-                Some(false) => None,
-            }
+        let items = self.inner.source(offsets)?.filter_map(move |item| {
+            let given = match &item {
+                Ok(SourceItem::Input { partition, offset, .. }) => {
+                    let key = format!("{partition} {offset}");
+                    match faults.input(&name, &key) {
+                        None => faults.gives(&name, &key).then_some(Some(item)),
+                        Some(true) => Some(Some(Err(AgentError::new("planned error of the source")))),
+                        Some(false) => Some(None),
+                    }
+                }
+                _ => Some(Some(item)),
+            };
+            std::future::ready(given)
         });
+        // `None` among them: it just ends there.
         Some(Box::pin(items.take_while(|item| std::future::ready(item.is_some())).filter_map(std::future::ready)))
     }
 

@@ -1,16 +1,13 @@
-//! Fewer faults that still make a run fail: delta debugging on their list.
+//! Less that still makes a run fail: delta debugging on lists, earlier faults and milder ones.
 
-use super::Fault;
+use super::{Fault, FaultAt};
 
-/// Takes faults away as long as `fails` says that the run still fails in the same way without them. What is left fails,
+/// Takes away from a list as long as `fails` says that the run still fails in the same way without it. What is left fails,
 /// and if `fails` never refused to try, taking any one of it away makes the run hold.
 ///
 /// # Errors
 /// What `fails` says.
-pub fn fewer_faults<E>(
-    mut list: Vec<Fault>,
-    mut fails: impl FnMut(&[Fault]) -> Result<bool, E>,
-) -> Result<Vec<Fault>, E> {
+pub fn fewer<T: Clone, E>(mut list: Vec<T>, mut fails: impl FnMut(&[T]) -> Result<bool, E>) -> Result<Vec<T>, E> {
     if list.is_empty() || fails(&[])? {
         return Ok(Vec::new());
     }
@@ -19,8 +16,8 @@ pub fn fewer_faults<E>(
         let size = list.len().div_ceil(parts);
         let mut found = None;
         for at in (0..list.len()).step_by(size) {
-            let is_left = |(place, _): &(usize, &Fault)| !(at..at + size).contains(place);
-            let rest: Vec<Fault> = list.iter().enumerate().filter(is_left).map(|(_, fault)| fault.clone()).collect();
+            let is_left = |(place, _): &(usize, &T)| !(at..at + size).contains(place);
+            let rest: Vec<T> = list.iter().enumerate().filter(is_left).map(|(_, one)| one.clone()).collect();
             if fails(&rest)? {
                 found = Some(rest);
                 break;
@@ -30,6 +27,52 @@ pub fn fewer_faults<E>(
             Some(rest) => (list, parts) = (rest, (parts - 1).max(2)),
             None if size == 1 => break,
             None => parts = (parts * 2).min(list.len()),
+        }
+    }
+    Ok(list)
+}
+
+/// Puts a milder fault in the place of each that still makes the run fail in the same way when it is milder.
+///
+/// # Errors
+/// What `fails` says.
+pub fn weaker<E>(mut list: Vec<Fault>, mut fails: impl FnMut(&[Fault]) -> Result<bool, E>) -> Result<Vec<Fault>, E> {
+    for place in 0..list.len() {
+        while let Some(class) = list[place].class.milder() {
+            let mut milder = list.clone();
+            milder[place].class = class;
+            if !fails(&milder)? {
+                break;
+            }
+            list = milder;
+        }
+    }
+    Ok(list)
+}
+
+/// Lets faults that are addressed by a count happen earlier, as long as the run fails in the same way: then less has to go
+/// before them.
+///
+/// # Errors
+/// What `fails` says.
+pub fn earlier<E>(mut list: Vec<Fault>, mut fails: impl FnMut(&[Fault]) -> Result<bool, E>) -> Result<Vec<Fault>, E> {
+    for place in 0..list.len() {
+        while let FaultAt::Commit { n } | FaultAt::Poll { n, .. } = list[place].at {
+            let mut found = None;
+            for sooner in [n / 8, n / 2, n - n / 4, n - n / 8].into_iter().filter(|sooner| (1..n).contains(sooner)) {
+                let mut candidate = list.clone();
+                if let FaultAt::Commit { n } | FaultAt::Poll { n, .. } = &mut candidate[place].at {
+                    *n = sooner;
+                }
+                if fails(&candidate)? {
+                    found = Some(candidate);
+                    break;
+                }
+            }
+            match found {
+                Some(candidate) => list = candidate,
+                None => break,
+            }
         }
     }
     Ok(list)
