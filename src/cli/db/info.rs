@@ -84,7 +84,7 @@ fn pairs(path: &Path, info: &Info) -> Vec<(&'static str, String)> {
     let oldest = info.teams.iter().min_by_key(|team| team.cursor);
     let oldest = oldest.map_or_else(
         || "no teams".into(),
-        |team| format!("team {} at {}: nothing behind it can be pruned", team.team, grouped(team.cursor.get())),
+        |team| format!("team {} at {}: what comes after it stays", team.team, grouped(team.cursor.get())),
     );
     vec![
         ("file", path.display().to_string()),

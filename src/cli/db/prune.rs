@@ -89,7 +89,10 @@ fn tell(plan: &PrunePlan, floor: Seq, dry_run: bool, out: &mut Output) -> Result
     } else {
         let verb = if dry_run { "would prune" } else { "pruned" };
         let (from, last) = (grouped(plan.floor.get() + 1), grouped(plan.last.get()));
-        format!("{verb} seqs {from} to {}, except for what is needed; the journal ends at {last}", grouped(floor.get()))
+        // What is one batch goes as a whole, which only the pruning itself looks at.
+        let about = if dry_run { "about " } else { "" };
+        let to = grouped(floor.get());
+        format!("{verb} seqs {from} to {about}{to}, except for what is needed; the journal ends at {last}")
     };
     let text = out.paint(Style::Bold, &text);
     out.line(&text)?;
