@@ -20,10 +20,11 @@ use atra_storage::{Ancestor, FactKind, Receipt, Rejected};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
 
 use super::{
+    alarm::Alarm,
     crew::{Crew, Decided, Gate, Mark, RoundEvent, Routes, TurnRules},
     inputs::{Input, Inputs},
     member::{TurnFailure, TurnFault},
@@ -163,8 +164,7 @@ pub(crate) struct Executor {
     cursor_written_at: Instant,
     /// Rings when a bare cursor move is due. Set once and left alone until it has rung, though steps may have
     /// written the cursor since: setting a timer for every wait costs more than a cursor written early.
-    /// Looked at only when its time has come: it keeps whom to wake from the first look on.
-    cursor_alarm: Option<(Instant, Pin<Box<Sleep>>)>,
+    cursor_alarm: Option<Alarm>,
     /// The clock as it is stored.
     clock_written: i64,
     stopping: Option<TeamExit>,
@@ -265,10 +265,7 @@ impl Executor {
         let behind = self.in_flight.is_empty() && cursor > self.parts.steps.cursor();
         if behind && self.cursor_alarm.is_none() {
             let due = self.cursor_written_at + Duration::from_millis(self.parts.shared.limits.cursor_every_ms);
-            let mut alarm = Box::pin(sleep_until(due));
-            // If it has rung already, the look below finds it.
-            poll_fn(|cx| Poll::Ready(_ = alarm.as_mut().poll(cx))).await;
-            self.cursor_alarm = Some((due, alarm));
+            self.cursor_alarm = Some(Alarm::set(due).await);
         }
         self.parts.inputs.set_alarm();
         match poll_fn(|cx| self.poll_news(control, *paused, behind, cx)).await {
@@ -304,9 +301,8 @@ impl Executor {
             return Poll::Ready(News::Ready(outcome));
         }
         if is_behind
-            && let Some((due, alarm)) = &mut self.cursor_alarm
-            && *due <= Instant::now()
-            && alarm.as_mut().poll(cx).is_ready()
+            && let Some(alarm) = &mut self.cursor_alarm
+            && alarm.poll(cx).is_ready()
         {
             self.cursor_alarm = None;
             return Poll::Ready(News::CursorDue);

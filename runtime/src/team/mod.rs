@@ -6,11 +6,13 @@
 //! | `crew` | the members and how one round reaches them: together in one task, or apart in one each |
 //! | `member` | one agent's turn: contained, timed, its effects collected |
 //! | `inputs` | what comes next: foreign events, due timers, sources' products |
+//! | `alarm` | a timer of the executor that is cheap while it has not rung |
 //! | `timers` | pending timers and schedules |
 //! | `source` | a source's stream, read ahead on a task of its own |
 //! | `step` | the open step, and sending it |
 //! | `plan` | what the rest of the runtime says about a team before it runs |
 
+mod alarm;
 mod crew;
 mod executor;
 mod inputs;
