@@ -462,13 +462,24 @@ fn a_kill_from_the_command_line_stops_the_next_run_until_a_resume() {
     assert!(folder.ok(&["export", "equity", "--db", "a.db"]).lines().count() > 1_000);
 }
 
+/// A desk that runs until it is told to end, or its test fails.
+struct Desk(std::process::Child);
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        // It has ended already, if all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A runtime that somebody else's program began, or that has died, would leave the file lying; a running desk takes it.
 #[test]
 fn a_running_desk_hears_a_kill_a_resume_and_a_freeze_at_once() {
     let folder = Folder::new();
     let mut desk = Command::new(env!("CARGO_BIN_EXE_atra"));
     desk.args(["run", "--db", "a.db", "--json", "--speed", "50"]).current_dir(folder.0.path());
-    let mut desk = desk.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary starts");
+    let mut desk = Desk(desk.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary starts"));
     // Each try is a process, so a thousand take many seconds.
     let asked = |key: &str, wanted: &str| {
         let is_so = |_: &u32| folder.atra(&["memory", "get", key, "--db", "a.db"]).1.contains(wanted);
@@ -487,11 +498,11 @@ fn a_running_desk_hears_a_kill_a_resume_and_a_freeze_at_once() {
     folder.ok(&["risk", "kill", "--db", "a.db"]);
     asked("risk.state", "halted");
 
-    let signal = Command::new("kill").args(["-INT", &desk.id().to_string()]).status().expect("a signal is sent");
+    let signal = Command::new("kill").args(["-INT", &desk.0.id().to_string()]).status().expect("a signal is sent");
     assert!(signal.success());
     let mut told = String::new();
-    desk.stdout.take().expect("a pipe").read_to_string(&mut told).expect("text");
-    assert!(desk.wait().expect("it ends").success());
+    desk.0.stdout.take().expect("a pipe").read_to_string(&mut told).expect("text");
+    assert!(desk.0.wait().expect("it ends").success());
     let told: Value = serde_json::from_str(&told).expect("one line of JSON");
     assert!(told["report"]["risk"].as_str().is_some_and(|risk| risk.starts_with("halted by a person")), "{told}");
     let frozen = folder.json(&["journal", "tail", "-n", "1", "--topic", "optimizer.freeze", "--db", "a.db"]);

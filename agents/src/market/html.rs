@@ -252,6 +252,7 @@ fn walk(text: &mut String, page: &Page<'_>) {
 fn walk_of_each(text: &mut String, series: &[Shown<'_>]) {
     *text += "<section class='long'><h2>Out of sample</h2><table><thead><tr><th></th><th>from</th><th>chosen anew as it goes</th>\
               <th>buy and hold</th><th>median pair</th><th>best in hindsight</th></tr></thead>";
+    let (mut sums, mut n_walked) = ([0.0; 4], 0.0);
     for Shown { name, candles, walk, .. } in series {
         let _ = write!(text, "<tr><td>{}</td>", escaped(name));
         let Some((report, ..)) = walk else {
@@ -259,11 +260,19 @@ fn walk_of_each(text: &mut String, series: &[Shown<'_>]) {
             continue;
         };
         let _ = write!(text, "<td>{}</td>", walked_from(candles, report));
-        for value in [report.return_pct, report.buy_and_hold_pct, report.median_fixed_pct, report.best_fixed.1] {
+        let values = [report.return_pct, report.buy_and_hold_pct, report.median_fixed_pct, report.best_fixed.1];
+        n_walked += 1.0;
+        for (value, sum) in values.into_iter().zip(&mut sums) {
             let _ = write!(text, "<td>{}</td>", percent(value / 100.0));
+            *sum += value;
         }
         *text += "</tr>";
     }
+    *text += "<tr><td>equal parts</td><td></td>";
+    for sum in sums {
+        let _ = write!(text, "<td>{}</td>", percent(sum / n_walked / 100.0));
+    }
+    *text += "</tr>";
     *text += "</table><p class='note'>Pairs of averages, each series by itself.</p></section>";
 }
 
@@ -406,6 +415,10 @@ mod tests {
         assert!(page.contains("best in hindsight") && !page.contains("Too few") && !page.contains("NaN"));
         let walks = page.split("<h2>").find(|part| part.starts_with("Out of sample")).unwrap();
         assert_eq!(walks.matches("<td>A&lt;B.15m</td><td>2022-").count(), 3);
+        // Three times the same: so are equal parts of them.
+        let row = |begin: &str| walks.split(begin).nth(1).and_then(|row| row.split("</tr>").next()).unwrap().to_owned();
+        let one = row("<td>A&lt;B.15m</td>");
+        assert_eq!(row("<td>equal parts</td><td></td>"), one.split_once("</td>").unwrap().1);
         assert_eq!(page.matches(": 160 candles, 20").count(), 3);
         assert_eq!(page.matches("<td>A&lt;B.15m</td><td>3000</td>").count(), 3);
     }

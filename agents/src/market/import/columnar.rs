@@ -29,12 +29,13 @@ mod enabled {
     use ::parquet::errors;
     use ::parquet::file::reader::{ChunkReader, FileReader as _, Length, SerializedFileReader};
     use ::parquet::record::Field;
+    use arrow_array::Array;
     use arrow_array::cast::AsArray;
     use arrow_array::types::{
-        Date32Type, Date64Type, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
-        TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt32Type, UInt64Type,
+        Date32Type, Date64Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+        TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
+        UInt16Type, UInt32Type, UInt64Type,
     };
-    use arrow_array::{Array, RecordBatch};
     use arrow_ipc::reader::FileReader;
     use arrow_schema::{DataType, TimeUnit};
 
@@ -248,7 +249,7 @@ mod enabled {
                 for row in 0..batch.num_rows() {
                     place += 1;
                     texts.clear();
-                    push_row(&mut texts, &batch, row).map_err(|what| damaged(&what))?;
+                    batch.columns().iter().take(COLUMNS_MAX).for_each(|column| push_cell(&mut texts, column, row));
                     texts.hand(place, &mut rows)?;
                 }
                 progress(Progress { bytes: n + 1, bytes_total: n_batches, rows: place });
@@ -257,44 +258,97 @@ mod enabled {
         })
     }
 
-    fn push_row(texts: &mut Texts, batch: &RecordBatch, row: usize) -> Result<(), String> {
-        for column in batch.columns().iter().take(COLUMNS_MAX) {
-            if column.is_null(row) {
-                texts.push(None::<u8>);
-                continue;
-            }
-            match column.data_type() {
-                DataType::Float64 => texts.push(Some(column.as_primitive::<Float64Type>().value(row))),
-                DataType::Float32 => texts.push(Some(column.as_primitive::<Float32Type>().value(row))),
-                DataType::Int64 => texts.push(Some(column.as_primitive::<Int64Type>().value(row))),
-                DataType::Int32 => texts.push(Some(column.as_primitive::<Int32Type>().value(row))),
-                DataType::UInt64 => texts.push(Some(column.as_primitive::<UInt64Type>().value(row))),
-                DataType::UInt32 => texts.push(Some(column.as_primitive::<UInt32Type>().value(row))),
-                // Days since 1970, as seconds.
-                DataType::Date32 => {
-                    texts.push(Some(i64::from(column.as_primitive::<Date32Type>().value(row)) * 86_400));
-                }
-                DataType::Date64 => texts.push(Some(column.as_primitive::<Date64Type>().value(row))),
-                DataType::Utf8 => texts.push(Some(column.as_string::<i32>().value(row))),
-                DataType::LargeUtf8 => texts.push(Some(column.as_string::<i64>().value(row))),
-                DataType::Timestamp(unit, _) => texts.push(Some(match unit {
-                    TimeUnit::Second => column.as_primitive::<TimestampSecondType>().value(row),
-                    TimeUnit::Millisecond => column.as_primitive::<TimestampMillisecondType>().value(row),
-                    TimeUnit::Microsecond => column.as_primitive::<TimestampMicrosecondType>().value(row),
-                    TimeUnit::Nanosecond => column.as_primitive::<TimestampNanosecondType>().value(row),
-                })),
-                // A column of another type is not one of ours, or its rows are refused.
-                _ => texts.push(None::<u8>),
-            }
+    fn push_cell(texts: &mut Texts, column: &dyn Array, row: usize) {
+        if column.is_null(row) {
+            return texts.push(None::<u8>);
         }
-        Ok(())
+        /// The cell of a column of this type.
+        macro_rules! cell {
+            ($kind:ty) => {
+                texts.push(Some(column.as_primitive::<$kind>().value(row)))
+            };
+        }
+        match column.data_type() {
+            DataType::Float64 => cell!(Float64Type),
+            DataType::Float32 => cell!(Float32Type),
+            DataType::Int64 => cell!(Int64Type),
+            DataType::Int32 => cell!(Int32Type),
+            DataType::Int16 => cell!(Int16Type),
+            DataType::Int8 => cell!(Int8Type),
+            DataType::UInt64 => cell!(UInt64Type),
+            DataType::UInt32 => cell!(UInt32Type),
+            DataType::UInt16 => cell!(UInt16Type),
+            DataType::UInt8 => cell!(UInt8Type),
+            DataType::Decimal128(..) => {
+                texts.push(Some(column.as_primitive::<Decimal128Type>().value_as_string(row)));
+            }
+            // Days since 1970, as seconds.
+            DataType::Date32 => texts.push(Some(i64::from(column.as_primitive::<Date32Type>().value(row)) * 86_400)),
+            DataType::Date64 => cell!(Date64Type),
+            DataType::Utf8 => texts.push(Some(column.as_string::<i32>().value(row))),
+            DataType::LargeUtf8 => texts.push(Some(column.as_string::<i64>().value(row))),
+            DataType::Utf8View => texts.push(Some(column.as_string_view().value(row))),
+            DataType::Timestamp(TimeUnit::Second, _) => cell!(TimestampSecondType),
+            DataType::Timestamp(TimeUnit::Millisecond, _) => cell!(TimestampMillisecondType),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => cell!(TimestampMicrosecondType),
+            DataType::Timestamp(TimeUnit::Nanosecond, _) => cell!(TimestampNanosecondType),
+            DataType::Dictionary(key, _) => {
+                let place = match **key {
+                    DataType::Int8 => column.as_dictionary::<Int8Type>().key(row),
+                    DataType::Int16 => column.as_dictionary::<Int16Type>().key(row),
+                    DataType::Int32 => column.as_dictionary::<Int32Type>().key(row),
+                    _ => None,
+                };
+                match place {
+                    Some(place) => push_cell(texts, column.as_any_dictionary().values().as_ref(), place),
+                    None => texts.push(None::<u8>),
+                }
+            }
+            // A column of another type is not one of ours, or its rows are refused.
+            _ => texts.push(None::<u8>),
+        }
     }
 
-    #[test]
-    fn what_is_packed_otherwise_is_not_called_damaged() {
-        // The library's own words, since it cannot write such a file here either.
-        let said = errors::ParquetError::General("Disabled feature at compile time: brotli".into());
-        assert!(matches!(damaged("Parquet")(&said), ImportError::Foreign { .. }));
-        assert!(matches!(damaged("Parquet")(&"eof"), ImportError::Damaged { .. }));
+    #[cfg(test)]
+    mod tests {
+        use arrow_array::{
+            ArrayRef, Date32Array, Decimal128Array, DictionaryArray, Int16Array, RecordBatch, StringViewArray,
+        };
+        use arrow_ipc::writer::FileWriter;
+
+        use super::*;
+
+        fn feather_with(times: &ArrayRef, prices: &ArrayRef, volumes: &ArrayRef) -> Import {
+            let names = ["time", "open", "high", "low", "close", "volume"];
+            let columns = [times, prices, prices, prices, prices, volumes].map(Arc::clone);
+            let batch = RecordBatch::try_from_iter(names.into_iter().zip(columns)).unwrap();
+            let mut writer = FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+            writer.write(&batch).unwrap();
+            feather(&writer.into_inner().unwrap(), &ImportOptions::default(), &mut |_| {}).unwrap()
+        }
+
+        /// Columns as polars and pandas write them were no columns.
+        #[test]
+        fn days_decimals_views_and_dictionaries_are_read() {
+            let days: ArrayRef = Arc::new(Date32Array::from(vec![18_262, 18_263]));
+            let said = ["2020-01-01", "2020-01-02"];
+            let prices: ArrayRef =
+                Arc::new(Decimal128Array::from(vec![1_050, 1_125]).with_precision_and_scale(10, 2).unwrap());
+            let volumes: ArrayRef = Arc::new(Int16Array::from(vec![1, 2]));
+            let categories: DictionaryArray<Int8Type> = said.into_iter().collect();
+            for times in [days, Arc::new(StringViewArray::from_iter_values(said)), Arc::new(categories)] {
+                let Import { candles, report, .. } = feather_with(&times, &prices, &volumes);
+                assert_eq!((report.span, report.refused), (Some((1_577_836_800_000, 1_577_923_200_000)), 0));
+                assert_eq!((candles[0].open, candles[1].close), (1_050, 1_125));
+            }
+        }
+
+        #[test]
+        fn what_is_packed_otherwise_is_not_called_damaged() {
+            // The library's own words, since it cannot write such a file here either.
+            let said = errors::ParquetError::General("Disabled feature at compile time: brotli".into());
+            assert!(matches!(damaged("Parquet")(&said), ImportError::Foreign { .. }));
+            assert!(matches!(damaged("Parquet")(&"eof"), ImportError::Damaged { .. }));
+        }
     }
 }
