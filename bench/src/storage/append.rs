@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -191,7 +192,7 @@ fn raw(path: &Path, events: &Events, level: Level) -> f64 {
     }
     let start = Instant::now();
     db.execute_batch("BEGIN IMMEDIATE").expect("begun");
-    insert_each(&db, events);
+    insert_from(&db, 1, events);
     db.execute_batch("COMMIT").expect("committed");
     per_second(events.len(), start)
 }
@@ -215,13 +216,25 @@ fn check_values(events: &Events) -> f64 {
 fn autocommit(path: &Path, events: &Events) -> f64 {
     let db = open(path).expect("a fresh file");
     let start = Instant::now();
-    insert_each(&db, events);
+    insert_from(&db, 1, events);
     per_second(events.len(), start)
 }
 
-fn insert_each(db: &rusqlite::Connection, events: &Events) {
-    let mut statement = db.prepare(insert_one()).expect("the table is there");
-    for (seq, event) in (1..).zip(events.iter()) {
+/// Prepared single-row inserts, `n` of them committed at a time.
+pub(super) fn batches(path: &Path, events: &Events, n: usize) -> f64 {
+    let db = open(path).expect("a fresh file");
+    let start = Instant::now();
+    for (at, batch) in events.chunks(n).enumerate() {
+        db.execute_batch("BEGIN IMMEDIATE").expect("begun");
+        insert_from(&db, (at * n) as u64 + 1, batch);
+        db.execute_batch("COMMIT").expect("committed");
+    }
+    per_second(events.len(), start)
+}
+
+fn insert_from(db: &rusqlite::Connection, first: u64, events: &[Arc<Event>]) {
+    let mut statement = db.prepare_cached(insert_one()).expect("the table is there");
+    for (seq, event) in (first..).zip(events) {
         let row = Committed { seq: Seq(seq), event: event.clone(), cause_seq: None, seen: None };
         bind(&mut statement, 1, &row, (1, 2)).expect("bound");
         statement.raw_execute().expect("inserted");

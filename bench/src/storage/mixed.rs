@@ -1,7 +1,7 @@
 //! Writing while others read.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,10 +12,11 @@ use std::{
 use atra_bus::{Filter, Interest, Seq};
 use atra_storage::Level;
 
-use super::{Actor, Bench, Events, PRODUCERS, publish};
+use super::{Actor, Bench, Events, PRODUCERS, append::batches, publish};
 use crate::{
     measure::{Contender, named_medians, on_worker, per_second},
     report::{Case, Unit},
+    rusqlite_store::open,
 };
 
 /// Readers, as many as the pool has connections.
@@ -40,10 +41,16 @@ impl Bench<'_> {
                 let file = files.fresh();
                 tokio.block_on(on_worker(mixed(file.path(), events.clone(), 0))).0
             }),
+            Contender::new("rusqlite 0.39, batches beside four threads that read", || {
+                raw_mixed(&files.fresh().path(), events, READERS)
+            }),
+            Contender::new("rusqlite 0.39, batches alone", || raw_mixed(&files.fresh().path(), events, 0)),
         ];
         let (names, values) = named_medians(self.scale.turns, contenders);
-        let case = Case { bench: "storage", name: names[0], unit: Unit::EventsPerSecond };
-        self.reporter.print(&case.report(values[0], names[1], values[1]));
+        for pair in [0, 2] {
+            let case = Case { bench: "storage", name: names[pair], unit: Unit::EventsPerSecond };
+            self.reporter.print(&case.report(values[pair], names[pair + 1], values[pair + 1]));
+        }
         eprintln!("storage: the readers read {} events a second meanwhile", read.into_inner());
     }
 }
@@ -96,4 +103,32 @@ pub(super) async fn mixed(path: PathBuf, events: Events, readers: usize) -> (f64
     let read = per_second(n_read, start);
     actor.stop().await;
     (value, read)
+}
+
+/// The same with nothing between: one thread that commits as many events at a time as there are producers, and threads
+/// that read pages of them. Events written a second.
+fn raw_mixed(path: &Path, events: &Events, readers: usize) -> f64 {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..readers {
+            scope.spawn(|| {
+                let db = open(path).expect("opened");
+                let page = "SELECT * FROM journal WHERE seq > ? ORDER BY seq LIMIT ?";
+                let mut page = db.prepare(page).expect("prepared");
+                let mut after = 0_i64;
+                // Relaxed: it ends a moment later then.
+                while !is_over.load(Ordering::Relaxed) {
+                    let mut rows = page.query((after, PAGE_EVENTS as i64)).expect("readable");
+                    after = 0;
+                    while let Some(row) = rows.next().expect("readable") {
+                        after = row.get("seq").expect("a seq");
+                        std::hint::black_box(row.get::<_, String>("payload").expect("a payload"));
+                    }
+                }
+            });
+        }
+        let value = batches(path, events, PRODUCERS);
+        is_over.store(true, Ordering::Relaxed);
+        value
+    })
 }
