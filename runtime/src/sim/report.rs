@@ -173,12 +173,12 @@ impl fmt::Display for Told {
     }
 }
 
-/// What this program was made of: its revision, if the build was told (`ATRA_REVISION`), and else a hash of the program
+/// What this program was made of: its revision, if the build was told (`ATRA_SIM_REVISION`), and else a hash of the program
 /// itself.
 #[must_use]
 pub fn build() -> String {
     let version = env!("CARGO_PKG_VERSION");
-    if let Some(revision) = option_env!("ATRA_REVISION") {
+    if let Some(revision) = option_env!("ATRA_SIM_REVISION") {
         return format!("atra {version}, revision {revision}");
     }
     // Who cannot read himself says what he knows.
