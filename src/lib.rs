@@ -10,8 +10,8 @@ pub use atra_storage as storage;
 
 pub use async_trait::async_trait;
 pub use atra_bus::{
-    Committed, Draft, Env, Event, EventId, EventType, Filter, Name, NameError, Payload, Seq, SystemEnv, Timestamp,
-    Topic,
+    Committed, Draft, Env, Event, EventId, EventType, Filter, InvalidSetting, InvalidSettings, Name, NameError,
+    Payload, Seq, SystemEnv, Timestamp, Topic,
 };
 pub use atra_runtime::{
     Agent, AgentError, AgentSpec, Clock, Context, Limits, Missed, Offsets, OnPoison, Placement, Query, Runtime,

@@ -22,7 +22,7 @@ use std::{
 };
 
 use crate::{
-    Batch, Event, Filter, Interest, Journal, Name, Observer, Seq, Subscription, Topic,
+    Batch, Event, Filter, Interest, InvalidSettings, Journal, Name, Observer, Seq, SettingCheck, Subscription, Topic,
     index::{Index, Slot},
     observer::Watcher,
     queue::{Mode, Queue},
@@ -47,6 +47,20 @@ pub struct BusOptions {
 impl Default for BusOptions {
     fn default() -> Self {
         Self { queue_events_max: 4_096, topics_cached_max: 16_384, page_events_max: 1_024 }
+    }
+}
+
+impl BusOptions {
+    /// Checks every limit.
+    ///
+    /// # Errors
+    /// Each limit that is out of its range.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let mut check = SettingCheck::new("bus");
+        check.range("queue_events_max", self.queue_events_max, 1..=10_000_000);
+        check.range("topics_cached_max", self.topics_cached_max, 1..=10_000_000);
+        check.range("page_events_max", self.page_events_max, 1..=1_000_000);
+        check.finish()
     }
 }
 

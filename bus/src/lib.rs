@@ -16,6 +16,7 @@ pub mod name;
 pub mod observer;
 pub mod payload;
 mod queue;
+pub mod setting;
 pub mod subscription;
 pub mod topic;
 
@@ -27,6 +28,7 @@ pub use id::EventId;
 pub use name::{Name, NameError};
 pub use observer::Observer;
 pub use payload::{Payload, PayloadError};
+pub use setting::{InvalidSetting, InvalidSettings, SettingCheck};
 pub use subscription::{Interest, Journal, JournalError, Page, Subscription};
 pub use topic::{Filter, Topic, TopicError};
 

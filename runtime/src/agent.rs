@@ -7,12 +7,21 @@
 use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use atra_bus::{Draft, Event, EventType, Filter, Name, Timestamp, Topic};
+use atra_bus::{
+    Draft, Event, EventType, Filter, InvalidSettings, Name, SettingCheck, Timestamp, Topic, topic::TOPIC_BYTES_MAX,
+};
 use futures::Stream;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::Context;
+
+/// The longest turn that a spec may ask for. 30 days: a turn that is pending longer holds its team for good.
+const TURN_TIMEOUT_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// The longest interval of a schedule. 100 years: the arithmetic of its due times stays far from the ends of time.
+const SCHEDULE_EVERY_MAX: Duration = Duration::from_secs(36_525 * 86_400);
+/// Bytes of a schedule's topic beside the two names: `sys.schedule.` and a dot.
+const SCHEDULE_TOPIC_BYTES: usize = "sys.schedule..".len();
 
 /// Why a turn, a start or a save failed. Made from any error with `?`, or with [`AgentError::new`].
 ///
@@ -224,7 +233,6 @@ impl AgentSpec {
     /// Gets an event on `sys.schedule.<agent>.<name>` at every multiple of `every` since the epoch.
     #[must_use]
     pub fn schedule(mut self, name: &str, every: Duration, missed: Missed) -> Self {
-        assert!(every.as_millis() >= 1, "a schedule's interval is at least a millisecond");
         let name = Name::new(name).unwrap_or_else(|error| panic!("{error}"));
         self.schedules.push(Schedule { name, every, missed });
         self
@@ -251,10 +259,10 @@ impl AgentSpec {
         self
     }
 
-    /// How often one event is tried, at least once.
+    /// How often one event is tried; at least 1.
     #[must_use]
     pub fn attempts_max(mut self, attempts: u32) -> Self {
-        self.attempts_max = attempts.max(1);
+        self.attempts_max = attempts;
         self
     }
 
@@ -263,6 +271,40 @@ impl AgentSpec {
     pub fn turn_timeout(mut self, limit: Duration) -> Self {
         self.turn_timeout = limit;
         self
+    }
+
+    /// Checks every part of the spec that its builder takes as it is.
+    ///
+    /// # Errors
+    /// Each part that is out of its range or can never work, as `agents.<name>.<part>`.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let mut check = SettingCheck::new(format!("agents.{}", self.name));
+        check.range("attempts_max", self.attempts_max, 1..=1_000_000);
+        check.duration("turn_timeout", self.turn_timeout, Duration::from_millis(1)..=TURN_TIMEOUT_MAX);
+        for (index, schedule) in self.schedules.iter().enumerate() {
+            let field = format!("schedules.{}", schedule.name);
+            check.duration(&field, schedule.every, Duration::from_millis(1)..=SCHEDULE_EVERY_MAX);
+            if schedule.every.subsec_nanos() % 1_000_000 != 0 {
+                check.refuse(&field, format!("{:?}", schedule.every), "whole milliseconds");
+            }
+            let topic = SCHEDULE_TOPIC_BYTES + self.name.as_str().len() + schedule.name.as_str().len();
+            if topic > TOPIC_BYTES_MAX {
+                let allowed =
+                    format!("names that make a topic of at most {TOPIC_BYTES_MAX} bytes (sys.schedule.<agent>.<name>)");
+                check.refuse(&field, format!("a topic of {topic} bytes"), allowed);
+            }
+            if self.schedules[..index].iter().any(|other| other.name == schedule.name) {
+                check.refuse(&field, "twice", "each schedule name once");
+            }
+        }
+        for prefix in &self.owns {
+            // A key that begins with the prefix, if there can be one: a token may go on where the prefix ends.
+            if !prefix.is_empty() && Topic::memory(&format!("{prefix}x")).is_err() {
+                let allowed = "the beginning of a memory key: tokens of letters, digits, '_' and '-', split by dots";
+                check.refuse("owns", format!("{prefix:?}"), allowed);
+            }
+        }
+        check.finish()
     }
 
     /// The topic of a schedule's events.

@@ -11,9 +11,13 @@ use std::{
     time::Duration,
 };
 
+use atra_bus::{InvalidSetting, InvalidSettings, SettingCheck};
 use atra_storage::{Keep, Level, Span, SqliteOptions, StorageOptions};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+
+/// The most worker threads. 1,024: above the cores of any machine; more only cost memory.
+const THREADS_MAX: usize = 1_024;
 
 /// Section `[runtime]`: the process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +41,17 @@ impl ProcessConfig {
     #[must_use]
     pub fn stop_deadline(&self) -> Duration {
         Duration::from_millis(self.stop_deadline_ms)
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// Each value that is out of its range.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let mut check = SettingCheck::new("runtime");
+        check.range("threads", self.threads, 0..=THREADS_MAX);
+        check.range("stop_deadline_ms", self.stop_deadline_ms, 1..=86_400_000);
+        check.finish()
     }
 }
 
@@ -114,6 +129,21 @@ impl StorageConfig {
         options
     }
 
+    /// Checks every value, with the same ranges as [`StorageOptions::check`] and [`SqliteOptions::check`]; the errors
+    /// name the keys of this section.
+    ///
+    /// # Errors
+    /// Each value that is out of its range or does not fit another.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let mut check = SettingCheck::new("");
+        check.add(self.options().check());
+        let mut sqlite = self.sqlite("");
+        // It is in both; the options of the actor name it.
+        sqlite.slow_after = StorageOptions::default().slow_after;
+        check.add(sqlite.check());
+        check.finish().map_err(|found| found.map(with_unit))
+    }
+
     /// How `db` is opened.
     #[must_use]
     pub fn sqlite(&self, db: impl Into<PathBuf>) -> SqliteOptions {
@@ -122,6 +152,15 @@ impl StorageConfig {
         options.read_deadline = Duration::from_millis(self.read_deadline_ms);
         options.slow_after = Duration::from_millis(self.slow_after_ms);
         options
+    }
+}
+
+/// Durations have their unit in the key's name.
+fn with_unit(setting: InvalidSetting) -> InvalidSetting {
+    const DURATIONS: [&str; 3] = ["storage.checkpoint_after_idle", "storage.read_deadline", "storage.slow_after"];
+    match DURATIONS.contains(&setting.field.as_str()) {
+        true => InvalidSetting { field: setting.field + "_ms", ..setting },
+        false => setting,
     }
 }
 

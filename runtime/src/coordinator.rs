@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use atra_bus::{Bus, BusOptions, Env, Name, Payload, SystemEnv, Task};
+use atra_bus::{Bus, BusOptions, Env, InvalidSettings, Name, Payload, SettingCheck, SystemEnv, Task};
 use atra_storage::{FactKind, Level, Rejected, Storage, StorageActor, StorageOptions, Store, StoreError};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -24,6 +24,9 @@ const RUNNING_KEY: &str = "running";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// A limit, a spec or an option has a value that is not allowed.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
     /// The teams do not fit together.
     #[error(transparent)]
     Topology(#[from] TopologyError),
@@ -121,6 +124,23 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Checks every limit, spec and option, and how they fit together; [`start`](Self::start) does it too.
+    ///
+    /// # Errors
+    /// Each value that is not allowed, with its team or section.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let mut check = SettingCheck::new("");
+        check.add(self.storage.check());
+        check.add(self.bus.check());
+        let command_bytes_max = self.storage.command_bytes_max;
+        for team in &self.teams {
+            check.add(team.check());
+            let field = format!("teams.{}.limits.step_bytes_max", team.name);
+            check.at_most(&field, team.limits.step_bytes_max, "storage.command_bytes_max", command_bytes_max);
+        }
+        check.finish()
+    }
+
     /// Checks, loads, and starts everything; call it inside a tokio runtime.
     ///
     /// # Errors
@@ -129,6 +149,7 @@ impl RuntimeBuilder {
     /// # Cancel safety
     /// Not cancel safe: teams that were started go on until the handle is dropped.
     pub async fn start(self) -> Result<Runtime, StartError> {
+        self.check()?;
         for warning in topology::check(&self.teams)? {
             tracing::warn!(topology = %warning, "topology is odd");
         }

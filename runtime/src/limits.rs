@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use atra_bus::{InvalidSettings, SettingCheck};
 use serde::{Deserialize, Serialize};
+
+/// The longest time that any limit allows, in milliseconds: a day, far below where the arithmetic of instants ends.
+const DAY_MS: u64 = 86_400_000;
 
 /// The bounds of a team. All are configurable; the defaults suit a busy team on two cores.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +71,34 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Checks every limit. Values that cannot work are refused: a limit of 0 inputs never takes one, a limit of hops at
+    /// the end of its type never ends a loop.
+    ///
+    /// # Errors
+    /// Each limit that is out of its range or does not fit another.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let mut check = SettingCheck::new("limits");
+        check.range("inputs_max", self.inputs_max, 1..=1_000_000);
+        check.range("steps_in_flight_max", self.steps_in_flight_max, 1..=1_024);
+        check.range("step_bytes_max", self.step_bytes_max, 1_024..=1 << 30);
+        check.range("event_bytes_max", self.event_bytes_max, 64..=1 << 30);
+        check.at_most("event_bytes_max", self.event_bytes_max, "step_bytes_max", self.step_bytes_max);
+        check.range("cascade_events_max", self.cascade_events_max, 1..=10_000_000);
+        check.range("hops_max", self.hops_max, 1..=10_000);
+        check.range("read_ahead_inputs_max", self.read_ahead_inputs_max, 1..=1_000_000);
+        check.range("foreign_events_max", self.foreign_events_max, 1..=1_000_000);
+        check.range("timers_max", self.timers_max, 0..=10_000_000);
+        check.range("restarts_max", self.restarts_max, 0..=1_000_000);
+        check.range("dead_letters_per_thousand_max", self.dead_letters_per_thousand_max, 0..=1_000_000);
+        check.range("backoff_first_ms", self.backoff_first_ms, 1..=DAY_MS);
+        check.range("backoff_max_ms", self.backoff_max_ms, 1..=DAY_MS);
+        check.at_most("backoff_first_ms", self.backoff_first_ms, "backoff_max_ms", self.backoff_max_ms);
+        check.range("deaths_max", self.deaths_max, 1..=1_000_000);
+        check.range("cursor_every_ms", self.cursor_every_ms, 1..=DAY_MS);
+        check.range("watchdog_ms", self.watchdog_ms, 10..=DAY_MS);
+        check.finish()
+    }
+
     /// The pause before the `restart`-th restart in a row (1, 2, …): exponential, bounded.
     #[must_use]
     pub fn backoff(&self, restart: u32) -> Duration {

@@ -120,9 +120,13 @@ impl TurnEffects {
 
 impl AgentBench {
     /// Puts an agent on the bench, as new; its clock stands at 1970-01-01.
+    ///
+    /// # Panics
+    /// When its spec is refused by [`AgentSpec::check`], as a runtime would refuse it.
     #[must_use]
     pub fn new(agent: impl Agent + 'static) -> Self {
         let spec = Arc::new(agent.spec());
+        spec.check().unwrap_or_else(|error| panic!("{error}"));
         let team = Arc::new(TeamShared {
             limits: Limits::default(),
             memory: SharedMemory::default(),
@@ -155,9 +159,10 @@ impl AgentBench {
     /// Sets the bounds.
     ///
     /// # Panics
-    /// After the first turn: the bounds of a team do not change.
+    /// When [`Limits::check`] refuses them, or after the first turn: the bounds of a team do not change.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
+        limits.check().unwrap_or_else(|error| panic!("{error}"));
         self.shared().limits = limits;
         self
     }

@@ -111,13 +111,13 @@ impl Storage {
     /// Reads only.
     ///
     /// # Errors
-    /// What [`Store::load`] says.
+    /// [`StoreError::Settings`], or what [`Store::load`] says.
     pub async fn open(
         mut store: Box<dyn Store>,
         options: StorageOptions,
         release: Arc<dyn Release>,
     ) -> Result<(Self, StorageActor), StoreError> {
-        let options = options.checked();
+        options.check()?;
         let loaded = store.load().await?;
         let gauges = Arc::new(Gauges::default());
         gauges.released.store(loaded.last_seq.get(), Ordering::Release);

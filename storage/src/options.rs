@@ -2,7 +2,15 @@
 
 use std::time::Duration;
 
+use atra_bus::{InvalidSettings, SettingCheck};
+
 use crate::Keep;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+/// The longest time that any setting allows: far below where the arithmetic of instants ends.
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
 /// How much the storage actor queues, batches and retries.
 #[derive(Debug, Clone)]
@@ -77,17 +85,34 @@ impl Default for StorageOptions {
 }
 
 impl StorageOptions {
-    /// The same with impossible values mended: bounds of zero become one, a command fits its queue, and a
-    /// queue fits its semaphore.
-    #[must_use]
-    pub(crate) fn checked(mut self) -> Self {
-        self.queue_commands_max = self.queue_commands_max.max(1);
-        self.queue_bytes_max = self.queue_bytes_max.clamp(1, u32::MAX as usize);
-        self.command_bytes_max = self.command_bytes_max.clamp(1, self.queue_bytes_max);
-        self.batch_commands_max = self.batch_commands_max.max(1);
-        self.batch_bytes_max = self.batch_bytes_max.max(1);
-        self.bulk_chunk_bytes = self.bulk_chunk_bytes.max(1);
-        self.lookups_max = self.lookups_max.max(1);
-        self
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// Each bound that is out of its range or does not fit another.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let mut check = SettingCheck::new("storage");
+        check.range("queue_commands_max", self.queue_commands_max, 1..=1_000_000);
+        // The upper end is what the semaphore of a lane can count.
+        if check.range("queue_bytes_max", self.queue_bytes_max, 1_024..=u32::MAX as usize) {
+            check.at_least("queue_bytes_max", self.queue_bytes_max, "command_bytes_max", self.command_bytes_max);
+        }
+        check.range("command_bytes_max", self.command_bytes_max, 1_024..=u32::MAX as usize);
+        check.range("batch_commands_max", self.batch_commands_max, 1..=1_000_000);
+        check.range("batch_bytes_max", self.batch_bytes_max, 1..=1 << 30);
+        check.range("bulk_chunk_bytes", self.bulk_chunk_bytes, 1..=1 << 30);
+        check.at_most("bulk_chunk_bytes", self.bulk_chunk_bytes, "command_bytes_max", self.command_bytes_max);
+        check.range("bulk_skips_max", self.bulk_skips_max, 0..=1_000_000);
+        check.range("lookups_max", self.lookups_max, 1..=1_024);
+        check.range("retries_max", self.retries_max, 0..=1_000);
+        check.duration("backoff_first", self.backoff_first, MILLISECOND..=MINUTE);
+        check.duration("backoff_max", self.backoff_max, self.backoff_first..=HOUR);
+        check.duration("checkpoint_after_idle", self.checkpoint_after_idle, Duration::ZERO..=DAY);
+        check.range("wal_bytes_max", self.wal_bytes_max, 65_536..=1 << 40);
+        if let Some(bytes) = self.db_bytes_max {
+            check.range("db_bytes_max", bytes, 1..=1 << 50);
+        }
+        check.duration("retention_every", self.retention_every, MILLISECOND..=DAY);
+        check.duration("slow_after", self.slow_after, MILLISECOND..=DAY);
+        check.finish()
     }
 }

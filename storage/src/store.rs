@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use atra_bus::{Committed, Interest, Name, Seq};
+use atra_bus::{Committed, Interest, InvalidSettings, Name, Seq};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
@@ -35,6 +35,9 @@ pub enum StoreError {
     /// It is not known whether the batch was committed; reopen and look at the last seq.
     #[error("outcome of the commit is unknown: {0}")]
     Unknown(String),
+    /// A setting has a value that is not allowed; nothing was opened.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
     /// The file is locked by another runtime.
     #[error("database {path} is in use by another atra runtime{holder}; stop it first, or use another --db")]
     InUse {

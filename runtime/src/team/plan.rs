@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use atra_bus::Name;
+use atra_bus::{InvalidSetting, InvalidSettings, Name, SettingCheck};
 use serde::{Deserialize, Serialize};
 
 use crate::{Agent, AgentSpec, ledger::Model, limits::Limits};
@@ -109,6 +109,21 @@ impl Team {
     /// What its members say of themselves, in their places.
     pub fn specs(&self) -> impl Iterator<Item = &AgentSpec> {
         self.specs.iter().map(AsRef::as_ref)
+    }
+
+    /// Checks the team's limits and its members' specs.
+    ///
+    /// # Errors
+    /// Each value that is not allowed, as `teams.<name>.limits.<field>` or `agents.<name>.<part>`.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let of_team = |setting: InvalidSetting| InvalidSetting {
+            field: format!("teams.{}.{}", self.name, setting.field),
+            ..setting
+        };
+        let mut check = SettingCheck::new("");
+        check.add(self.limits.check().map_err(|found| found.map(of_team)));
+        self.specs().for_each(|spec| check.add(spec.check()));
+        check.finish()
     }
 
     /// Whether its one member is an acting agent: one input per step, one step in flight.

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc, task};
 
 use atra_bus::{Env, Event, EventId, Name, Task, Timestamp};
-use futures::StreamExt;
+use futures::{StreamExt, stream::ReadyChunks};
 use tokio::sync::mpsc;
 
 use crate::{AgentError, AgentSpec, Source, SourceItem, limits::Limits};
@@ -60,10 +60,12 @@ impl SourceReader {
         source: Source,
         limits: &Limits,
     ) -> Self {
-        let chunks = (limits.read_ahead_inputs_max / CHUNK_ITEMS_MAX).max(1);
+        let chunk_items_max = limits.read_ahead_inputs_max.min(CHUNK_ITEMS_MAX);
+        let chunks = limits.read_ahead_inputs_max / chunk_items_max;
         let (sender, queue) = mpsc::channel(chunks);
         let name = format!("source {}", spec.name);
-        let task = env.spawn(&name, Box::pin(read_ahead(source, spec, limits.event_bytes_max, sender, env.clone())));
+        let items = source.ready_chunks(chunk_items_max);
+        let task = env.spawn(&name, Box::pin(read_ahead(items, spec, limits.event_bytes_max, sender, env.clone())));
         Self { member, queue, buffer: VecDeque::new(), ended: false, _task: task }
     }
 
@@ -104,13 +106,12 @@ fn stopped_early() -> Item {
 }
 
 async fn read_ahead(
-    source: Source,
+    mut items: ReadyChunks<Source>,
     spec: Arc<AgentSpec>,
     event_bytes_max: usize,
     sender: mpsc::Sender<Vec<Item>>,
     env: Arc<dyn Env>,
 ) {
-    let mut items = source.ready_chunks(CHUNK_ITEMS_MAX);
     while let Some(chunk) = items.next().await {
         let mut ready = Vec::with_capacity(chunk.len());
         for item in chunk {

@@ -30,7 +30,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atra_bus::Seq;
+use atra_bus::{InvalidSettings, Seq, SettingCheck};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _, SqliteConnection};
 use tracing::warn;
 
@@ -53,7 +53,7 @@ use self::{
     read::ReadTimes,
     write::{WriteError, Written, write},
 };
-use crate::{Level, Loaded, Read, Sizes, Store, StoreError, TeamRow, WriteBatch};
+use crate::{Level, Loaded, Read, Sizes, Store, StoreError, TeamRow, WriteBatch, options::DAY};
 
 /// How long the write-ahead log waits for readers before it is begun anew. 100 ms: most reads are over by then, and a
 /// commit that waits for it is not late for a person.
@@ -91,6 +91,18 @@ impl SqliteOptions {
             read_deadline: Duration::from_secs(10),
             slow_after: Duration::from_secs(1),
         }
+    }
+
+    /// Checks every bound; the path is checked when it is opened.
+    ///
+    /// # Errors
+    /// Each bound that is out of its range.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let mut check = SettingCheck::new("storage");
+        check.range("readers", self.readers, 1..=256);
+        check.duration("read_deadline", self.read_deadline, Duration::from_millis(1)..=DAY);
+        check.duration("slow_after", self.slow_after, Duration::from_millis(1)..=DAY);
+        check.finish()
     }
 }
 
@@ -134,8 +146,9 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError::InUse`] when another runtime has it, [`StoreError::Newer`] when it was written by a newer
     /// atra, [`StoreError::Fatal`] when it is missing (and not to be created), not an atra database,
-    /// or not writable.
+    /// or not writable. [`StoreError::Settings`] when a bound is out of its range.
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
+        options.check()?;
         let SqliteOptions { path, create, readers, read_deadline, slow_after } = options;
         if !create && !path.exists() {
             refuse_half_restored(&path)?;

@@ -12,7 +12,13 @@ use crate::{
 };
 
 fn small() -> StorageOptions {
-    StorageOptions { queue_commands_max: 2, queue_bytes_max: 10_000, command_bytes_max: 5_000, ..Default::default() }
+    StorageOptions {
+        queue_commands_max: 2,
+        queue_bytes_max: 10_000,
+        command_bytes_max: 5_000,
+        bulk_chunk_bytes: 5_000,
+        ..Default::default()
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,4 +182,32 @@ async fn control_goes_before_turns() {
     for turn in turns {
         turn.await.expect("committed");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bound_that_cannot_work_is_refused_with_its_name_and_range_and_never_changed() {
+    type Change = fn(&mut StorageOptions);
+    let cases: [(Change, &str); 9] = [
+        (|options| options.queue_commands_max = 0, "storage.queue_commands_max = 0"),
+        (|options| options.queue_commands_max = usize::MAX, "storage.queue_commands_max"),
+        (|options| options.queue_bytes_max = u32::MAX as usize + 1, "storage.queue_bytes_max"),
+        (
+            |options| options.queue_bytes_max = 10_000,
+            "storage.queue_bytes_max = 10000 is not allowed: at least 16777216 (command_bytes_max)",
+        ),
+        (|options| options.batch_commands_max = 0, "storage.batch_commands_max = 0"),
+        (|options| options.lookups_max = 0, "storage.lookups_max = 0"),
+        (|options| options.backoff_max = Duration::ZERO, "storage.backoff_max = 0ns"),
+        (|options| options.checkpoint_after_idle = Duration::MAX, "storage.checkpoint_after_idle"),
+        (|options| options.db_bytes_max = Some(0), "storage.db_bytes_max = 0"),
+    ];
+    for (change, expected) in cases {
+        let mut options = StorageOptions::default();
+        change(&mut options);
+        let store = Box::new(MemoryDisk::new().store());
+        let opened = Storage::open(store, options, Arc::new(Recorder::default())).await;
+        let error = opened.err().unwrap_or_else(|| panic!("{expected} was accepted")).to_string();
+        assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+    }
+    assert_eq!(StorageOptions::default().check(), Ok(()));
 }
