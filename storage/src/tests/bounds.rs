@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use atra_bus::{Event, Seq};
 use futures::FutureExt as _;
 
-use super::{Running, new, publish, running, running_with, state, step};
+use super::{Recorder, Running, new, publish, running, running_with, state, step};
 use crate::{
-    Block, FactKind, FactWrite, Level, MemoryDisk, NewEvent, Rejected, StorageOptions, StorageState,
+    Block, FactKind, FactWrite, Level, MemoryDisk, MemoryStore, NewEvent, Rejected, Storage, StorageOptions,
+    StorageState,
     conformance::{event, name},
 };
 
@@ -204,7 +205,7 @@ async fn a_bound_that_cannot_work_is_refused_with_its_name_and_range_and_never_c
     for (change, expected) in cases {
         let mut options = StorageOptions::default();
         change(&mut options);
-        let store = Box::new(MemoryDisk::new().store());
+        let store = Box::new(MemoryStore::new());
         let opened = Storage::open(store, options, Arc::new(Recorder::default())).await;
         let error = opened.err().unwrap_or_else(|| panic!("{expected} was accepted")).to_string();
         assert!(error.contains(expected), "{error:?} does not say {expected:?}");
