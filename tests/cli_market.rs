@@ -3,13 +3,11 @@
 
 use std::{
     io::Read as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
 use serde_json::Value;
-
-const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared");
 
 struct Folder(tempfile::TempDir);
 
@@ -19,6 +17,7 @@ impl Folder {
     }
 
     /// With a file of the shared data imported into `a.db`; `None` if there are no data.
+    #[track_caller]
     fn with(file: &str, ticker: &str) -> Option<Self> {
         let path = shared(file)?;
         let folder = Self::new();
@@ -61,13 +60,9 @@ impl Folder {
     }
 }
 
+#[track_caller]
 fn shared(file: &str) -> Option<String> {
-    let path = Path::new(SHARED).join(file);
-    if !path.exists() {
-        eprintln!("skipped: no {file} beside the repository");
-        return None;
-    }
-    path.to_str().map(str::to_owned)
+    Some(atra_test_support::shared(file)?.to_str().expect("a path that is text").to_owned())
 }
 
 // === in and out ===

@@ -127,9 +127,10 @@ fn walk(seed: u64, n: usize) -> Vec<Candle> {
     Simulator::new(seed, "15m".parse().unwrap(), 1_640_995_200_000).take(n).collect()
 }
 
-fn dot(n: usize) -> Option<(Vec<Candle>, Scale)> {
-    let import = support::dot()?;
-    Some((import.candles[..n].to_vec(), import.scale))
+fn real_or_simulated(n: usize) -> (Vec<Candle>, Scale) {
+    let (mut candles, scale) = support::real_or_simulated();
+    candles.truncate(n);
+    (candles, scale)
 }
 
 // === the back-test ===
@@ -168,7 +169,7 @@ fn the_desk_trades_as_the_back_test_on_a_simulated_market() {
 
 #[test]
 fn the_desk_trades_every_strategy_as_the_back_test_on_real_candles() {
-    let Some((candles, scale)) = dot(12_000) else { return };
+    let (candles, scale) = real_or_simulated(12_000);
     let exits = Exits { stop_loss_ppm: 15_000, take_profit_ppm: 30_000 };
     for name in StrategySpec::NAMES {
         for side in [Side::LongOnly, Side::LongShort] {
@@ -244,7 +245,7 @@ fn the_desk_trades_several_series_on_one_account_as_the_back_test() {
 
 #[test]
 fn the_desk_trades_real_series_on_one_account_as_the_back_test() {
-    let Some((candles, scale)) = dot(20_000) else { return };
+    let (candles, scale) = real_or_simulated(20_000);
     let lanes = [("DOTA.15m", &candles[..12_000], scale), ("DOTB.15m", &candles[3_000..], scale)];
     for side in [Side::LongOnly, Side::LongShort] {
         several_agree(&lanes, &fixed(side));
@@ -287,7 +288,7 @@ fn a_strategy_of_the_programs_own_trades_alike_in_both_and_survives_stops() {
 
 #[test]
 fn a_candle_costs_at_most_one_and_a_half_rows() {
-    let Some((candles, scale)) = dot(20_000) else { return };
+    let (candles, scale) = real_or_simulated(20_000);
     let source = stored(&[(key("DOTUSDT.15m"), &candles, scale)]);
     for config in [fixed(Side::LongOnly), DeskConfig::default()] {
         let disk = MemoryDisk::new();

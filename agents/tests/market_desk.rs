@@ -78,11 +78,11 @@ fn guarded(scale: Scale) -> BacktestOptions {
 
 #[test]
 fn the_desk_trades_as_the_back_test_on_real_data() {
-    let Some(import) = support::dot() else { return };
+    let (candles, scale) = support::real_or_simulated();
     for side in [Side::LongOnly, Side::LongShort] {
         for spec in specs(side) {
-            agree(&import.candles, spec, &options(import.scale), None);
-            agree(&import.candles, spec, &guarded(import.scale), None);
+            agree(&candles, spec, &options(scale), None);
+            agree(&candles, spec, &guarded(scale), None);
         }
     }
 }

@@ -2,13 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, in a helper as well")]
 
 use atra_agents::market::import::{ColumnOrder, Import, ImportOptions, import_candles, import_seekable};
+use atra_test_support::shared;
 
+#[track_caller]
 fn file(name: &str) -> Option<Import> {
-    let path = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/{}"), name);
-    let Ok(bytes) = std::fs::read(&path) else {
-        eprintln!("skipped: no {path}");
-        return None;
-    };
+    let bytes = std::fs::read(shared(&format!("data/{name}"))?).unwrap();
     Some(import_candles(&bytes, &ImportOptions::default(), |_| {}).unwrap_or_else(|e| panic!("{name}: {e}")))
 }
 
@@ -21,8 +19,8 @@ fn summary(import: &Import) -> (usize, usize, i64, String, String) {
 /// From the disk a batch at a time, or out of memory.
 #[test]
 fn every_file_is_the_same_from_the_disk() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/formats");
-    let Ok(files) = std::fs::read_dir(folder) else { return eprintln!("skipped: no {folder}") };
+    let Some(folder) = shared("data/formats") else { return };
+    let files = std::fs::read_dir(folder).unwrap();
     let mut n_files = 0;
     for path in files.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
         let (options, mut last) = (ImportOptions::default(), 0);
@@ -122,8 +120,8 @@ fn feather_packed_with_lz4() {
 #[cfg(feature = "columnar")]
 #[test]
 fn sixty_four_tickers_in_feather() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/breadth64-15m");
-    let Ok(entries) = std::fs::read_dir(folder) else { return eprintln!("skipped: no {folder}") };
+    let Some(folder) = shared("data/breadth64-15m") else { return };
+    let entries = std::fs::read_dir(folder).unwrap();
     let (mut files, mut with_gaps) = (0, 0);
     for entry in entries {
         let import = file(&format!("breadth64-15m/{}", entry.unwrap().file_name().to_str().unwrap())).unwrap();
@@ -139,8 +137,8 @@ fn sixty_four_tickers_in_feather() {
 #[test]
 fn damaged_columnar_files_give_an_error_or_sane_candles() {
     for name in ["breadth64-15m/BTC_USDT-15m.feather", "formats/btc-30m.feather"] {
-        let path = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/{}"), name);
-        let Ok(good) = std::fs::read(&path) else { return eprintln!("skipped: no {path}") };
+        let Some(path) = shared(&format!("data/{name}")) else { return };
+        let good = std::fs::read(path).unwrap();
         let mut state = 11_u64;
         for round in 0..120 {
             let mut random = |below: usize| {

@@ -140,7 +140,7 @@ fn a_read_only_database_can_be_read_and_not_run() {
     };
     set(0o444, "a.db");
     if std::fs::OpenOptions::new().write(true).open(folder.path("a.db")).is_ok() {
-        eprintln!("skipped: rights do not bind this user");
+        atra_test_support::skip("file modes do not bind this user");
         return;
     }
     folder.run(&[]).fails(1, &["a.db", "writable"]);

@@ -1,4 +1,5 @@
-//! The real binary on real candles: killed, stopped, placed apart, and always the same digest.
+//! The real binary: killed, stopped, placed apart, and always the same digest. It runs on real candles, or on generated
+//! ones where the real ones are absent.
 //!
 //! The seed of the random moments is printed; `ATRA_KILL_SEED` repeats them and `ATRA_KILL_ROUNDS` sets how many.
 
@@ -8,19 +9,11 @@ use std::{
     time::Duration,
 };
 
+use atra_test_support::candles_file;
 use serde_json::Value;
 
 /// SIGKILLs in one run; fifty is what the guarantee is stated with.
 const KILLS: u64 = 50;
-
-fn data() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz");
-    if !path.exists() {
-        eprintln!("skipped: the real candles are not here ({})", path.display());
-        return None;
-    }
-    Some(path)
-}
 
 fn atra() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atra"));
@@ -55,6 +48,12 @@ fn digest(db: &Path) -> Value {
     done(atra().args(["db", "digest", "--json", "--db"]).arg(db).output().unwrap())["digest"].clone()
 }
 
+/// The last seq of the journal.
+fn seq(db: &Path) -> u64 {
+    let info = done(atra().args(["db", "info", "--json", "--db"]).arg(db).output().unwrap());
+    info["last_seq"].as_u64().unwrap()
+}
+
 /// SplitMix64: the moments need to be repeatable, nothing more.
 fn next(seed: &mut u64) -> u64 {
     *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -69,19 +68,20 @@ fn after(moment: Duration) {
     std::thread::sleep(moment);
 }
 
+/// Sends a signal. A child that has ended already, and was not waited for, takes it too.
 fn end(child: &Child, signal: &str) {
-    let told = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
-    assert!(told.success());
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
 }
 
 #[test]
 fn a_run_that_is_killed_at_random_moments_has_the_digest_of_one_that_is_not() {
-    let Some(data) = data() else { return };
     let seed = std::env::var("ATRA_KILL_SEED").ok().and_then(|text| text.parse().ok());
     let mut state: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()));
     let kills: u64 = std::env::var("ATRA_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
     eprintln!("ATRA_KILL_SEED={state} ATRA_KILL_ROUNDS={kills}");
     let folder = tempfile::tempdir().unwrap();
+    let (data, _) = candles_file(folder.path());
     let (fresh, whole) = (folder.path().join("fresh.db"), folder.path().join("whole.db"));
     import(&data, &fresh);
     let copy = |to: PathBuf| std::fs::copy(&fresh, &to).map(|_bytes| to).unwrap();
@@ -109,8 +109,7 @@ fn a_run_that_is_killed_at_random_moments_has_the_digest_of_one_that_is_not() {
         end(&child, "-KILL");
         n_killed += 1;
         child.wait().unwrap();
-        let info = done(atra().args(["db", "info", "--json", "--db"]).arg(&killed).output().unwrap());
-        let seq = info["last_seq"].as_u64().unwrap();
+        let seq = seq(&killed);
         assert!(seq >= last, "the journal shrank from {last} to {seq}");
         if seq > last {
             n_progress += 1;
@@ -128,27 +127,33 @@ fn a_run_that_is_killed_at_random_moments_has_the_digest_of_one_that_is_not() {
 
 #[test]
 fn two_runs_a_stopped_and_resumed_one_and_one_placed_apart_have_one_digest() {
-    let Some(data) = data() else { return };
     let folder = tempfile::tempdir().unwrap();
+    let (data, n_candles) = candles_file(folder.path());
+    let n_candles = n_candles as u64;
     let file = |name: &str| folder.path().join(name);
     import(&data, &file("1.db"));
     for name in ["2.db", "stopped.db", "apart.db"] {
         std::fs::copy(file("1.db"), file(name)).unwrap();
     }
     let expected = done(run(&file("1.db")).output().unwrap());
-    assert_eq!(expected["candles"], 145_920);
+    assert_eq!(expected["candles"], n_candles);
     assert_eq!(expected["agents"], 7);
     assert!(expected["fills"].as_u64().unwrap() > 0, "a desk that never trades proves little");
-    assert!(expected["events"].as_u64().unwrap() <= 145_920 * 3 / 2, "at most 1.5 rows a candle: {expected}");
+    assert!(expected["events"].as_u64().unwrap() <= n_candles * 3 / 2, "at most 1.5 rows a candle: {expected}");
     assert_eq!(done(run(&file("2.db")).output().unwrap())["digest"], expected["digest"]);
     let apart = done(run(&file("apart.db")).args(["--placement", "apart"]).output().unwrap());
     assert_eq!(apart["digest"], expected["digest"]);
 
-    let child = run(&file("stopped.db")).spawn().unwrap();
-    after(Duration::from_millis(700));
-    end(&child, "-TERM");
+    let mut child = run(&file("stopped.db")).spawn().unwrap();
+    // It has committed something, so it listens to signals.
+    while seq(&file("stopped.db")) == 0 && child.try_wait().unwrap().is_none() {
+        after(Duration::from_millis(20));
+    }
+    if child.try_wait().unwrap().is_none() {
+        end(&child, "-TERM");
+    }
     let stopped = done(child.wait_with_output().unwrap());
-    assert!(stopped["candles"].as_u64().unwrap() <= 145_920);
+    assert!(stopped["candles"].as_u64().unwrap() <= n_candles);
     assert_eq!(done(run(&file("stopped.db")).output().unwrap())["digest"], expected["digest"]);
     // Nothing new: said, and nothing is changed.
     assert_eq!(done(run(&file("stopped.db")).output().unwrap())["digest"], expected["digest"]);

@@ -2,35 +2,52 @@
 #![allow(dead_code, reason = "each test binary uses some of the fixtures")]
 
 use atra_agents::market::candle::Candle;
+use atra_agents::market::candle::Scale;
 use atra_agents::market::import::{Import, ImportOptions, import_candles};
+use atra_agents::market::simulator::Simulator;
+use atra_test_support::shared_if_present;
 
-const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/");
+/// Simulated candles where there are no real ones.
+const SIMULATED: usize = 30_000;
 
-/// The bytes of a file beside the repository, or `None` and a line that says so.
+/// The bytes of a file beside the repository. Without it the calling test counts as skipped.
+#[track_caller]
 pub(crate) fn shared(name: &str) -> Option<Vec<u8>> {
-    let read = std::fs::read(format!("{SHARED}{name}"));
-    if read.is_err() {
-        eprintln!("skipped: no {name} beside the repository");
+    atra_test_support::shared(name).map(|path| std::fs::read(path).unwrap())
+}
+
+/// Real candles of quarter hours, or simulated ones where the real ones are absent.
+pub(crate) fn real_or_simulated() -> (Vec<Candle>, Scale) {
+    if shared_if_present("data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz").is_some()
+        && let Some(import) = dot()
+    {
+        return (import.candles, import.scale);
     }
-    read.ok()
+    let simulator = Simulator::new(5, "15m".parse().unwrap(), 1_640_995_200_000);
+    (simulator.take(SIMULATED).collect(), Simulator::scale())
 }
 
+#[track_caller]
 pub(crate) fn oracle(name: &str) -> Option<String> {
-    shared(&format!("oracle/{name}")).map(|bytes| String::from_utf8(bytes).unwrap())
+    Some(String::from_utf8(shared(&format!("oracle/{name}"))?).unwrap())
 }
 
+#[track_caller]
 fn import(name: &str) -> Option<Import> {
     Some(import_candles(&shared(name)?, &ImportOptions::default(), |_| {}).unwrap())
 }
 
+#[track_caller]
 pub(crate) fn goog() -> Option<Import> {
     import("data/reference/GOOG-1d.csv")
 }
 
+#[track_caller]
 pub(crate) fn dot() -> Option<Import> {
     import("data/DOTUSDT-15m-usdm-2022-01_2026-02.csv.gz")
 }
 
+#[track_caller]
 pub(crate) fn btc() -> Option<Import> {
     import("data/BTCUSDT-15m-usdm-2023-01_2026-04.csv.gz")
 }

@@ -15,7 +15,7 @@ use atra_rigs::{
 use tempfile::TempDir;
 
 /// How long a child may take before it counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The library that is preloaded, compiled from `faults.c` with the system's C compiler.
 fn faults() -> &'static Path {

@@ -1,6 +1,11 @@
 //! What a simulated run amounted to, and how that is told to whoever was not there.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use atra_bus::Name;
 use atra_storage::{MemoryDisk, Read};
@@ -87,6 +92,14 @@ impl<T> SimReport<T> {
     pub(super) fn kind(&self) -> Option<String> {
         let invariant = self.violations.first().map(|violation| violation.invariant.clone());
         invariant.or_else(|| Some(self.failure()?.split(':').next()?.to_owned()))
+    }
+
+    /// Everything that failed, without the numbers in it: two runs with one fault of the program share their symptoms.
+    pub(super) fn symptoms(&self) -> BTreeSet<String> {
+        let violations = self.violations.iter().map(|violation| (violation.invariant.as_str(), violation.text.clone()));
+        let error = self.error.iter().map(|error| ("error", error.to_string()));
+        let without_digits = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+        violations.chain(error).map(|(what, text)| format!("{what}: {}", without_digits(&text))).collect()
     }
 
     pub(super) fn told(&self) -> Told {
