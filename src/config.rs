@@ -5,11 +5,13 @@
 //! assert_eq!(config.limits.inputs_max, 256);
 //! ```
 
+mod validate;
+
 use std::path::{Path, PathBuf};
 
 use atra_agents::DeskConfig;
-use atra_runtime::config::load;
-pub use atra_runtime::config::{ConfigError, ProcessConfig, StorageConfig};
+pub use atra_runtime::config::{ConfigError, ProcessConfig, StorageConfig, UnknownVariable};
+use atra_runtime::config::{Loaded, load};
 use atra_runtime::{Limits, Placement};
 use serde::{Deserialize, Serialize};
 
@@ -84,16 +86,43 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the configuration: defaults, then `file` (or the one that `ATRA_CONFIG` names), then the environment.
+    /// Reads the configuration: defaults, then `file` (or the one that `ATRA_CONFIG` names), then the environment; and
+    /// checks it. A variable with the prefix that is no key is logged as a warning: it may be another program's, such as
+    /// the service links of Kubernetes.
     ///
     /// # Errors
-    /// [`ConfigError`] with the place of what is wrong.
+    /// [`ConfigError`] with the place of what is wrong, or the key whose value is out of its range.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let named = std::env::var_os(ENV_CONFIG).map(PathBuf::from);
         // A variable that is no text cannot be one of ours: all our names and values are.
         let variables =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        load(file.or(named.as_deref()), variables, ENV_PREFIX, &ENV_IGNORED)
+        let Loaded { config, unknown } = load::<Self>(file.or(named.as_deref()), variables, ENV_PREFIX, &ENV_IGNORED)?;
+        warn(&unknown);
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every value. [`load`](Self::load) does so; a program does it again after it has changed some.
+    ///
+    /// # Errors
+    /// [`ConfigError::OutOfRange`] or [`ConfigError::Invalid`].
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        validate::validate(self)
+    }
+}
+
+/// Says which variables are no keys: those that are like one, each with it, and the others in one line.
+fn warn(unknown: &[UnknownVariable]) {
+    for UnknownVariable { name, nearest } in unknown {
+        if let Some(nearest) = nearest {
+            tracing::warn!("environment variable {name} is no key and has no effect; did you mean {nearest}?");
+        }
+    }
+    let others: Vec<&str> =
+        unknown.iter().filter(|variable| variable.nearest.is_none()).map(|variable| variable.name.as_str()).collect();
+    if !others.is_empty() {
+        tracing::warn!("environment variables without effect, since they are no keys: {}", others.join(", "));
     }
 }
 

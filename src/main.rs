@@ -1,4 +1,4 @@
-//! The `atra` binary: reads the command line, does one command, says what went wrong.
+//! The `atra` binary: listens to signals, reads the command line, does one command, says what went wrong.
 
 mod cli;
 
@@ -6,33 +6,20 @@ mod cli;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-use std::{io::IsTerminal, process::ExitCode};
-
-use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = cli::args::Cli::parse();
-    log();
-    match cli::run(cli) {
+    // Known before the command line is read: its errors are told as it says.
+    cli::stderr::begin(cli::args::wants_json(std::env::args_os()));
+    // Before anything else, so that no signal is missed.
+    let done = cli::stop::listen().and_then(|()| cli::args::parse()).and_then(|cli| cli.map_or(Ok(()), cli::run));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is_broken_pipe() {
-                eprintln!("{}", error.text());
+                cli::stderr::error(&error);
             }
             error.exit_code()
         }
     }
-}
-
-/// What is logged unless somebody says otherwise. sqlx only warns that something was slow.
-const LOG_DEFAULT: &str = "warn,sqlx=error";
-
-/// Logs go to standard error, as `ATRA_LOG` or `RUST_LOG` says; warnings only if neither does.
-fn log() {
-    let filter = std::env::var("ATRA_LOG").or_else(|_| std::env::var("RUST_LOG")).unwrap_or_default();
-    let filter = if filter.is_empty() { LOG_DEFAULT } else { &filter };
-    let filter = EnvFilter::builder().parse_lossy(filter);
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }

@@ -327,28 +327,32 @@ fn kind_of(verdict: &Verdict) -> Option<String> {
 }
 
 /// Looks for a smaller case that breaks the same invariant: cuts the run, drops the desk and agents, moves towards the
-/// plain order, takes faults away (delta debugging) and what comes in, and puts milder faults in their place. It tries 300 cases at most, and begins none after `within`; `told` hears
-/// of each try (which one, and what the best case is so far). What it gives has been run twice with equal hashes.
+/// plain order, takes faults away (delta debugging) and what comes in, and puts milder faults in their place. It tries 300
+/// cases at most, and begins none after `within` or after `told` gave `false`; that is called before each try with its
+/// number and the best case so far. What it gives has been run twice with equal hashes.
 ///
 /// # Errors
 /// [`CaseError`] when the case cannot be run. `Ok(None)`: it does not fail, or not twice.
 pub fn shrink(
     case: &Case,
     within: Duration,
-    mut told: impl FnMut(usize, &Case),
+    mut told: impl FnMut(usize, &Case) -> bool,
 ) -> Result<Option<(Case, Verdict)>, CaseError> {
-    let until = Instant::now() + within;
+    let (began, mut is_ended) = (Instant::now(), false);
     let first = run(case, false)?;
     let Some(kind) = kind_of(&first) else { return Ok(None) };
     let mut best = Case { faults: FaultPlan::Exactly(first.faults.clone()), ..case.clone() };
     let mut trials = 0;
     let mut smallest = case.clone();
     let mut fails = |candidate: &Case| -> Result<Option<Verdict>, CaseError> {
-        if trials == TRIALS_MAX || Instant::now() >= until {
+        if is_ended || trials == TRIALS_MAX || began.elapsed() >= within {
             return Ok(None);
         }
         trials += 1;
-        told(trials, &smallest);
+        is_ended = !told(trials, &smallest);
+        if is_ended {
+            return Ok(None);
+        }
         let verdict = run(candidate, false)?;
         let same = kind_of(&verdict).as_ref() == Some(&kind);
         if same {

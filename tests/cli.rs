@@ -1,7 +1,8 @@
 //! The real binary, as a person and as a script use it: what it prints, what it ends with, what it leaves behind.
 //!
 //! Index: imports · runs and resumes · reads · signals and two runtimes · years of candles; `cli/db.rs`: the file as a whole;
-//! `cli/errors.rs`: what cannot be meant, and what is not there.
+//! `cli/errors.rs`: invalid input and missing files; `cli/config.rs`: the configuration; `cli/signals.rs`: signals and closed
+//! streams; `cli/status.rs`: health; `cli/follow.rs`: `journal tail --follow`; `cli/json.rs`: JSON and hostile text.
 
 use std::{
     io::{BufRead, BufReader, Write as _},
@@ -13,10 +14,20 @@ use std::{
 
 use serde_json::Value;
 
+#[path = "cli/config.rs"]
+mod config;
 #[path = "cli/db.rs"]
 mod db;
 #[path = "cli/errors.rs"]
 mod errors;
+#[path = "cli/follow.rs"]
+mod follow;
+#[path = "cli/json.rs"]
+mod json;
+#[path = "cli/signals.rs"]
+mod signals;
+#[path = "cli/status.rs"]
+mod status;
 
 /// How long a command may stay silent. Far above what any needs on a busy machine, so only a hang gets there.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -54,10 +65,26 @@ impl Done {
     /// Fails with `code`, and standard error says all of `parts` and nothing is on standard output.
     fn fails(self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
+        let said = self.said();
         for part in parts {
-            assert!(self.err.contains(part), "{part:?} is not in: {}", self.err);
+            assert!(said.contains(part), "{part:?} is not in: {said}");
         }
         assert_eq!(self.out, "");
+    }
+
+    /// Standard error as a person reads it: of JSON the texts.
+    fn said(&self) -> String {
+        let text = |line: &str| match serde_json::from_str::<Value>(line) {
+            Ok(value) if value["error"].is_object() => {
+                let text = |key: &str| value["error"][key].as_str().unwrap_or_default().to_owned();
+                format!("error: {}\n next: {}\n", text("message"), text("hint"))
+            }
+            Ok(value) if value["notice"].is_object() => {
+                format!("{}\n", value["notice"]["message"].as_str().unwrap_or_default())
+            }
+            _ => format!("{line}\n"),
+        };
+        self.err.lines().map(text).collect()
     }
 }
 
@@ -310,7 +337,8 @@ fn other_settings_than_a_journal_was_begun_with_are_refused() {
 fn a_narrower_run_on_a_journal_says_what_else_it_holds() {
     let folder = Folder::finished();
     let done = folder.run(&["--from", "2022-01-02"]).ok();
-    assert!(done.err.contains("also holds candles before 2022-01-02") && done.err.contains("--fresh"), "{}", done.err);
+    let said = done.said();
+    assert!(said.contains("also holds candles before 2022-01-02") && said.contains("--fresh"), "{said}");
     let done = folder.run(&["--fresh", "--from", "2022-01-02"]).ok();
     assert!(!done.err.contains("also holds"), "{}", done.err);
 }
@@ -362,8 +390,17 @@ fn a_simulated_market_is_called_one_and_a_missing_database_is_none() {
         let mut command = folder.command(&[&["run", "--until-idle"], args].concat());
         Running::spawn(command.env("ATRA_RUN_SIMULATED_CANDLES", "100")).end()
     };
-    run(&["--db", "none.db", "--json"]).fails(1, &["there is no database none.db", "next:", "simulated"]);
+    // A name that was mistyped makes no database, with or without an end.
+    run(&["--db", "none.db", "--json"]).fails(1, &["there is no database none.db", "next:", "--demo", "simulated"]);
+    folder.atra(&["run", "--db", "none.db"]).fails(1, &["there is no database none.db", "--demo"]);
     assert!(!folder.path("none.db").exists());
+    let mut elsewhere = folder.command(&["run", "--until-idle"]);
+    let elsewhere = elsewhere.env("ATRA_DB", "none.db").env("ATRA_RUN_SIMULATED_CANDLES", "100");
+    Running::spawn(elsewhere).end().fails(1, &["there is no database none.db"]);
+    // With the flag it does, and what was begun so goes on without it.
+    assert_eq!(run(&["--db", "demo.db", "--demo", "--json"]).ok().one()["market"], "simulated");
+    assert_eq!(run(&["--db", "demo.db", "--json"]).ok().one()["market"], "simulated");
+    run(&["--db", "demo.db", "--ticker", "SIMPLE", "--json"]).fails(1, &["\"SIMPLE\""]);
     let done = run(&[]).ok();
     assert!(done.out.contains("market                 simulated, seed 5"), "{}", done.out);
     assert!(done.out.contains("The market was simulated"), "{}", done.out);
@@ -377,6 +414,7 @@ fn a_simulated_market_is_called_one_and_a_missing_database_is_none() {
     assert_eq!(run(&["--json", "--fresh"]).ok().one()["market"], "DOT.15m");
 
     let other = Folder::finished();
+    other.run(&["--demo"]).fails(2, &["has candles", "--demo"]);
     let done = other.run(&[]).ok();
     assert_eq!(done.one()["market"], "DOT.15m");
     assert!(!done.err.contains("simulated"), "{}", done.err);
@@ -541,17 +579,32 @@ fn a_run_without_space_hears_a_stop() {
     let folder = Folder::new();
     std::fs::write(folder.path("soon.toml"), "[runtime]\nstop_deadline_ms = 1000\n").expect("written");
     let atra = env!("CARGO_BIN_EXE_atra");
-    let run = format!("ulimit -f 2000; exec {atra:?} run --db full.db --config soon.toml --speed 2000");
+    let run = format!("ulimit -f 2000; exec {atra:?} run --demo --db full.db --config soon.toml --speed 2000");
     let mut command = Command::new("bash");
     command.args(["-c", &run]).current_dir(folder.0.path()).stdin(Stdio::null());
     let mut full = Running::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     full.until(|line| line.contains("no space"));
+    // The database cannot say it, and 'status' does.
+    loop {
+        let status = folder.atra(&["status", "--check", "--db", "full.db", "--json"]);
+        let said = status.one();
+        if said["degraded"][0]["kind"] == "disk_full" {
+            assert!((status.code, &said["running"]) == (4, &true.into()), "{said}");
+            assert!(said["degraded"][0]["since"].is_i64(), "{said}");
+            break;
+        }
+    }
+    let status = folder.atra(&["status", "--db", "full.db"]).ok().out;
+    assert!(status.contains("degraded      no space on the disk"), "{status}");
     full.signal("-INT");
     let done = full.end();
     // Whether the marks of a clean end find room depends on what the log's beginning holds by then.
     match done.code {
         0 => assert!(done.out.contains("stopped cleanly"), "{}", done.out),
-        _ => done.fails(1, &["no space left"]),
+        _ => {
+            assert!(done.code == 1 && done.err.contains("no space left"), "{} {}", done.code, done.err);
+            assert!(done.err.contains("shutting down"), "{}", done.err);
+        }
     }
     folder.atra(&["db", "check", "--db", "full.db"]).ok();
 }

@@ -37,7 +37,7 @@ use crate::{
     feed::Feed,
     indicator::Indicator,
     market::{
-        candle::{Scale, SeriesKey},
+        candle::{Interval, Scale, SeriesKey},
         fill::Exits,
         money::{Money, MoneyError, Terms},
         risk::RiskLimits,
@@ -137,6 +137,36 @@ impl Default for OptimizerConfig {
     fn default() -> Self {
         let WalkForwardConfig { pairs, train, validation, .. } = WalkForwardConfig::default();
         Self { enabled: true, pairs, train, validation, gates: GateLimits::default() }
+    }
+}
+
+impl DeskConfig {
+    /// Checks what can be checked without candles: span, cash, terms, strategy, and the optimizer's lengths for quarter
+    /// hours.
+    ///
+    /// # Errors
+    /// [`DeskError`] with what makes no sense.
+    pub fn check(&self) -> Result<(), DeskError> {
+        self.account()?;
+        const QUARTER: i64 = 900_000;
+        let series = Interval::from_millis(QUARTER).and_then(|interval| SeriesKey::new("CHECK", interval).ok());
+        deciders(self, series.as_slice()).map(drop)
+    }
+
+    /// The account, after span and amounts were checked.
+    fn account(&self) -> Result<Account, DeskError> {
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && from >= to
+        {
+            return Err(DeskError::Span { from, to });
+        }
+        if self.cash <= Money::ZERO {
+            return Err(DeskError::Cash(self.cash));
+        }
+        let Self { cash, fee_ppm, lot_decimals, close_at_end, slippage_ppm, exits, .. } = *self;
+        let account = Account { cash, close_at_end, exits, lot_decimals, fee_ppm, slippage_ppm };
+        account.terms(Scale::default())?;
+        Ok(account)
     }
 }
 
@@ -240,18 +270,8 @@ pub async fn desk_with(config: DeskConfig, candles: CandleSource, own: Maker) ->
 
 async fn build(config: DeskConfig, candles: CandleSource, own: Option<Maker>) -> Result<Team, DeskError> {
     let series = choose(&config.series, known(&candles).await?)?;
-    if let (Some(from), Some(to)) = (config.from, config.to)
-        && from >= to
-    {
-        return Err(DeskError::Span { from, to });
-    }
-    if config.cash <= Money::ZERO {
-        return Err(DeskError::Cash(config.cash));
-    }
-    let DeskConfig { from, to, speed, speed_from, cash, fee_ppm, lot_decimals, close_at_end, .. } = config;
-    let DeskConfig { slippage_ppm, exits, .. } = config;
-    let account = Account { cash, close_at_end, exits, lot_decimals, fee_ppm, slippage_ppm };
-    account.terms(Scale::default())?;
+    let account = config.account()?;
+    let DeskConfig { from, to, speed, speed_from, close_at_end, .. } = config;
     let (signal, optimizer) = match own {
         Some(own) => (SignalPlan::Own(own), None),
         None => deciders(&config, &series)?,

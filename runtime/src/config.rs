@@ -1,8 +1,9 @@
 //! Configuration: the kernel's own sections, and how any configuration is read.
 //!
 //! [`load`] lays a TOML file over the defaults, and the environment over both; flags are the caller's business and come
-//! last. A key that nobody knows is an error that says where it stands and which known key is nearest: a typo must not
-//! leave a limit at its default. What the environment may set follows from the default value itself: the key
+//! last. A key of the file that nobody knows is an error that says where it stands and which known key is nearest: a typo
+//! must not leave a limit at its default. A variable that is no key is given back with the nearest one, since it may be
+//! another program's: Kubernetes sets `ATRA_PORT` where a service is called atra. What the environment may set follows from the default value itself: the key
 //! `limits.inputs_max` is `ATRA_LIMITS_INPUTS_MAX`.
 
 use std::{
@@ -190,6 +191,16 @@ pub enum ConfigError {
         /// The known key that is most like it.
         nearest: String,
     },
+    /// The value is not one that the key may have.
+    #[error("{key} is {value}; allowed: {allowed}")]
+    OutOfRange {
+        /// The key, such as `limits.inputs_max`.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        allowed: String,
+    },
     /// The value does not suit its key, or the text is not TOML.
     #[error("{place}: {cause}")]
     Invalid {
@@ -198,6 +209,24 @@ pub enum ConfigError {
         /// What is wrong.
         cause: String,
     },
+}
+
+/// A configuration that was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded<T> {
+    /// It.
+    pub config: T,
+    /// Variables with the prefix that are no keys, sorted.
+    pub unknown: Vec<UnknownVariable>,
+}
+
+/// A variable of the environment that is no key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownVariable {
+    /// Its name.
+    pub name: String,
+    /// The variable of the known key that it is like; `None` if it is like none.
+    pub nearest: Option<String>,
 }
 
 /// Reads a configuration: defaults, then `file`, then the variables of `environment` that begin with `prefix`.
@@ -210,7 +239,7 @@ pub enum ConfigError {
 /// ```
 /// # use atra_runtime::{Limits, config::load};
 /// let environment = [("APP_INPUTS_MAX".to_owned(), "64".to_owned())];
-/// let limits: Limits = load(None, environment, "APP_", &[])?;
+/// let limits = load::<Limits>(None, environment, "APP_", &[])?.config;
 /// assert_eq!(limits.inputs_max, 64);
 /// # Ok::<(), atra_runtime::config::ConfigError>(())
 /// ```
@@ -219,8 +248,9 @@ pub fn load<T: Default + Serialize + DeserializeOwned>(
     environment: impl IntoIterator<Item = (String, String)>,
     prefix: &str,
     ignored: &[&str],
-) -> Result<T, ConfigError> {
+) -> Result<Loaded<T>, ConfigError> {
     let known = known_keys(&T::default());
+    let mut unknown = Vec::new();
     let mut table = toml::Table::new();
     let mut config = T::default();
     if let Some(path) = file {
@@ -241,14 +271,15 @@ pub fn load<T: Default + Serialize + DeserializeOwned>(
         let Some((path, kind)) = known.iter().find(|(path, _)| variable(prefix, path) == name) else {
             let names: Vec<String> = known.iter().map(|(path, _)| variable(prefix, path)).collect();
             let nearest = nearest(&name, names.iter().map(String::as_str));
-            return Err(ConfigError::Unknown { place: "environment".into(), key: name, nearest });
+            unknown.push(UnknownVariable { name, nearest });
+            continue;
         };
         set(&mut table, path, to_toml(&value, kind));
         config = toml::Value::Table(table.clone())
             .try_into()
             .map_err(|error: toml::de::Error| ConfigError::Invalid { place, cause: plain(error.message()) })?;
     }
-    Ok(config)
+    Ok(Loaded { config, unknown })
 }
 
 /// `limits.inputs_max` as `ATRA_LIMITS_INPUTS_MAX`.
@@ -349,13 +380,15 @@ fn nearest_path(key: &str, known: &[(String, Value)]) -> String {
     best.unwrap_or_default().to_owned()
 }
 
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+/// The name that is like another, if one is.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     // A name that lacks its end, such as a unit, comes before one that is as long.
-    let score = |candidate: &&str| {
+    let score = |candidate: &str| {
         let likeness = strsim::normalized_damerau_levenshtein(candidate, name);
         if candidate.starts_with(name) { 1.0 + likeness } else { likeness }
     };
-    known.max_by(|a, b| score(a).total_cmp(&score(b))).unwrap_or_default().to_owned()
+    let best = known.map(|candidate| (score(candidate), candidate)).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.filter(|(score, _)| *score >= LIKE).map(|(_, candidate)| candidate.to_owned())
 }
 
 /// A variable's text as the type that its key has by default; `a,b` is a list.
@@ -403,9 +436,13 @@ mod tests {
         parse(Path::new("atra.toml"), text, &known_keys(&Whole::default()))
     }
 
-    fn with(variables: &[(&str, &str)]) -> Result<Whole, ConfigError> {
+    fn loaded(variables: &[(&str, &str)]) -> Result<Loaded<Whole>, ConfigError> {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         load(None, variables, "ATRA_", &["ATRA_LOG", "ATRA_SIM_"])
+    }
+
+    fn with(variables: &[(&str, &str)]) -> Result<Whole, ConfigError> {
+        loaded(variables).map(|loaded| loaded.config)
     }
 
     #[test]
@@ -432,8 +469,9 @@ mod tests {
     #[test]
     fn a_variable_without_its_unit_is_nearer_than_another_of_its_length() {
         let known = ["ATRA_RUN_FEED", "ATRA_RUN_FEW_PPM", "ATRA_RUN_SPEED"];
-        assert_eq!(nearest("ATRA_RUN_FEW", known.into_iter()), "ATRA_RUN_FEW_PPM");
-        assert_eq!(nearest("ATRA_RUN_SPED", known.into_iter()), "ATRA_RUN_SPEED");
+        assert_eq!(nearest("ATRA_RUN_FEW", known.into_iter()).as_deref(), Some("ATRA_RUN_FEW_PPM"));
+        assert_eq!(nearest("ATRA_RUN_SPED", known.into_iter()).as_deref(), Some("ATRA_RUN_SPEED"));
+        assert_eq!(nearest("ATRA_PORT_80_TCP", known.into_iter()), None);
     }
 
     #[test]
@@ -469,16 +507,16 @@ mod tests {
     #[test]
     fn variables_of_others_are_left_alone_and_those_that_only_look_alike_are_not() {
         assert_eq!(with(&[("ATRA_SIM_SEED", "7"), ("ATRA_LOG", "info")]).unwrap(), Whole::default());
-        for name in ["ATRA_SIM", "ATRA_SIMSEED", "ATRA_LOGS"] {
-            let error = with(&[(name, "7")]).unwrap_err().to_string();
-            assert!(error.contains(name), "{error}");
+        for name in ["ATRA_SIM", "ATRA_SIMSEED", "ATRA_LOGS", "ATRA_PORT", "ATRA_SERVICE_HOST"] {
+            let Loaded { config, unknown } = loaded(&[(name, "tcp://10.0.0.1:80")]).unwrap();
+            assert_eq!((config, unknown[0].name.as_str()), (Whole::default(), name));
         }
     }
 
     #[test]
     fn a_wrong_variable_is_named() {
-        let error = with(&[("ATRA_LIMIT_INPUTS_MAX", "8")]).unwrap_err().to_string();
-        assert!(error.contains("\"ATRA_LIMIT_INPUTS_MAX\"") && error.contains("\"ATRA_LIMITS_INPUTS_MAX\""), "{error}");
+        let unknown = loaded(&[("ATRA_LIMIT_INPUTS_MAX", "8")]).unwrap().unknown;
+        assert_eq!(unknown[0].nearest.as_deref(), Some("ATRA_LIMITS_INPUTS_MAX"));
         let error = with(&[("ATRA_LIMITS_INPUTS_MAX", "lots")]).unwrap_err().to_string();
         assert!(error.starts_with("environment variable ATRA_LIMITS_INPUTS_MAX: "), "{error}");
     }

@@ -67,6 +67,12 @@ pub enum TeamState {
     },
     /// A member with `on_poison = stop` met an event that it cannot handle.
     Poisoned {
+        /// The agent.
+        agent: Name,
+        /// The event that it cannot handle.
+        event: EventId,
+        /// The team's input that led to it: itself, if it is one. Always in the journal.
+        input: EventId,
         /// Who, on what, why.
         reason: String,
     },
@@ -88,7 +94,7 @@ impl fmt::Display for TeamState {
             Self::Restarting { restarts, reason } => write!(f, "restarting ({restarts} in a row): {reason}"),
             Self::Stopped => f.write_str("stopped"),
             Self::Failed { reason } => write!(f, "failed: {reason}"),
-            Self::Poisoned { reason } => write!(f, "stopped by poison: {reason}"),
+            Self::Poisoned { reason, .. } => write!(f, "stopped by poison: {reason}"),
         }
     }
 }
@@ -301,7 +307,9 @@ impl Supervisor {
             return None;
         }
         if blamed.iter().any(|spec| spec.on_poison == OnPoison::Stop) {
-            return Some(TeamState::Poisoned { reason: format!("{} ({tries} attempts)", describe(guilty)) });
+            let reason = format!("{} ({tries} attempts)", describe(guilty));
+            let (agent, event) = (failure.agent.clone(), failure.event.id);
+            return Some(TeamState::Poisoned { agent, event, input: guilty.input, reason });
         }
         let event = if whole { guilty.input } else { on };
         for spec in blamed {

@@ -1,6 +1,6 @@
 //! The command line as clap reads it.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use atra::{
     Seq,
@@ -11,9 +11,11 @@ use atra::{
     runtime::Placement,
     storage::Span,
 };
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use super::{
+    error::CliError,
+    events::EventRef,
     market::{
         backtest::BacktestArgs, check::CheckCommand, export::ExportCommand, indicators::IndicatorsArgs,
         optimize::OptimizeArgs,
@@ -23,17 +25,43 @@ use super::{
     time::Moment,
 };
 
+/// The widest that help is set. 100: longer lines are hard to read.
+const HELP_COLUMNS_MAX: usize = 100;
+
 /// A runtime for teams of agents: one journal, one process, one file.
 #[derive(Debug, Parser)]
 #[command(name = "atra", version, about, propagate_version = true, arg_required_else_help = true)]
 #[command(after_help = "Environment: ATRA_<SECTION>_<KEY> sets a key of the configuration, ATRA_LOG or RUST_LOG what \
-is logged (default warn), NO_COLOR turns colours off.\nExit codes: 0 ok, 1 failure, 2 usage or configuration.")]
+is logged (default warn), NO_COLOR turns colours off.\nExit codes: 0 ok, 1 failure, 2 usage or configuration, \
+130 ended by a signal before the work was done; docs/operating.md has those of single commands.")]
 pub(crate) struct Cli {
-    /// Answers as JSON, one value a line.
+    /// Print JSON, one value per line; notices, errors and the log on standard error too.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Whether a command line asks for JSON: known before it is read as a whole, since it may be wrong.
+pub(crate) fn wants_json(args: impl Iterator<Item = OsString>) -> bool {
+    args.take_while(|arg| arg != "--").any(|arg| arg == "--json")
+}
+
+/// Reads the command line; `None` if it asked for help, which is printed.
+pub(crate) fn parse() -> Result<Option<Cli>, CliError> {
+    // Help that is piped is read on a terminal too, as a rule.
+    let columns = super::output::columns(&console::Term::stdout());
+    let parsed = Cli::command().term_width(columns.min(HELP_COLUMNS_MAX)).try_get_matches();
+    let error = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => return Ok(Some(cli)),
+        Err(error) => error,
+    };
+    if error.exit_code() != 0 {
+        let text = error.render().to_string();
+        return Err(CliError::CommandLine { text: text.trim_start_matches("error: ").trim_end().to_owned() });
+    }
+    error.print().map_err(CliError::Output)?;
+    Ok(None)
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,8 +88,9 @@ pub(crate) enum Command {
     /// Stops all trading, and lets it go on.
     #[command(subcommand)]
     Risk(RiskCommand),
-    /// Says whether a runtime runs, and how far its teams are.
-    Status(DbArgs),
+    /// Show whether a runtime is running and each team's progress.
+    #[command(after_help = super::status::CHECK_HELP)]
+    Status(StatusArgs),
     /// Looks at events in the journal.
     #[command(subcommand)]
     Journal(JournalCommand),
@@ -76,10 +105,10 @@ pub(crate) enum Command {
     /// Looks at events that an agent gave up on.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
-    /// Asks about a whole database.
+    /// Inspect and maintain the database file.
     #[command(subcommand)]
     Db(DbCommand),
-    /// Shows the configuration in force.
+    /// Show or check the configuration in force.
     #[command(subcommand)]
     Config(ConfigCommand),
 }
@@ -93,6 +122,15 @@ pub(crate) struct DbArgs {
     /// A configuration file in TOML.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatusArgs {
+    /// End with an exit code that says how it is, for monitoring.
+    #[arg(long)]
+    pub(crate) check: bool,
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
 }
 
 /// Candles a second.
@@ -140,7 +178,10 @@ pub(crate) struct RunArgs {
     /// Starts the journal anew; the candles stay.
     #[arg(long)]
     pub(crate) fresh: bool,
-    /// Only this ticker; may be given again. All in the database if not said.
+    /// Run on a simulated market if the database has no candles; the default database starts one without this flag.
+    #[arg(long)]
+    pub(crate) demo: bool,
+    /// Only this ticker; repeatable. All in the database if not said.
     #[arg(long, value_name = "TICKER")]
     pub(crate) ticker: Vec<String>,
     /// Only candles of this length, such as 15m.
@@ -180,7 +221,7 @@ pub(crate) struct ResampleArgs {
     /// The length that there is.
     #[arg(long)]
     pub(crate) interval: Interval,
-    /// The length to make; may be given again.
+    /// The length to make; repeatable.
     #[arg(long, required = true)]
     pub(crate) to: Vec<Interval>,
     #[command(flatten)]
@@ -306,44 +347,43 @@ pub(crate) enum JournalCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 also after Ctrl-C, 3 the journal that --follow read was replaced, begun again or \
+deleted."
+)]
 pub(crate) struct TailArgs {
-    /// How many.
-    #[arg(short = 'n', long = "lines", default_value_t = 20)]
-    pub(crate) lines: usize,
-    /// Only topics that suit this filter, such as order.> ; may be given again.
+    /// How many [default: 20].
+    #[arg(short = 'n', long = "lines")]
+    pub(crate) lines: Option<usize>,
+    /// Only topics that match this filter, such as order.> ; repeatable.
     #[arg(long, value_name = "FILTER")]
     pub(crate) topic: Vec<String>,
-    /// Only events after this seq, oldest first.
-    #[arg(long, value_name = "SEQ")]
-    pub(crate) after: Option<u64>,
-    /// Goes on with what is journalled from now on, until Ctrl-C.
+    /// Only events after this one, oldest first: its seq or id; 0 is before the first.
+    #[arg(long, value_name = "EVENT", value_parser = after)]
+    pub(crate) after: Option<EventRef>,
+    /// Continue with new events until Ctrl-C.
     #[arg(short, long)]
     pub(crate) follow: bool,
     #[command(flatten)]
     pub(crate) db: DbArgs,
 }
 
-fn seq(text: &str) -> Result<Seq, String> {
-    match text.trim_start_matches('#').parse() {
-        Ok(0) | Err(_) => Err("a seq is a whole number from 1 on".into()),
-        Ok(seq) => Ok(Seq(seq)),
-    }
+fn after(text: &str) -> Result<EventRef, String> {
+    if text == "0" { Ok(EventRef::Seq(Seq::ZERO)) } else { text.parse() }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// Its place in the journal.
-    #[arg(value_parser = seq)]
-    pub(crate) seq: Seq,
+    /// Its seq or id; the beginning of an id is enough.
+    pub(crate) event: EventRef,
     #[command(flatten)]
     pub(crate) db: DbArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
-    /// The event's place in the journal.
-    #[arg(value_parser = seq)]
-    pub(crate) seq: Seq,
+    /// Its seq or id; the beginning of an id is enough.
+    pub(crate) event: EventRef,
     /// How many generations of effects are shown.
     #[arg(long, default_value_t = 6)]
     pub(crate) depth: usize,
@@ -362,12 +402,12 @@ pub(crate) struct ReplayArgs {
     /// Compares only what this agent decides.
     #[arg(long)]
     pub(crate) agent: Option<String>,
-    /// Compares from this event on.
-    #[arg(long, value_name = "SEQ", value_parser = seq)]
-    pub(crate) from: Option<Seq>,
-    /// Compares up to this event.
-    #[arg(long, value_name = "SEQ", value_parser = seq)]
-    pub(crate) to: Option<Seq>,
+    /// Compares from this event on: its seq or id.
+    #[arg(long, value_name = "EVENT")]
+    pub(crate) from: Option<EventRef>,
+    /// Compares up to this event: its seq or id.
+    #[arg(long, value_name = "EVENT")]
+    pub(crate) to: Option<EventRef>,
     /// Begins with the state in this backup, for a journal that was pruned or is long.
     #[arg(long, value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,
@@ -390,9 +430,9 @@ pub(crate) enum MemoryCommand {
     Get {
         /// The key.
         key: String,
-        /// As it was at this seq.
-        #[arg(long, value_name = "SEQ", value_parser = seq)]
-        at: Option<Seq>,
+        /// As it was at this event: its seq or id.
+        #[arg(long, value_name = "EVENT")]
+        at: Option<EventRef>,
         #[command(flatten)]
         db: DbArgs,
     },
@@ -410,8 +450,8 @@ pub(crate) enum DeadLettersCommand {
     },
     /// Shows one whole.
     Show {
-        /// The event's id, or its first characters.
-        event: String,
+        /// Seq or id of the event; the beginning of an id is enough.
+        event: EventRef,
         #[command(flatten)]
         db: DbArgs,
     },
@@ -482,14 +522,14 @@ pub(crate) struct PruneArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Prints it as TOML: defaults, file, environment and flags taken together.
+    /// Print it as TOML: defaults, file, environment and flags taken together.
     Show(DbArgs),
+    /// Check it and change nothing: exit code 0 if every command accepts it, 2 if not.
+    Check(DbArgs),
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -498,13 +538,11 @@ mod tests {
     }
 
     #[test]
-    fn speeds_and_seqs_are_checked() {
+    fn speeds_are_checked() {
         assert_eq!("max".parse(), Ok(Speed::Max));
         assert_eq!("25".parse(), Ok(Speed::PerSecond(25)));
         for bad in ["0", "-1", "2.5", "inf", "nan", "fast", ""] {
             assert!(bad.parse::<Speed>().is_err(), "{bad}");
         }
-        assert_eq!((seq("#7"), seq("7")), (Ok(Seq(7)), Ok(Seq(7))));
-        assert!(seq("0").is_err() && seq("-1").is_err() && seq("x").is_err());
     }
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{
     error::CliError,
     open,
-    output::{Output, Style, grouped},
+    output::{Output, Style, grouped, shown},
     progress::spinner,
 };
 
@@ -38,16 +38,15 @@ pub(crate) async fn digest(publisher: Option<&str>, path: &Path, out: &mut Outpu
             });
         }
         if out.is_json() {
-            return out.json(&json!({ "digest": hash, "publisher": name, "events": n_events }));
+            return out.json(&json!({ "db": shown(path), "digest": hash, "publisher": name, "events": n_events }));
         }
         return out.line(&hash);
     }
     let digest = digest_of(&*db).await?;
     if out.is_json() {
-        let of =
-            |(name, hash, n_events): &(Name, String, u64)| json!({ "name": name, "digest": hash, "events": n_events });
+        let of = |(name, hash, n_events): &(Name, String, u64)| json!({ "publisher": name, "digest": hash, "events": n_events });
         let publishers: Vec<_> = digest.publishers.iter().map(of).collect();
-        return out.json(&json!({ "digest": digest.whole, "publishers": publishers }));
+        return out.json(&json!({ "db": shown(path), "digest": digest.whole, "publishers": publishers }));
     }
     out.line(&digest.whole)
 }
@@ -63,6 +62,7 @@ pub(crate) async fn check(path: &Path, out: &mut Output) -> Result<(), CliError>
     if out.is_json() {
         let mut value = json!(report);
         value["sound"] = json!(report.is_sound());
+        value["db"] = json!(shown(path));
         out.json(&value)?;
     } else {
         for problem in &report.problems {

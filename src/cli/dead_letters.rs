@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     error::CliError,
+    events::EventRef,
     open,
     output::{Output, SHORT_CHARS, short},
 };
@@ -27,17 +28,34 @@ async fn each(db: &dyn Read, mut take: impl FnMut(&FactRow) -> Result<(), CliErr
     Ok(())
 }
 
-/// Lists them, of one agent or of all.
+/// Events that stopped a team, which no letter was written about: as letters, with the name of the team.
+async fn poison(db: &dyn Read) -> Result<Vec<Value>, CliError> {
+    let mut found = Vec::new();
+    for team in db.teams().await? {
+        let Some(fact) = db.fact(FactKind::Meta, &team.team, atra::runtime::STATE_KEY).await? else { continue };
+        let noted: Value = fact.value.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+        let state = &noted["state"];
+        if state["state"] == "poisoned" {
+            let reason = format!("stopped team {}: {}", team.team, state["reason"].as_str().unwrap_or_default());
+            found.push(json!({
+                "team": team.team, "agent": state["agent"], "event": state["event"], "input": state["input"],
+                "reason": reason, "seq": fact.version,
+            }));
+        }
+    }
+    Ok(found)
+}
+
+/// Lists them, of one agent or of all; and the events that stopped a team.
 pub(crate) async fn ls(agent: Option<&str>, db: &Path, out: &mut Output) -> Result<(), CliError> {
     let db = open(db).await?;
     let mut rows = Vec::new();
-    each(&*db, |letter| {
-        if agent.is_some_and(|agent| letter.owner.as_str() != agent) {
+    let mut take = |value: &Value, out: &mut Output| {
+        if agent.is_some_and(|agent| value["agent"] != agent) {
             return Ok(());
         }
-        let value = to_json(letter);
         if out.is_json() {
-            return out.json(&value);
+            return out.json(value);
         }
         let text = |key: &str| match &value[key] {
             Value::String(text) => text.clone(),
@@ -45,10 +63,11 @@ pub(crate) async fn ls(agent: Option<&str>, db: &Path, out: &mut Output) -> Resu
             other => other.to_string(),
         };
         let reason = short(&text("reason"), SHORT_CHARS);
-        rows.push(vec![letter.owner.to_string(), letter.key.clone(), text("topic"), text("attempts"), reason]);
+        rows.push(vec![text("agent"), text("event"), text("topic"), text("attempts"), reason]);
         Ok(())
-    })
-    .await?;
+    };
+    each(&*db, |letter| take(&to_json(letter), out)).await?;
+    poison(&*db).await?.iter().try_for_each(|value| take(value, out))?;
     match (out.is_json(), rows.is_empty()) {
         (true, _) => Ok(()),
         (false, true) => out.line("no dead letters"),
@@ -56,27 +75,30 @@ pub(crate) async fn ls(agent: Option<&str>, db: &Path, out: &mut Output) -> Resu
     }
 }
 
-/// Shows one whole: the event it is about, the reason, and what the event said.
-pub(crate) async fn show(event: &str, db: &Path, out: &mut Output) -> Result<(), CliError> {
+/// Shows those about an event whole: the event, the reason, and what the event said.
+pub(crate) async fn show(event: &EventRef, db: &Path, out: &mut Output) -> Result<(), CliError> {
     let db = open(db).await?;
+    let id = match event {
+        EventRef::Id(id) => id.clone(),
+        EventRef::Seq(_) => event.find(&*db).await?.event.id.to_string(),
+    };
     let mut n_shown = 0;
-    each(&*db, |letter| {
-        if !letter.key.starts_with(event) {
+    let mut take = |value: &Value, out: &mut Output| {
+        // By the event itself, or by the input that led to it, which is what the journal has.
+        let is_about = |key: &str| value[key].as_str().is_some_and(|text| text.starts_with(&id));
+        if !is_about("event") && !is_about("input") {
             return Ok(());
         }
         n_shown += 1;
-        let value = to_json(letter);
-        match out.is_json() {
-            true => out.json(&value),
-            false => out.line(&serde_json::to_string_pretty(&value).unwrap_or_default()),
-        }
-    })
-    .await?;
+        if out.is_json() { out.json(value) } else { out.pretty(value) }
+    };
+    each(&*db, |letter| take(&to_json(letter), out)).await?;
+    poison(&*db).await?.iter().try_for_each(|value| take(value, out))?;
     if n_shown > 0 {
         return Ok(());
     }
     Err(CliError::NotFound {
-        what: format!("there is no dead letter of an event {event}"),
+        what: format!("there is no dead letter of event {event}"),
         next: "list them with 'atra dead-letters ls'".into(),
     })
 }

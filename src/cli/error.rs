@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
+use serde_json::{Value, json};
+
 use atra::{
     NameError,
     agents::{
@@ -17,10 +19,14 @@ use atra::{
     storage::StoreError,
 };
 
+use super::{escape::escaped, hint, status};
+
 /// The exit code of a failure.
 const FAILURE: u8 = 1;
 /// The exit code of a command line or configuration that says what cannot be meant; clap uses it too.
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
+/// The exit code of a command that a signal ended before its work was done: what shells say of Ctrl-C.
+const INTERRUPTED: u8 = 130;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +34,9 @@ pub(crate) enum CliError {
     /// Flags that do not go together, or a value that is none.
     #[error("{what}")]
     Usage { what: String, next: &'static str },
+    /// A command line that cannot be read; the text says how it is used.
+    #[error("{text}")]
+    CommandLine { text: String },
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -40,14 +49,17 @@ pub(crate) enum CliError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A signal asked for an end before the work was done.
+    #[error("interrupted by a signal; {what}")]
+    Interrupted { what: &'static str },
     /// There is no database where a command wants to read one.
     #[error("there is no database {}", path.display())]
     NoDatabase { path: PathBuf },
     /// A word for a runtime that nobody listened to; it was taken back.
-    #[error("the runtime that has {} does not listen; nothing was said", path.display())]
+    #[error("the runtime on {} did not respond; the command was not delivered", path.display())]
     NotHeard { path: PathBuf },
     /// A word that a runtime has heard, and cannot journal.
-    #[error("the runtime that has {} has heard it and could not journal it yet", path.display())]
+    #[error("the runtime on {} took the command and could not journal it yet", path.display())]
     NotJournalled { path: PathBuf },
     /// A database that is to be written to cannot be.
     #[error("database {} cannot be written", path.display())]
@@ -96,7 +108,7 @@ pub(crate) enum CliError {
     NotFound { what: String, next: String },
     /// A team ended though nobody told it to.
     #[error("team {team} ended: {reason}")]
-    TeamEnded { team: String, reason: String },
+    TeamEnded { team: String, reason: String, next: String },
     /// A file is not sound.
     #[error("{} is damaged: {n_problems} problems", path.display())]
     Damaged { path: PathBuf, n_problems: usize },
@@ -112,10 +124,13 @@ impl CliError {
     /// What the process ends with.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage { .. } | Self::Config(_) | Self::Key(_) | Self::Name(_) => USAGE.into(),
+            Self::Usage { .. } | Self::CommandLine { .. } | Self::Config(_) | Self::Key(_) | Self::Name(_) => {
+                USAGE.into()
+            }
             // A setting that cannot be meant, unlike a series that is not there.
             Self::Desk(error) if !is_of_data(error) => USAGE.into(),
             Self::Verdict { code, .. } => (*code).into(),
+            Self::Interrupted { .. } => INTERRUPTED.into(),
             // The reader has what it wanted.
             _ if self.is_broken_pipe() => ExitCode::SUCCESS,
             _ => FAILURE.into(),
@@ -127,10 +142,65 @@ impl CliError {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 
+    /// What went wrong, for a program: stable, unlike the text.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Usage { .. } | Self::CommandLine { .. } | Self::Key(_) | Self::Name(_) => "usage",
+            Self::Config(_) => "config",
+            Self::Desk(error) if !is_of_data(error) => "config",
+            Self::NoDatabase { .. } => "no_database",
+            Self::NotFound { .. } | Self::Desk(_) => "not_found",
+            Self::Store(error) => store_kind(error),
+            Self::NotHeard { .. } | Self::NotJournalled { .. } => "no_answer",
+            Self::Start(_) | Self::Runtime(_) => "runtime",
+            Self::TeamEnded { .. } => "team_ended",
+            Self::Case(_) => "simulation",
+            Self::Verdict { .. } => "verdict",
+            Self::Interrupted { .. } => "interrupted",
+            Self::Import { .. } | Self::NoRow { .. } | Self::SomeFiles { .. } => "import",
+            Self::Block { .. } | Self::Damaged { .. } => "damaged",
+            Self::File { .. }
+            | Self::Unwritten { .. }
+            | Self::NotWritable { .. }
+            | Self::Folder { .. }
+            | Self::Output(_) => "io",
+            Self::Process { .. } => "process",
+        }
+    }
+
+    /// What the operating system says about the cause: it comes before what the command suggests.
+    fn cause_hint(&self) -> Option<String> {
+        match self {
+            Self::File { path, source }
+            | Self::Unwritten { path, source }
+            | Self::NotWritable { path, source }
+            | Self::Folder { path, source } => hint::of_io(source, path),
+            Self::Config(ConfigError::Unreadable { path, source }) => hint::of_io(source, path),
+            Self::Process { source, .. } | Self::Output(source) => hint::of_io(source, std::path::Path::new(".")),
+            Self::NoDatabase { path } => hint::of_missing(path),
+            Self::NotHeard { path } => {
+                let process = status::owner_process(path).filter(|process| hint::is_suspended(*process));
+                process.map(hint::of_suspended)
+            }
+            Self::Store(StoreError::Fatal { path, cause }) if cause.contains("unable to open") => {
+                let path = std::path::Path::new(path);
+                hint::probe(path).err().and_then(|error| hint::of_io(&error, path))
+            }
+            _ => None,
+        }
+    }
+
     /// What to do about it, unless the text says it already.
     fn next(&self) -> Option<String> {
+        if let Some(hint) = self.cause_hint() {
+            return Some(hint);
+        }
         let next = match self {
             Self::Usage { next, .. } => (*next).into(),
+            Self::Config(ConfigError::OutOfRange { .. } | ConfigError::Invalid { .. }) => {
+                "correct it in the file, in the environment (ATRA_<SECTION>_<KEY>) or in the flag, and try 'atra config check'"
+                    .into()
+            }
             Self::NoDatabase { .. } => {
                 "start one with 'atra run', import with 'atra import candles', or say where it is with --db FILE".into()
             }
@@ -179,17 +249,15 @@ impl CliError {
             Self::Block { .. } | Self::Damaged { .. } => {
                 "keep the file, and put a backup in its place with 'atra db restore'; without one, import into a new --db FILE".into()
             }
-            Self::TeamEnded { .. } => {
-                "see 'atra status' and 'atra dead-letters ls'; a new 'atra run' goes on where it stopped".into()
-            }
+            Self::TeamEnded { next, .. } => next.clone(),
             Self::Runtime(RuntimeError::Deadline(_)) => "nothing acknowledged is lost: start it again".into(),
             _ => return None,
         };
         Some(next)
     }
 
-    /// The whole message: the error, its causes once each, and what to do next.
-    pub(crate) fn text(&self) -> String {
+    /// The error with its causes, once each.
+    fn message(&self) -> String {
         let mut text = self.to_string();
         let mut source = self.source();
         while let Some(cause) = source {
@@ -200,10 +268,45 @@ impl CliError {
             }
             source = cause.source();
         }
-        match self.next() {
-            Some(next) => format!("error: {text}\n next: {next}"),
-            None => format!("error: {text}"),
+        text
+    }
+
+    /// The whole message: the error, its causes once each, and what to do next. Each is a line.
+    pub(crate) fn text(&self) -> String {
+        if let Self::CommandLine { text } = self {
+            return format!("error: {text}");
         }
+        // What data says of itself, such as the name of a file, begins no line of its own.
+        let message = escaped(&self.message()).into_owned();
+        match self.next() {
+            Some(next) => format!("error: {message}\n next: {}", escaped(&next)),
+            None => format!("error: {message}"),
+        }
+    }
+
+    /// The same for a program.
+    pub(crate) fn to_json(&self) -> Value {
+        let (message, usage) = match self {
+            Self::CommandLine { text } => match text.split_once("\n\n") {
+                Some((message, usage)) => (message.trim().to_owned(), Some(usage.trim().to_owned())),
+                None => (text.clone(), None),
+            },
+            _ => (self.message(), self.next()),
+        };
+        json!({ "kind": self.kind(), "message": message, "hint": usage })
+    }
+}
+
+/// What is wrong with a database, for a program.
+fn store_kind(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::InUse { .. } => "in_use",
+        StoreError::Newer { .. } => "newer",
+        StoreError::Full(_) => "disk_full",
+        StoreError::Busy(_) => "busy",
+        StoreError::Pruned { .. } => "pruned",
+        StoreError::UnknownTeam(_) => "not_found",
+        _ => "database",
     }
 }
 
@@ -220,7 +323,7 @@ mod tests {
     fn a_message_has_its_causes_once_and_what_to_do() {
         let source = io::Error::new(io::ErrorKind::NotFound, "no such file");
         let text = CliError::File { path: "a.csv".into(), source }.text();
-        assert_eq!(text, "error: a.csv could not be read: no such file\n next: check the name and your rights to it");
+        assert_eq!(text, "error: a.csv could not be read: no such file\n next: check the name and its folder");
     }
 
     #[test]

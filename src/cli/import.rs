@@ -34,8 +34,9 @@ use super::{
     error::CliError,
     look,
     market::on_all_cores,
-    output::{Output, Style, grouped},
+    output::{Output, Style, counted, grouped, shown},
     progress::{bytes_bar, runs_bar},
+    stderr, stop,
     time::Moment,
 };
 
@@ -50,6 +51,7 @@ struct Parsed {
 /// What a file did to the database.
 struct Done<'a> {
     parsed: &'a Parsed,
+    db: &'a Path,
     found: MergeReport,
     dry_run: bool,
     wall: Duration,
@@ -58,6 +60,7 @@ struct Done<'a> {
 /// Imports the files, or says what importing them would do.
 pub(crate) async fn candles(args: ImportArgs, out: &mut Output) -> Result<(), CliError> {
     let config = config_of(&args.db)?;
+    stop::set_deadline(config.runtime.stop_deadline());
     // A bad ticker is told before the files are read.
     if args.ticker.is_some() {
         ticker(&args.files[0], &args, None)?;
@@ -117,7 +120,7 @@ async fn import_all(args: &ImportArgs, config: &Config, target: &mut Target, out
     let bar = if n_files > 1 { runs_bar("importing", n_files) } else { ProgressBar::hidden() };
     let mut failed = 0;
     for files in args.files.chunks(cores) {
-        let parsed = on_all_cores(files.len(), |index| parse(&files[index], args, n_files == 1), || bar.inc(1));
+        let parsed = on_all_cores(files.len(), |index| parse(&files[index], args, n_files == 1), || bar.inc(1))?;
         for (file, parsed) in files.iter().zip(parsed) {
             let error = match parsed {
                 Err(error) => error,
@@ -126,7 +129,9 @@ async fn import_all(args: &ImportArgs, config: &Config, target: &mut Target, out
                     target.open(config, args.dry_run).await?;
                     let found = target.take(&parsed).await?;
                     let wall = parsed.wall + began.elapsed();
-                    bar.suspend(|| tell(&Done { parsed: &parsed, found, dry_run: args.dry_run, wall }, out))?;
+                    bar.suspend(|| {
+                        tell(&Done { parsed: &parsed, db: &config.db, found, dry_run: args.dry_run, wall }, out)
+                    })?;
                     continue;
                 }
             };
@@ -135,9 +140,9 @@ async fn import_all(args: &ImportArgs, config: &Config, target: &mut Target, out
             }
             failed += 1;
             if out.is_json() {
-                out.json(&json!({ "file": file, "error": error.text().trim_start_matches("error: ") }))?;
+                out.json(&json!({ "file": shown(file), "error": error.to_json() }))?;
             }
-            bar.suspend(|| eprintln!("{}", error.text()));
+            bar.suspend(|| stderr::error(&error));
         }
     }
     bar.finish_and_clear();
@@ -196,7 +201,7 @@ pub(crate) async fn resample(args: ResampleArgs, out: &mut Output) -> Result<(),
     let mut store = open(&config).await?;
     let mut written = Ok(());
     for (series, longer, scale) in &made {
-        written = write_resampled(&mut store, &from, series, longer, *scale, out).await;
+        written = write_resampled(&mut store, &config.db, &from, series, longer, *scale, out).await;
         if written.is_err() {
             break;
         }
@@ -208,6 +213,7 @@ pub(crate) async fn resample(args: ResampleArgs, out: &mut Output) -> Result<(),
 
 async fn write_resampled(
     store: &mut SqliteStore,
+    db: &Path,
     from: &SeriesKey,
     series: &SeriesKey,
     longer: &Resampled,
@@ -223,7 +229,7 @@ async fn write_resampled(
     if out.is_json() {
         let conflicting = conflicting.len();
         return out.json(&json!({
-            "from": from, "series": series, "candles": longer.candles.len(), "added": added, "equal": equal,
+            "db": shown(db), "made_from": from, "series": series, "candles": longer.candles.len(), "added": added, "equal": equal,
             "conflicting": conflicting, "with_holes": longer.with_holes, "unfinished_left_out": longer.is_cut,
         }));
     }
@@ -319,11 +325,12 @@ fn why_not(file: &Path, source: ImportError) -> CliError {
 }
 
 fn tell(done: &Done<'_>, out: &mut Output) -> Result<(), CliError> {
-    let Done { parsed, found, dry_run, wall } = done;
+    let Done { parsed, db, found, dry_run, wall } = done;
     let report = &parsed.import.report;
     if out.is_json() {
         return out.json(&json!({
-            "file": parsed.file,
+            "db": shown(db),
+            "file": shown(&parsed.file),
             "series": parsed.series,
             "dry_run": dry_run,
             "candles": report.candles,
@@ -378,21 +385,29 @@ fn details(report: &ImportReport, found: &MergeReport) -> Vec<String> {
             report.units.join(", ")
         ));
     }
-    let mut say = |n: u64, what: &str| {
+    let mut say = |n: u64, one: &str, many: &str| {
         if n > 0 {
-            lines.push(format!("{} {what}", grouped(n)));
+            lines.push(format!("{} {}", grouped(n), if n == 1 { one } else { many }));
         }
     };
-    say(found.equal as u64, "were there already");
-    say(found.conflicting.len() as u64, "were there with other numbers: the stored ones stay");
-    say(report.duplicates as u64, "rows twice in the file");
-    say(report.conflicts as u64, "rows with a time of another but other numbers: the first one counts");
-    say(report.rounded as u64, "numbers with digits of binary noise, rounded");
-    say(report.zero_volume as u64, "candles without volume");
-    say(report.missing, &format!("candles missing in {} gaps", grouped(report.gaps as u64)));
-    say(report.filled as u64, "candles filled in");
-    say(report.unsorted as u64, "rows out of order, sorted");
-    say(report.refused as u64, "rows refused");
+    let gaps = counted(report.gaps as u64, "gap");
+    say(found.equal as u64, "was there already", "were there already");
+    let conflicting = "there with other numbers: the stored";
+    say(
+        found.conflicting.len() as u64,
+        &format!("was {conflicting} one stays"),
+        &format!("were {conflicting} ones stay"),
+    );
+    say(report.duplicates as u64, "row twice in the file", "rows twice in the file");
+    let conflicts = "with a time of another but other numbers: the first one counts";
+    say(report.conflicts as u64, &format!("row {conflicts}"), &format!("rows {conflicts}"));
+    let rounded = "with digits of binary noise, rounded";
+    say(report.rounded as u64, &format!("number {rounded}"), &format!("numbers {rounded}"));
+    say(report.zero_volume as u64, "candle without volume", "candles without volume");
+    say(report.missing, &format!("candle missing in {gaps}"), &format!("candles missing in {gaps}"));
+    say(report.filled as u64, "candle filled in", "candles filled in");
+    say(report.unsorted as u64, "row out of order, sorted", "rows out of order, sorted");
+    say(report.refused as u64, "row refused", "rows refused");
     if report.newest_first {
         lines.push("newest first, turned round".into());
     }

@@ -1,6 +1,10 @@
 //! `atra journal`: events as they were committed.
 
-use std::time::Duration;
+use std::{
+    fs::Metadata,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use atra::{Filter, Read, Seq, bus::Interest};
 
@@ -8,9 +12,10 @@ use super::{
     args::{ShowArgs, TailArgs},
     db_of,
     error::CliError,
-    events::{EventJson, line, not_there},
+    events::{EventJson, line},
     open,
     output::Output,
+    stop,
     time::Moment,
 };
 
@@ -19,22 +24,43 @@ use super::{
 const FOLLOW_EVERY: Duration = Duration::from_millis(250);
 /// Events read at once while following.
 const PAGE_EVENTS: usize = 1_024;
+/// Events shown if nothing is said.
+const LINES: usize = 20;
+/// The exit code when the journal that is followed is no more.
+const ENDED: u8 = 3;
 
 /// Shows the newest events, and with `--follow` what comes.
 pub(crate) async fn tail(args: &TailArgs, out: &mut Output) -> Result<(), CliError> {
-    let db = open(&db_of(&args.db)?).await?;
-    let interest = interest(&args.topic)?;
-    let mut upto = db.last_seq().await?;
-    match args.after {
-        Some(after) => upto = print_after(&*db, &interest, Seq(after), upto, args.lines, out).await?,
-        None => print_last(&*db, &interest, args.lines, out).await?,
+    if args.follow && args.after.is_some() && args.lines.is_some() {
+        let what = "--follow shows everything after --after, so -n has no effect".into();
+        return Err(CliError::Usage { what, next: "leave out -n, --after or --follow" });
     }
-    if args.follow { follow(&*db, &interest, upto, out).await } else { Ok(()) }
+    let path = db_of(&args.db)?;
+    // Before the file is opened: what replaces it meanwhile is then noticed.
+    let followed = Followed::look(&path);
+    let db = open(&path).await?;
+    let interest = interest(&args.topic)?;
+    let (generation, mut upto) = (db.generation().await?, db.last_seq().await?);
+    let lines = args.lines.unwrap_or(LINES);
+    match &args.after {
+        // Everything else is printed while following.
+        Some(after) if args.follow => upto = after.seq(&*db).await?,
+        Some(after) => drop(print_after(&*db, &interest, after.seq(&*db).await?, upto, lines, out).await?),
+        None => print_last(&*db, &interest, upto, lines, out).await?,
+    }
+    if args.follow { follow(&*db, &interest, upto, &followed, generation, out).await } else { Ok(()) }
 }
 
-/// Prints the last `lines` events: page by page back to the first one, then forth, so that one page is held at a time.
-async fn print_last(db: &dyn Read, interest: &Interest, lines: usize, out: &mut Output) -> Result<(), CliError> {
-    let (mut pages, mut before, mut left) = (Vec::new(), Seq(u64::MAX), lines);
+/// Prints the last `lines` events up to `upto`: page by page back to the first one, then forth, so that one page is held at
+/// a time. Fixed at its end: what is committed meanwhile belongs to what follows.
+async fn print_last(
+    db: &dyn Read,
+    interest: &Interest,
+    upto: Seq,
+    lines: usize,
+    out: &mut Output,
+) -> Result<(), CliError> {
+    let (mut pages, mut before, mut left) = (Vec::new(), upto.next(), lines);
     while left > 0 {
         let page = db.journal_before(before, interest, left.min(PAGE_EVENTS)).await?;
         let Some(first) = page.first() else { break };
@@ -67,18 +93,79 @@ async fn print_after(
     Ok(after)
 }
 
-async fn follow(db: &dyn Read, interest: &Interest, mut after: Seq, out: &mut Output) -> Result<(), CliError> {
-    loop {
+/// Prints what comes until a signal asks for an end, which is the usual end, or the journal is no more.
+async fn follow(
+    db: &dyn Read,
+    interest: &Interest,
+    mut after: Seq,
+    followed: &Followed,
+    generation: u64,
+    out: &mut Output,
+) -> Result<(), CliError> {
+    let mut ticks = tokio::time::interval(FOLLOW_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !stop::is_asked() {
         // Also what tells that the reader has gone away.
         out.finish()?;
         let (events, upto) = db.journal(after, Seq(u64::MAX), interest, PAGE_EVENTS).await?;
+        // Looked at after the read: what was read before a change is of the old journal.
+        if db.generation().await? != generation || db.last_seq().await? < after {
+            return Err(followed.ended("its journal was begun again"));
+        }
         print(&events, out)?;
         let is_more = upto > after;
-        after = upto;
-        if !is_more {
-            tokio::time::sleep(FOLLOW_EVERY).await;
+        after = upto.max(after);
+        if is_more {
+            continue;
+        }
+        out.finish()?;
+        followed.check()?;
+        tokio::select! {
+            // Biased: the end first.
+            biased;
+            () = stop::asked() => {}
+            _ = ticks.tick() => {}
         }
     }
+    Ok(())
+}
+
+/// The file that is followed, whatever its name comes to mean.
+struct Followed {
+    path: PathBuf,
+    file: Option<(u64, u64)>,
+}
+
+impl Followed {
+    fn look(path: &Path) -> Self {
+        Self { path: path.to_owned(), file: std::fs::metadata(path).ok().as_ref().map(identity) }
+    }
+
+    /// Fails if the path does not lead to the file any more.
+    fn check(&self) -> Result<(), CliError> {
+        match std::fs::metadata(&self.path) {
+            Err(_) => Err(self.ended("it was deleted or moved away")),
+            Ok(file) if Some(identity(&file)) != self.file => Err(self.ended("it was replaced by another file")),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn ended(&self, why: &str) -> CliError {
+        let what = format!("cannot follow {} any longer: {why}", self.path.display());
+        CliError::Verdict { what, next: "run the command again for the journal that is there now".into(), code: ENDED }
+    }
+}
+
+/// Device and number of a file.
+#[cfg(unix)]
+fn identity(file: &Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
+    (file.dev(), file.ino())
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> (u64, u64) {
+    (0, 0)
 }
 
 fn print(events: &[atra::Committed], out: &mut Output) -> Result<(), CliError> {
@@ -87,7 +174,7 @@ fn print(events: &[atra::Committed], out: &mut Output) -> Result<(), CliError> {
             out.json(&EventJson::new(committed)?)?;
         } else {
             let text = line(committed, out);
-            out.line(&text)?;
+            out.row(&text)?;
         }
     }
     Ok(())
@@ -105,7 +192,7 @@ fn interest(topics: &[String]) -> Result<Interest, CliError> {
 /// Shows one event whole.
 pub(crate) async fn show(args: &ShowArgs, out: &mut Output) -> Result<(), CliError> {
     let db = open(&db_of(&args.db)?).await?;
-    let Some(committed) = db.event(args.seq).await? else { return Err(not_there(args.seq, &*db).await?) };
+    let committed = args.event.find(&*db).await?;
     if out.is_json() {
         return out.json(&EventJson::new(&committed)?);
     }
@@ -122,6 +209,8 @@ pub(crate) async fn show(args: &ShowArgs, out: &mut Output) -> Result<(), CliErr
         ("hops", event.hops.to_string()),
         ("seen", seq(committed.seen)),
     ])?;
-    let value = event.payload.to_value().ok().and_then(|value| serde_json::to_string_pretty(&value).ok());
-    out.line(value.as_deref().unwrap_or("(payload is no JSON)"))
+    match event.payload.to_value() {
+        Ok(value) => out.pretty(&value),
+        Err(_) => out.line("(payload is no JSON)"),
+    }
 }

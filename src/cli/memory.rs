@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use atra::{Name, Seq, storage::FactKind};
+use atra::{Name, storage::FactKind};
 use serde_json::{Value, json};
 
 use super::{
     error::CliError,
+    events::EventRef,
     open,
     output::{Output, SHORT_CHARS, short},
 };
@@ -35,7 +36,7 @@ pub(crate) async fn ls(prefix: &str, db: &Path, out: &mut Output) -> Result<(), 
 }
 
 /// Shows one key, newest or as of a seq.
-pub(crate) async fn get(key: &str, at: Option<Seq>, db: &Path, out: &mut Output) -> Result<(), CliError> {
+pub(crate) async fn get(key: &str, at: Option<&EventRef>, db: &Path, out: &mut Output) -> Result<(), CliError> {
     let db = open(db).await?;
     let missing = |when: &str| CliError::NotFound {
         what: format!("memory has no key {key:?}{when}"),
@@ -43,6 +44,7 @@ pub(crate) async fn get(key: &str, at: Option<Seq>, db: &Path, out: &mut Output)
     };
     let (value, owner, seq) = match at {
         Some(at) => {
+            let at = at.seq(&*db).await?;
             let found = db.memory_as_of(key, at).await?.ok_or_else(|| missing(&format!(" as of #{at}")))?;
             (value_of(found.event.payload.json().ok()), found.event.source.clone(), found.seq)
         }
@@ -57,7 +59,7 @@ pub(crate) async fn get(key: &str, at: Option<Seq>, db: &Path, out: &mut Output)
         return out.json(&json!({ "key": key, "value": value, "owner": owner, "seq": seq }));
     }
     out.pairs(&[("key", key.to_owned()), ("seq", format!("#{seq}")), ("written by", owner.to_string())])?;
-    out.line(&serde_json::to_string_pretty(&value).unwrap_or_default())
+    out.pretty(&value)
 }
 
 fn value_of(json: Option<&str>) -> Value {

@@ -3,7 +3,10 @@
 //! | module | what |
 //! |---|---|
 //! | `args` | what clap reads |
-//! | `error`, `output`, `progress`, `time` | what a person sees |
+//! | `stop` | signals, for every command |
+//! | `error`, `hint` | what went wrong, and what to do |
+//! | `output`, `stderr`, `escape`, `layout`, `progress`, `time` | what a person and a program see |
+//! | `health` | how a running process is, beside the database |
 //! | `run` | a runtime with the desk, live view, signals |
 //! | `import` | files into candles in a database |
 //! | `sim` | simulated runs, repeated and shrunk |
@@ -14,12 +17,17 @@
 
 pub(crate) mod args;
 mod candles;
+mod config;
 mod db;
 mod dead_letters;
 mod error;
+mod escape;
 mod events;
+mod health;
+mod hint;
 mod import;
 mod journal;
+mod layout;
 mod market;
 mod memory;
 mod output;
@@ -29,6 +37,8 @@ mod risk;
 mod run;
 mod sim;
 mod status;
+pub(crate) mod stderr;
+pub(crate) mod stop;
 mod time;
 mod why;
 mod words;
@@ -41,7 +51,6 @@ use std::{
 
 use atra::{
     Read, SqliteReader,
-    agents::market::money::Money,
     config::Config,
     storage::{StoreError, refuse_half_restored},
 };
@@ -74,14 +83,18 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
         Command::Check(command) => block_on(market::check::check(command, &mut out))?,
         Command::Optimize(args) => block_on(market::optimize::optimize(*args, &mut out))?,
         Command::Risk(command) => block_on(risk::risk(command, &mut out))?,
-        Command::Status(args) => block_on(status::status(&config_of(&args)?, &mut out))?,
-        Command::Journal(JournalCommand::Tail(args)) => block_on(journal::tail(&args, &mut out))?,
+        Command::Status(args) => block_on(status::status(&config_of(&args.db)?, args.check, &mut out))?,
+        Command::Journal(JournalCommand::Tail(args)) => match block_on(journal::tail(&args, &mut out)) {
+            // A signal is how following ends.
+            Err(CliError::Interrupted { .. }) if args.follow => {}
+            done => done?,
+        },
         Command::Journal(JournalCommand::Show(args)) => block_on(journal::show(&args, &mut out))?,
         Command::Why(args) => block_on(why::why(&args, &mut out))?,
         Command::Replay(args) => block_on(replay::replay(&args, &mut out))?,
         Command::Memory(MemoryCommand::Ls { prefix, db }) => block_on(memory::ls(&prefix, &db_of(&db)?, &mut out))?,
         Command::Memory(MemoryCommand::Get { key, at, db }) => {
-            block_on(memory::get(&key, at, &db_of(&db)?, &mut out))?;
+            block_on(memory::get(&key, at.as_ref(), &db_of(&db)?, &mut out))?;
         }
         Command::DeadLetters(DeadLettersCommand::Ls { agent, db }) => {
             block_on(dead_letters::ls(agent.as_deref(), &db_of(&db)?, &mut out))?;
@@ -101,15 +114,32 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
             block_on(db::forget(&team, dry_run, &db_of(&db)?, &mut out))?;
         }
         Command::Db(DbCommand::Vacuum(db)) => block_on(db::vacuum(&db_of(&db)?, &mut out))?,
-        Command::Config(ConfigCommand::Show(db)) => show_config(&db, &mut out)?,
+        Command::Config(ConfigCommand::Show(db)) => config::show(&db, &mut out)?,
+        Command::Config(ConfigCommand::Check(db)) => config::check(&db, &mut out)?,
     }
     out.finish()
 }
 
-/// Runs a short command on this thread; reads of the database have threads of their own.
+/// Runs a command on this thread; reads of the database have threads of their own. A signal ends it where it waits.
 fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    tokio.map_err(|source| CliError::Process { what: "tokio", source })?.block_on(command)
+    let tokio = tokio.map_err(|source| CliError::Process { what: "tokio", source })?;
+    let done = tokio.block_on(async {
+        tokio::select! {
+            // Biased: what is done is done, whatever was asked for meanwhile.
+            biased;
+            done = command => done,
+            () = stop::asked() => Err(interrupted()),
+        }
+    });
+    // What still runs on a thread of its own is of no use any more.
+    tokio.shutdown_background();
+    done
+}
+
+/// The error of a command that a signal ended.
+fn interrupted() -> CliError {
+    CliError::Interrupted { what: "the command was not completed" }
 }
 
 /// The configuration in force, flags included.
@@ -130,10 +160,27 @@ fn db_of(args: &DbArgs) -> Result<PathBuf, CliError> {
 async fn open(db: &Path) -> Result<Arc<dyn Read>, CliError> {
     refuse_folder(db)?;
     refuse_half_restored(db)?;
-    if !db.exists() {
-        return Err(CliError::NoDatabase { path: db.to_owned() });
-    }
+    readable(db).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => CliError::NoDatabase { path: db.to_owned() },
+        _ => CliError::File { path: db.to_owned(), source },
+    })?;
     Ok(SqliteReader::open_read_only(db).await?)
+}
+
+/// Opens a backup for reading.
+async fn open_backup(file: &Path) -> Result<Arc<dyn Read>, CliError> {
+    match open(file).await {
+        Err(CliError::NoDatabase { path }) => Err(CliError::NotFound {
+            what: format!("there is no backup {}", path.display()),
+            next: hint::of_missing(&path).unwrap_or_else(|| "name a file that 'atra db backup' wrote".into()),
+        }),
+        opened => opened,
+    }
+}
+
+/// Whether a file can be opened, with the system's own error: SQLite has one code for all of them.
+fn readable(db: &Path) -> std::io::Result<()> {
+    hint::probe(db)
 }
 
 fn refuse_folder(db: &Path) -> Result<(), CliError> {
@@ -152,7 +199,8 @@ async fn look(db: &Path) -> Result<Option<Arc<dyn Read>>, CliError> {
     if !db.exists() {
         return Ok(None);
     }
-    if let Err(source) = std::fs::OpenOptions::new().append(true).open(db) {
+    let writable = std::fs::OpenOptions::new().append(true).open(db).map(drop).and_then(|()| readable(db));
+    if let Err(source) = writable {
         return Err(CliError::NotWritable { path: db.to_owned(), source });
     }
     match SqliteReader::open_read_only(db).await {
@@ -161,20 +209,4 @@ async fn look(db: &Path) -> Result<Option<Arc<dyn Read>>, CliError> {
         Err(StoreError::Fatal { cause, .. }) if cause.starts_with("it is empty") => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-fn show_config(args: &DbArgs, out: &mut Output) -> Result<(), CliError> {
-    let config = config_of(args)?;
-    let is_unlimited = config.desk.risk.notional_max == Money::MAX;
-    if out.is_json() {
-        let mut value = serde_json::json!(config);
-        if is_unlimited {
-            value["desk"]["risk"]["notional_max"] = serde_json::Value::Null;
-        }
-        return out.json(&value);
-    }
-    let text = toml::to_string(&config).map_err(|error| CliError::Output(std::io::Error::other(error)))?;
-    // The greatest amount is how no limit is written down; a person reads it as a number.
-    let unlimited = format!("notional_max = \"{}\"", Money::MAX);
-    out.line(text.trim_end().replace(&unlimited, "# notional_max: none").trim_end())
 }

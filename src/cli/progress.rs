@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::escape::escaped;
+
 /// A bar that counts bytes.
 pub(crate) fn bytes_bar(message: &str) -> ProgressBar {
     bar(message, "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}")
@@ -37,6 +39,6 @@ fn bar(message: &str, template: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     // A length of 0 would be drawn as done.
     let bar = ProgressBar::no_length().with_style(style);
-    bar.set_message(message.to_owned());
+    bar.set_message(escaped(message).into_owned());
     bar
 }

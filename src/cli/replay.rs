@@ -3,7 +3,7 @@
 //! Reads only, and calls nobody. Exit 0: equal. 3: different; the first difference is shown as it was, as it is, and with
 //! what led to it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use atra::{
     Event, Name, Read, Seq, Team,
@@ -19,8 +19,8 @@ use super::{
     db_of,
     error::CliError,
     events::{EventJson, line},
-    open,
-    output::{Output, Style, grouped, short},
+    open, open_backup,
+    output::{Output, Style, grouped, short, shown},
     progress::events_bar,
     run,
     time::Moment,
@@ -34,12 +34,24 @@ const CONTENT_CHARS: usize = 1_000;
 
 /// Replays what the flags say.
 pub(crate) async fn replay(args: &ReplayArgs, out: &mut Output) -> Result<(), CliError> {
-    let db = open(&db_of(&args.db)?).await?;
+    let path = db_of(&args.db)?;
+    let db = open(&path).await?;
     let team = args.team.as_deref().unwrap_or(TEAM);
     let all = starts(&*db).await?;
     let agents: BTreeSet<Name> = all.iter().flat_map(|start| start.agents.iter().cloned()).collect();
     let teams = teams(args, &db, team, all).await?;
-    let mut replay = Replay::new(db.clone(), teams, agents.clone()).span(args.from.unwrap_or_default(), args.to);
+    let (mut from, mut to) = (Seq::ZERO, None);
+    if let Some(event) = &args.from {
+        from = event.seq(&*db).await?;
+    }
+    if let Some(event) = &args.to {
+        to = Some(event.seq(&*db).await?);
+    }
+    if to.is_some_and(|to| to < from) {
+        let what = format!("the span is empty: --from {from} is after --to {}", to.unwrap_or_default());
+        return Err(CliError::Usage { what, next: "give a --to that is not before --from" });
+    }
+    let mut replay = Replay::new(db.clone(), teams, agents.clone()).span(from, to);
     if let Some(agent) = &args.agent {
         let agent = Name::new(agent)?;
         if !agents.contains(&agent) {
@@ -52,14 +64,14 @@ pub(crate) async fn replay(args: &ReplayArgs, out: &mut Output) -> Result<(), Cl
         replay = replay.agent(agent);
     }
     if let Some(state) = &args.state {
-        replay = replay.state(open(state).await?);
+        replay = replay.state(open_backup(state).await?);
     }
     let bar = events_bar("replaying");
-    bar.set_length(args.to.unwrap_or(db.last_seq().await?).get());
+    bar.set_length(to.unwrap_or(db.last_seq().await?).get());
     let replayed = replay.run(|at| bar.set_position(at.get())).await;
     bar.finish_and_clear();
     let replayed = replayed.map_err(refused)?;
-    tell(&replayed, team, &*db, out).await
+    tell(&replayed, team, &path, &*db, out).await
 }
 
 /// The team as each recorded configuration makes it, or as the one that was named does.
@@ -126,10 +138,10 @@ fn refused(error: ReplayError) -> CliError {
 
 // === what is told ===
 
-async fn tell(replayed: &Replayed, team: &str, db: &dyn Read, out: &mut Output) -> Result<(), CliError> {
+async fn tell(replayed: &Replayed, team: &str, path: &Path, db: &dyn Read, out: &mut Output) -> Result<(), CliError> {
     let Replayed { inputs, turns, events, upto, difference } = replayed;
     let mut answer = json!({
-        "team": team, "upto": upto, "inputs": inputs, "turns": turns, "events": events, "equal": difference.is_none(),
+        "db": shown(path), "team": team, "upto": upto, "inputs": inputs, "turns": turns, "events": events, "equal": difference.is_none(),
     });
     let Some(difference) = difference else {
         if out.is_json() {
@@ -167,7 +179,7 @@ async fn tell(replayed: &Replayed, team: &str, db: &dyn Read, out: &mut Output) 
         out.line("what led to it:")?;
         for (depth, cause) in chain.iter().enumerate() {
             let text = format!("{}{}", "  ".repeat(depth + 1), line(cause, out));
-            out.line(&text)?;
+            out.row(&text)?;
         }
         out.line(&format!("{} events before it are as recorded", grouped(*events)))?;
     }

@@ -13,7 +13,7 @@ use super::{
     config_of,
     error::CliError,
     look,
-    output::Output,
+    output::{Output, shown},
     words::{Say, Word, newest},
 };
 
@@ -24,14 +24,14 @@ pub(crate) enum RiskCommand {
     /// Lets the desk trade again.
     Resume(RiskArgs),
     /// Keeps the parameters that are in force: the optimizer promotes none, until 'atra risk thaw'.
-    Freeze(RiskArgs),
+    Freeze(DbArgs),
     /// Lets the optimizer promote parameters again.
-    Thaw(RiskArgs),
+    Thaw(DbArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RiskArgs {
-    /// Why, for the journal (kill and resume).
+    /// Why, for the journal.
     #[arg(long, default_value = "")]
     reason: String,
     #[command(flatten)]
@@ -43,8 +43,9 @@ pub(crate) async fn risk(command: RiskCommand, out: &mut Output) -> Result<(), C
     let (say, args) = match command {
         RiskCommand::Kill(args) => (Say::Kill, args),
         RiskCommand::Resume(args) => (Say::Resume, args),
-        RiskCommand::Freeze(args) => (Say::Freeze, args),
-        RiskCommand::Thaw(args) => (Say::Thaw, args),
+        // These events have no reason.
+        RiskCommand::Freeze(db) => (Say::Freeze, RiskArgs { reason: String::new(), db }),
+        RiskCommand::Thaw(db) => (Say::Thaw, RiskArgs { reason: String::new(), db }),
     };
     let config = config_of(&args.db)?;
     let Some(db) = look(&config.db).await? else { return Err(CliError::NoDatabase { path: config.db }) };
@@ -68,7 +69,9 @@ pub(crate) async fn risk(command: RiskCommand, out: &mut Output) -> Result<(), C
     };
     let what = say.topic();
     if out.is_json() {
-        return out.json(&json!({ "said": what, "seq": seq, "running": who.starts_with("the running") }));
+        return out.json(
+            &json!({ "db": shown(&config.db), "topic": what, "seq": seq, "running": who.starts_with("the running") }),
+        );
     }
     let seq = seq.map_or_else(|| "an event".into(), |seq| format!("event {seq}"));
     out.line(&format!("{what} is {seq} of the journal; {who}"))

@@ -25,7 +25,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{error::CliError, output::Output};
+use super::{
+    error::CliError,
+    interrupted,
+    output::{Output, grouped, shown},
+    stderr::note,
+    stop,
+};
 
 /// Failures that are told in full.
 const TOLD_MAX: usize = 5;
@@ -34,6 +40,14 @@ const FAULTS_TOLD_MAX: usize = 20;
 const ORDER_NEXT: &str = "give a file that atra sim --order wrote, with the same --seed";
 /// How long a search for a smaller case may take. A minute: what a person waits for.
 const SHRINK_SECONDS: u64 = 60;
+/// The longest. A day.
+const SHRINK_SECONDS_MAX: u64 = 86_400;
+/// A year.
+const MINUTES_MAX: u64 = 525_600;
+/// Virtual hours of ten years.
+const HOURS_MAX: f64 = 87_660.0;
+/// Members of a crowd: more than a machine simulates.
+const AGENTS_MAX: usize = 1_000_000;
 
 #[derive(Debug, Clone, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -56,7 +70,8 @@ pub(crate) enum SimCommand {
         /// The case.
         file: PathBuf,
         /// How long to look, in seconds.
-        #[arg(long, default_value_t = SHRINK_SECONDS, value_name = "SECONDS")]
+        #[arg(long, default_value_t = SHRINK_SECONDS, value_name = "SECONDS",
+              value_parser = clap::value_parser!(u64).range(0..=SHRINK_SECONDS_MAX))]
         within: u64,
     },
 }
@@ -107,8 +122,8 @@ pub(crate) struct SimRun {
     /// Seeds A..B, B not included.
     #[arg(long, value_name = "A..B", conflicts_with = "seed")]
     pub(crate) seeds: Option<String>,
-    /// Goes on with further seeds for so many minutes.
-    #[arg(long, conflicts_with = "seeds")]
+    /// Continue with further seeds for so many minutes; Ctrl-C ends it with the results so far.
+    #[arg(long, conflicts_with_all = ["seeds"], value_parser = clap::value_parser!(u64).range(1..=MINUTES_MAX))]
     pub(crate) minutes: Option<u64>,
     /// Members of the crowd.
     #[arg(long, default_value_t = 20)]
@@ -122,9 +137,9 @@ pub(crate) struct SimRun {
     /// Virtual hours.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) hours: f64,
-    /// Seeds at a time; one a core if not said.
-    #[arg(long)]
-    pub(crate) jobs: Option<usize>,
+    /// Seeds at a time; one per core if not given.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    pub(crate) jobs: Option<u16>,
     /// Which ready task runs next: random (every seed is another order; with faults, one in eight is fifo), fifo (first
     /// woken, first polled), or list:FILE as --order wrote it.
     #[arg(long, default_value = "random", value_name = "random|fifo|list:FILE")]
@@ -145,10 +160,11 @@ pub(crate) struct SimRun {
     #[arg(long)]
     pub(crate) shrink: bool,
     /// How long to look for a smaller case of a failure, in seconds: of the first one, with --shrink of each.
-    #[arg(long, default_value_t = SHRINK_SECONDS, value_name = "SECONDS")]
+    #[arg(long, default_value_t = SHRINK_SECONDS, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(0..=SHRINK_SECONDS_MAX))]
     pub(crate) shrink_within: u64,
     /// Writes every record of the trace to this file; one seed only.
-    #[arg(long, value_name = "FILE", hide = true)]
+    #[arg(long, value_name = "FILE", hide = true, conflicts_with_all = ["seeds", "minutes"])]
     pub(crate) trace: Option<PathBuf>,
 }
 
@@ -158,12 +174,16 @@ impl SimRun {
             what: format!("there is no fault class {name:?}"),
             next: "name classes as docs/simulation.md lists them, or all, or none",
         })?;
-        let is_time = |value: f64| value.is_finite() && value > 0.0;
-        if !is_time(self.hours) || !is_time(self.every) {
+        let is_time = |value: f64, most: f64| value > 0.0 && value <= most;
+        if !is_time(self.hours, HOURS_MAX) || !is_time(self.every, HOURS_MAX * 3_600.0) {
             return Err(CliError::Usage {
-                what: "hours and every must be above 0".into(),
-                next: "give a number above 0",
+                what: format!("--hours {} or --every {} is not above 0 and at most ten years", self.hours, self.every),
+                next: "give numbers such as --hours 1 --every 10",
             });
+        }
+        if self.agents > AGENTS_MAX {
+            let what = format!("--agents {} is more than {AGENTS_MAX}", self.agents);
+            return Err(CliError::Usage { what, next: "give fewer" });
         }
         if self.no_desk && self.agents == 0 {
             return Err(CliError::Usage { what: "nobody is left".into(), next: "give --agents, or keep the desk" });
@@ -201,8 +221,12 @@ impl SimRun {
     }
 }
 
+/// How long a stop may take: as long as a seed, at most.
+const STOP: Duration = Duration::from_secs(30);
+
 /// Does what `atra sim` says.
 pub(crate) fn sim(args: &SimArgs, out: &mut Output) -> Result<(), CliError> {
+    stop::set_deadline(STOP);
     match &args.what {
         Some(SimCommand::Replay { file }) => replay(file, out),
         Some(SimCommand::Shrink { file, within }) => shrink_file(file, Duration::from_secs(*within), out),
@@ -310,9 +334,9 @@ fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
         let case = args.case(verdict.seed)?;
         // The first is always made smaller: it is the one that somebody will look at.
         let within = Duration::from_secs(args.shrink_within);
-        let smaller = if args.shrink || n == 0 { smaller(&case, within)? } else { None };
+        let smaller = if (args.shrink || n == 0) && !stop::is_asked() { smaller(&case, within)? } else { None };
         tell(verdict, &case, smaller.as_ref(), args);
-        if args.shrink {
+        if args.shrink && !stop::is_asked() {
             keep(verdict.seed, smaller)?;
         }
     }
@@ -321,7 +345,7 @@ fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
             out.json(&json!({ "seed": seed, "hash": hash }))?;
         }
     }
-    let differing = if args.check_determinism { differing(args, &sum)? } else { Vec::new() };
+    let differing = if args.check_determinism && !stop::is_asked() { differing(args, &sum)? } else { Vec::new() };
     if out.is_json() {
         out.json(&sum.json(&asked))?;
     } else {
@@ -332,6 +356,8 @@ fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
         return Err(CliError::Verdict { what, next: "look at what that record does differently".into(), code: 2 });
     }
     match sum.failures.first() {
+        // Without an end of its own, a signal is how it ends.
+        None if stop::is_asked() && args.minutes.is_none() => Err(interrupted()),
         None => Ok(()),
         Some(verdict) => Err(CliError::Verdict {
             what: format!("{} of {} seeds failed, the first is {}", sum.failures.len(), sum.seeds, verdict.seed),
@@ -343,7 +369,7 @@ fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
 
 /// Runs the seeds on as many threads as asked for.
 fn run_all(args: &SimRun, from: u64, to: u64) -> Result<Sum, CliError> {
-    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let bar = ProgressBar::new(to.saturating_sub(from));
     let style =
         if args.minutes.is_some() { "{pos} seeds {elapsed} {msg}" } else { "{bar:30} {pos}/{len} seeds {eta} {msg}" };
@@ -358,7 +384,7 @@ fn run_all(args: &SimRun, from: u64, to: u64) -> Result<Sum, CliError> {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed >= to || limit.is_some_and(|limit| began.elapsed() > limit) {
+                    if seed >= to || stop::is_asked() || limit.is_some_and(|limit| began.elapsed() > limit) {
                         return;
                     }
                     let before = cpu(began);
@@ -430,34 +456,34 @@ fn repeat_line(seed: u64, args: &SimRun) -> String {
 
 /// Everything about a failure that somebody needs who was not there.
 fn tell(verdict: &Verdict, case: &Case, smaller: Option<&Case>, args: &SimRun) {
-    eprintln!("seed {}: {}", verdict.seed, verdict.failure.as_deref().unwrap_or_default());
+    note(&format!("seed {}: {}", verdict.seed, verdict.failure.as_deref().unwrap_or_default()));
     for Violation { invariant, key, at_ms, text } in verdict.violations.iter().skip(1) {
-        eprintln!("  then: {invariant} broken for {key:?} after {at_ms} ms: {text}");
+        note(&format!("  then: {invariant} broken for {key:?} after {at_ms} ms: {text}"));
     }
-    eprintln!("  options: {}", verdict.options);
-    eprintln!("  of {}, case {}", build(), case.hash());
+    note(&format!("  options: {}", verdict.options));
+    note(&format!("  of {}, case {}", build(), case.hash()));
     let n_faults = verdict.faults.len();
     let listed = match smaller.map(|case| (&case.faults, case)) {
         Some((FaultPlan::Exactly(list), case)) => {
-            eprintln!("  {} of {n_faults} faults are enough, {}:", list.len(), told_case(case));
+            note(&format!("  {} of {n_faults} faults are enough, {}:", list.len(), told_case(case)));
             list.clone()
         }
         Some((_, case)) => {
-            eprintln!("  none of {n_faults} faults is needed, {}", told_case(case));
+            note(&format!("  none of {n_faults} faults is needed, {}", told_case(case)));
             Vec::new()
         }
         None => {
             let last = n_faults.saturating_sub(FAULTS_TOLD_MAX);
-            eprintln!("  {n_faults} faults, the last of them:");
+            note(&format!("  {n_faults} faults, the last of them:"));
             verdict.faults[last..].to_vec()
         }
     };
     for fault in listed.iter().take(FAULTS_TOLD_MAX) {
-        eprintln!("    {} {}", fault.class.name(), serde_json::to_string(&fault.at).unwrap_or_default());
+        note(&format!("    {} {}", fault.class.name(), serde_json::to_string(&fault.at).unwrap_or_default()));
     }
-    eprintln!("  last events:");
-    verdict.recent.iter().for_each(|line| eprintln!("    {line}"));
-    eprintln!("  {}", repeat_line(verdict.seed, args));
+    note("  last events:");
+    verdict.recent.iter().for_each(|line| note(&format!("    {line}")));
+    note(&format!("  {}", repeat_line(verdict.seed, args)));
 }
 
 fn told_case(case: &Case) -> String {
@@ -476,7 +502,7 @@ fn summary(sum: &Sum, asked: &FaultPlan, out: &mut Output) -> Result<(), CliErro
     let not_applicable = sum.not_applicable().into_iter().map(|(name, reason)| format!("{name}: {reason}"));
     let joined = |told: Vec<String>| if told.is_empty() { "none".into() } else { told.join("; ") };
     out.pairs(&[
-        ("seeds", sum.seeds.to_string()),
+        ("seeds", grouped(sum.seeds)),
         (
             "virtual time",
             format!(
@@ -484,8 +510,8 @@ fn summary(sum: &Sum, asked: &FaultPlan, out: &mut Output) -> Result<(), CliErro
                 hours * 3_600.0 / cpu_s.max(1e-9)
             ),
         ),
-        ("events", sum.events.to_string()),
-        ("polls", sum.polls.to_string()),
+        ("events", grouped(sum.events)),
+        ("polls", grouped(sum.polls)),
         ("faults", list(&sum.faults)),
         ("asked for, not fired", joined(not_fired.collect())),
         ("checks", list(&sum.checks)),
@@ -625,7 +651,7 @@ fn replay(file: &Path, out: &mut Output) -> Result<(), CliError> {
     match sum.failures.first() {
         None => Ok(()),
         Some(verdict) => {
-            verdict.recent.iter().for_each(|line| eprintln!("  {line}"));
+            verdict.recent.iter().for_each(|line| note(&format!("  {line}")));
             let what = verdict.failure.clone().unwrap_or_default();
             Err(CliError::Verdict { what, next: format!("repeat it: atra sim replay {}", file.display()), code: 1 })
         }
@@ -637,8 +663,13 @@ fn shrink_file(file: &Path, within: Duration, out: &mut Output) -> Result<(), Cl
     match smaller(&case, within)? {
         Some(case) => {
             write(file, &case)?;
+            if out.is_json() {
+                return out
+                    .json(&json!({ "file": shown(file), "holds": false, "faults": n_faults(&case), "case": case }));
+            }
             out.line(&format!("{}: {} faults, {}", file.display(), n_faults(&case), told_case(&case)))
         }
+        None if out.is_json() => out.json(&json!({ "file": shown(file), "holds": true })),
         None => out.line("it holds: there is nothing to make smaller"),
     }
 }
@@ -655,6 +686,7 @@ fn smaller(case: &Case, within: Duration) -> Result<Option<Case>, CliError> {
     let told = |trial: usize, best: &Case| {
         bar.set_message(format!("{} faults, {}", n_faults(best), told_case(best)));
         bar.set_position(trial as u64);
+        !stop::is_asked()
     };
     let found = quietly(|| shrink(case, within, told))?;
     bar.finish_and_clear();
@@ -664,14 +696,14 @@ fn smaller(case: &Case, within: Duration) -> Result<Option<Case>, CliError> {
 /// Keeps a smaller case where CI repeats it.
 fn keep(seed: u64, smaller: Option<Case>) -> Result<(), CliError> {
     let Some(case) = smaller else {
-        eprintln!("  seed {seed} did not fail twice in the same way");
+        note(&format!("  seed {seed} did not fail twice in the same way"));
         return Ok(());
     };
     let folder = Path::new("tests/seeds");
     fs::create_dir_all(folder).map_err(|source| CliError::File { path: folder.into(), source })?;
     let file = folder.join(format!("seed-{seed}.json"));
     write(&file, &case)?;
-    eprintln!("  or, smaller: atra sim replay {}", file.display());
+    note(&format!("  or, smaller: atra sim replay {}", file.display()));
     Ok(())
 }
 

@@ -1,36 +1,110 @@
 //! `atra status`: whether a runtime runs on a file, and how far its teams are.
 
-use std::{fs::OpenOptions, path::Path};
+use std::path::Path;
 
 use atra::{
     Filter, Name, Read, Seq, Timestamp,
     bus::Interest,
     config::Config,
-    storage::{FactKind, TeamRow, info},
+    storage::{FactKind, TeamRow, info, owner},
 };
 use serde_json::{Value, json};
 
 use super::{
     candles,
     error::CliError,
-    open,
-    output::{Output, Style, bytes, grouped},
+    health::{self, Degraded, Phase},
+    hint, open,
+    output::{Output, Style, bytes, grouped, shown},
     time::Moment,
 };
 
+/// Exit codes of `--check`, worst last; the first one that is not 0 and is the worst is taken.
+const NOT_RUNNING: u8 = 3;
+const DEGRADED: u8 = 4;
+const TEAM_ENDED: u8 = 5;
+const CRASHED: u8 = 6;
+/// The same for a person.
+pub(crate) const CHECK_HELP: &str = "Exit codes with --check: 0 running and healthy, 1 it cannot be told, 3 not running \
+(or just starting or stopping), 4 running but degraded (disk full, limit of the database reached, suspended, a team \
+restarting), 5 a team failed or is poisoned, 6 the last process did not stop cleanly.";
+
 /// What is known of the runtime on a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Running {
     /// None, and the last one stopped cleanly.
     No,
-    /// This process since then.
-    Yes { process: u64, since: Timestamp },
+    /// This process since then, in a phase of its life; and why it does less than it should.
+    Yes { process: u64, since: Timestamp, phase: Phase, degraded: Option<Degraded> },
     /// None: the last one, of this process number, was killed.
     Killed { process: u64 },
 }
 
-/// Says whether a runtime runs, and how far its teams are.
-pub(crate) async fn status(config: &Config, out: &mut Output) -> Result<(), CliError> {
+impl Running {
+    /// Its process, if one is there.
+    fn process(&self) -> Option<u64> {
+        if let Self::Yes { process, .. } = self { Some(*process) } else { None }
+    }
+
+    fn since(&self) -> Option<Timestamp> {
+        if let Self::Yes { since, .. } = self { Some(*since) } else { None }
+    }
+
+    /// Its phase for a program.
+    fn phase(&self) -> &'static str {
+        match self {
+            Self::No => "stopped",
+            Self::Killed { .. } => "crashed",
+            Self::Yes { phase: Phase::Starting, .. } => "starting",
+            Self::Yes { phase: Phase::Running, .. } => "running",
+            Self::Yes { phase: Phase::Stopping, .. } => "stopping",
+        }
+    }
+
+    /// In one line for a person.
+    fn text(&self) -> (Style, String) {
+        match self {
+            Self::No => (Style::Dim, "not running".into()),
+            Self::Killed { process } => (
+                Style::Red,
+                format!("not running; process {process} did not stop cleanly (nothing acknowledged is lost)"),
+            ),
+            Self::Yes { process, since, degraded, .. } => {
+                let style = if degraded.is_some() { Style::Red } else { Style::Green };
+                let since = Moment(since.millis());
+                (style, format!("{} (process {process} since {since} UTC)", self.phase()))
+            }
+        }
+    }
+}
+
+/// A state in the words of `--check`, worst first, with its exit code.
+fn verdict(running: &Running, degraded: &[Degraded], teams: &[Value]) -> (u8, String) {
+    let is = |team: &&Value, states: &[&str]| states.iter().any(|state| team["state"]["state"] == *state);
+    let of = |team: &Value| {
+        let name = team["team"].as_str().unwrap_or_default();
+        format!("team {name} is {}", team["state"]["state"].as_str().unwrap_or("unknown"))
+    };
+    if let Running::Killed { process } = running {
+        return (CRASHED, format!("process {process} did not stop cleanly"));
+    }
+    if let Some(team) = teams.iter().find(|team| is(team, &["failed", "poisoned"])) {
+        return (TEAM_ENDED, of(team));
+    }
+    if let Running::Yes { phase: Phase::Running, .. } = running {
+        if let Some(degraded) = degraded.first() {
+            return (DEGRADED, degraded.reason.clone());
+        }
+        if let Some(team) = teams.iter().find(|team| is(team, &["restarting"])) {
+            return (DEGRADED, of(team));
+        }
+        return (0, "running and healthy".into());
+    }
+    (NOT_RUNNING, format!("the runtime is {}", running.phase()))
+}
+
+/// Shows whether a runtime is running and each team's progress; with `check` the exit code says how it is.
+pub(crate) async fn status(config: &Config, check: bool, out: &mut Output) -> Result<(), CliError> {
     let path = config.db.as_path();
     let db = open(path).await?;
     let running = running(&*db, path).await?;
@@ -51,21 +125,33 @@ pub(crate) async fn status(config: &Config, out: &mut Output) -> Result<(), CliE
     let held_bytes = info.wal_bytes.saturating_sub(config.storage.wal_bytes_max);
     let used_bytes = info.used_bytes + held_bytes;
     let is_full = limit.is_some_and(|limit| used_bytes >= limit);
+    let team_values: Vec<Value> =
+        teams.iter().zip(&states).map(|(team, state)| team_json(team, state.as_ref(), &running)).collect();
+    let mut degraded = Vec::new();
+    if let Running::Yes { degraded: Some(found), .. } = &running {
+        degraded.push(found.clone());
+    }
+    if is_full && degraded.iter().all(|found| found.kind != "db_full") {
+        let reason = "storage.db_bytes_max is reached: callers are refused".into();
+        degraded.push(Degraded { kind: "db_full".into(), reason, since: None });
+    }
+    let (code, verdict) = verdict(&running, &degraded, &team_values);
     if out.is_json() {
-        let teams: Vec<Value> =
-            teams.iter().zip(&states).map(|(team, state)| team_json(team, state.as_ref(), running)).collect();
         let topics: serde_json::Map<String, Value> =
             topics.iter().map(|(topic, n)| (topic.clone(), json!(n))).collect();
         let series: Vec<_> = series.iter().map(|row| json!({ "series": row.key, "candles": row.candles })).collect();
-        return out.json(&json!({
-            "db": path,
+        out.json(&json!({
+            "db": shown(path),
             "running": matches!(running, Running::Yes { .. }),
+            "phase": running.phase(),
             "clean": !matches!(running, Running::Killed { .. }),
-            "process": if let Running::Yes { process, .. } = running { json!(process) } else { Value::Null },
-            "since": if let Running::Yes { since, .. } = running { json!(since) } else { Value::Null },
+            "healthy": code == 0,
+            "degraded": degraded,
+            "process": running.process(),
+            "since": running.since(),
             "events": info.last_seq,
             "last_event_time": last,
-            "teams": teams,
+            "teams": team_values,
             "topics": topics,
             "dead_letters": dead_letters,
             "series": series,
@@ -75,18 +161,11 @@ pub(crate) async fn status(config: &Config, out: &mut Output) -> Result<(), CliE
             "full": is_full,
             "file_bytes": info.file_bytes,
             "wal_bytes": info.wal_bytes,
-        }));
+        }))?;
+        return checked(check, code, verdict, out);
     }
-    let runtime = match running {
-        Running::Yes { process, since } => {
-            out.paint(Style::Green, &format!("running (process {process} since {} UTC)", Moment(since.millis())))
-        }
-        Running::No => "not running".into(),
-        Running::Killed { process } => out.paint(
-            Style::Red,
-            &format!("not running; process {process} did not stop cleanly (nothing acknowledged is lost)"),
-        ),
-    };
+    let (style, runtime) = running.text();
+    let runtime = out.paint(style, &runtime);
     out.pairs(&[
         ("database", path.display().to_string()),
         ("runtime", runtime),
@@ -95,6 +174,10 @@ pub(crate) async fn status(config: &Config, out: &mut Output) -> Result<(), CliE
         ("dead letters", dead_letters.to_string()),
         ("size", format!("{} and {} of log", bytes(info.file_bytes), bytes(info.wal_bytes))),
     ])?;
+    for Degraded { reason, since, .. } in degraded.iter().filter(|found| found.kind != "db_full") {
+        let since = since.map_or_else(String::new, |since| format!(", since {} UTC", Moment(since.millis())));
+        out.line(&out.paint(Style::Red, &format!("degraded      {reason}{since}")))?;
+    }
     if let Some(limit) = limit {
         let used = format!("{} of {} are in use", bytes(used_bytes), bytes(limit));
         let slowest = info.teams.iter().min_by_key(|team| team.cursor).filter(|team| team.cursor < info.last_seq);
@@ -118,7 +201,7 @@ pub(crate) async fn status(config: &Config, out: &mut Output) -> Result<(), CliE
         out.line(&format!("pruned        up to {}, but for what is needed", grouped(info.floor.get())))?;
     }
     let rows = |(team, state): (&TeamRow, &Option<Value>)| {
-        let state = state_text(state.as_ref(), running);
+        let state = state_text(state.as_ref(), &running);
         vec![team.team.to_string(), team.epoch.to_string(), team.number.to_string(), team.cursor.to_string(), state]
     };
     let rows: Vec<Vec<String>> = teams.iter().zip(&states).map(rows).collect();
@@ -134,11 +217,11 @@ pub(crate) async fn status(config: &Config, out: &mut Output) -> Result<(), CliE
         out.line("")?;
         out.table(&["series", "candles"], &rows)?;
     }
-    Ok(())
+    checked(check, code, verdict, out)
 }
 
 /// The state that a team's fact tells; without one it does what the runtime does.
-fn state_of(state: Option<&Value>, running: Running) -> Value {
+fn state_of(state: Option<&Value>, running: &Running) -> Value {
     match (state, running) {
         (Some(state), _) if state["state"].is_object() => state["state"].clone(),
         (Some(state), _) => state.clone(),
@@ -150,7 +233,7 @@ fn state_of(state: Option<&Value>, running: Running) -> Value {
     }
 }
 
-fn state_text(state: Option<&Value>, running: Running) -> String {
+fn state_text(state: Option<&Value>, running: &Running) -> String {
     let state = state_of(state, running);
     let name = state["state"].as_str().unwrap_or("unknown").to_owned();
     match state["reason"].as_str() {
@@ -159,32 +242,67 @@ fn state_text(state: Option<&Value>, running: Running) -> String {
     }
 }
 
-fn team_json(team: &TeamRow, state: Option<&Value>, running: Running) -> Value {
+fn team_json(team: &TeamRow, state: Option<&Value>, running: &Running) -> Value {
     let mut value = json!(team);
     value["state"] = state_of(state, running);
     value
 }
 
-/// Whether a runtime runs on a file.
-pub(crate) async fn running(db: &dyn Read, path: &Path) -> Result<Running, CliError> {
-    let owner = Name::new("atra").map_err(CliError::Name)?;
-    let Some(fact) = db.fact(FactKind::Meta, &owner, "running").await? else { return Ok(Running::No) };
-    let value: Value = fact.value.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
-    let process = value["process"].as_u64().unwrap_or(0);
-    let since = Timestamp(value["since"].as_i64().unwrap_or(0));
-    Ok(if is_held(path, process) { Running::Yes { process, since } } else { Running::Killed { process } })
+/// The end of the command: with `--check` the exit code says how it is.
+fn checked(check: bool, code: u8, verdict: String, out: &mut Output) -> Result<(), CliError> {
+    out.finish()?;
+    if !check || code == 0 {
+        return Ok(());
+    }
+    let next = match code {
+        NOT_RUNNING | CRASHED => "start it with 'atra run'".into(),
+        TEAM_ENDED => {
+            "see its reason in 'atra status' and the event in 'atra dead-letters ls'; restart when fixed".into()
+        }
+        _ => "see 'atra status'".into(),
+    };
+    Err(CliError::Verdict { what: format!("not healthy: {verdict}"), next, code })
 }
 
-/// Whether a process holds the runtime's lock on the file. Only asked when the file says that one runs: a look at the
-/// lock takes it for a moment, which must not meet a runtime that is just starting.
+/// Whether a runtime runs on a file, and how it is.
+pub(crate) async fn running(db: &dyn Read, path: &Path) -> Result<Running, CliError> {
+    let (mark, health) = (mark(db).await?, health::read(path));
+    // Only asked when something says that one runs: a look at the lock takes it for a moment, which must not meet a runtime
+    // that is just starting.
+    // The file is of the present process, the mark may be of one before it.
+    let known = [health.as_ref().map(|health| health.process), mark.map(|(process, _)| process)];
+    let Some(process) = known.iter().flatten().copied().find(|process| is_held(path, *process)) else {
+        // A file that was left without a mark is of a process that was killed before it changed anything.
+        return Ok(mark.map_or(Running::No, |(process, _)| Running::Killed { process }));
+    };
+    let mark = mark.filter(|(marked, _)| *marked == process);
+    let health = health.filter(|health| health.process == process);
+    let since = mark.map(|(_, since)| since).or(health.as_ref().map(|health| health.since)).unwrap_or_default();
+    let (phase, mut degraded) = health.map_or((Phase::Running, None), |health| (health.phase, health.degraded));
+    if hint::is_suspended(process) {
+        degraded = Some(Degraded { kind: "suspended".into(), reason: hint::of_suspended(process), since: None });
+    }
+    Ok(Running::Yes { process, since, phase, degraded })
+}
+
+/// The mark of a runtime that runs, or did not stop cleanly: its process, and since when.
+pub(crate) async fn mark(db: &dyn Read) -> Result<Option<(u64, Timestamp)>, CliError> {
+    let owner = Name::new("atra").map_err(CliError::Name)?;
+    let Some(fact) = db.fact(FactKind::Meta, &owner, "running").await? else { return Ok(None) };
+    let value: Value = fact.value.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+    Ok(Some((value["process"].as_u64().unwrap_or(0), Timestamp(value["since"].as_i64().unwrap_or(0)))))
+}
+
+/// The process that holds the lock of a database, if one does and its number is known.
+pub(crate) fn owner_process(path: &Path) -> Option<u64> {
+    owner(path).and_then(|owner| owner.process).map(u64::from)
+}
+
+/// Whether a process holds the runtime's lock on the file.
 fn is_held(path: &Path, process: u64) -> bool {
     let proc = Path::new("/proc");
     if proc.join("self").exists() && !proc.join(process.to_string()).exists() {
         return false;
     }
-    let mut lock = path.as_os_str().to_owned();
-    lock.push(".lock");
-    // Read only: a reader may have no right to write.
-    let Ok(file) = OpenOptions::new().read(true).open(lock) else { return false };
-    matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
+    owner(path).is_some()
 }

@@ -87,6 +87,12 @@ impl fmt::Display for Moment {
     }
 }
 
+/// The time of day of a point in time, `12:00:00Z`.
+pub(crate) fn clock(millis: i64) -> String {
+    let second = millis.rem_euclid(DAY) / 1_000;
+    format!("{:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

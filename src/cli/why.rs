@@ -14,7 +14,7 @@ use super::{
     args::WhyArgs,
     db_of,
     error::CliError,
-    events::{EventJson, line, not_there},
+    events::{EventJson, line},
     open,
     output::{Output, Style},
 };
@@ -43,7 +43,7 @@ struct Node {
 /// Tells why an event is there.
 pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError> {
     let db = open(&db_of(&args.db)?).await?;
-    let Some(event) = db.event(args.seq).await? else { return Err(not_there(args.seq, &*db).await?) };
+    let event = args.event.find(&*db).await?;
     let (causes, pruned) = causes(&*db, &event).await?;
     let mut left = EFFECTS_MAX;
     let order = match order_of(&*db, &event).await? {
@@ -68,7 +68,7 @@ pub(crate) async fn why(args: &WhyArgs, out: &mut Output) -> Result<(), CliError
     }
     for (depth, cause) in causes.iter().enumerate() {
         let text = format!("{}{}", "  ".repeat(depth), line(cause, out));
-        out.line(&text)?;
+        out.row(&text)?;
     }
     print(&tree, causes.len(), true, out)?;
     if let Some(order) = order {
@@ -177,7 +177,7 @@ async fn effects(
 fn print(node: &Node, depth: usize, is_asked: bool, out: &mut Output) -> Result<(), CliError> {
     let mark = if is_asked { out.paint(Style::Red, " ← this one") } else { String::new() };
     let text = format!("{}{}{mark}", "  ".repeat(depth), line(&node.committed, out));
-    out.line(&text)?;
+    out.row(&text)?;
     for child in &node.children {
         print(child, depth + 1, false, out)?;
     }

@@ -316,7 +316,7 @@ impl StorageActor {
                 StoreError::Full(_) => {
                     (attempt, n_full) = (0, n_full + 1);
                     self.gauges.set_state(StorageState::Degraded);
-                    warn!(attempt = n_full, pause_ms = pause.as_millis() as u64, %error, "no space, probing until there is");
+                    warn!(attempt = n_full, pause_ms = pause.as_millis() as u64, %error, "disk full: writes paused, retrying");
                     if !self.wait_for_space(pause).await && n_full > 1 {
                         return Ending::Failed(failed(error, was_unknown));
                     }

@@ -277,6 +277,12 @@ pub trait Read: Send + Sync {
     /// [`memory_as_of`](Self::memory_as_of) a smaller one, give [`StoreError::Pruned`].
     async fn floor(&self) -> Result<Seq, StoreError>;
 
+    /// How often the journal was begun again, so that a reader that waits for events notices that their seqs have a new
+    /// meaning. Stays 0 in a store that cannot be begun again.
+    async fn generation(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     /// The last seq before the first event that is at most `span` older than the newest one, by their own times;
     /// events on `sys.` topics do not count, since they have the wall's time. What lies up to it may go, if nobody
     /// needs it.

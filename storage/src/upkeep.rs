@@ -163,7 +163,11 @@ impl StorageActor {
         } else {
             "nothing was acknowledged".into()
         };
-        StoreError::Fatal { path, cause: format!("{cause}; {between} since it was last seen in its place {ago:?} ago") }
+        let ago = ago.as_secs_f64();
+        StoreError::Fatal {
+            path,
+            cause: format!("{cause}; {between} since it was last seen in its place {ago:.1} s ago"),
+        }
     }
 
     /// Begins the log anew when it has grown beyond `bytes_max`.

@@ -17,7 +17,7 @@ impl Folder {
     }
 
     /// A run that goes on until somebody ends it, with something committed.
-    fn running(&self) -> Running {
+    pub(super) fn running(&self) -> Running {
         let slow = ["run", "--config", "desk.toml", "--db", "a.db", "--speed", "400"];
         let mut running = Running::spawn(&mut self.command(&slow));
         running.until(|line| line.contains("candles (") && !line.starts_with("0 candles"));
@@ -413,7 +413,7 @@ fn what_is_slow_is_logged_with_what_it_waited_for() {
     let folder = Folder::with_candles();
     let mut command = folder.command(&["run", "--config", "desk.toml", "--db", "a.db", "--until-idle", "--json"]);
     let done = Running::spawn(command.env("ATRA_STORAGE_SLOW_AFTER_MS", "0")).end().ok();
-    for part in ["commit was slow", "lookups_ms=", "read was slow", "waited_for_connection_ms="] {
+    for part in ["commit was slow", "\"lookups_ms\":", "read was slow", "\"waited_for_connection_ms\":"] {
         assert!(done.err.contains(part), "{part:?} is not in: {}", done.err);
     }
     assert!(

@@ -95,7 +95,23 @@ pub fn html(page: &Page<'_>) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;").replace('"', "&quot;")
+    // Marks that change the order of what is read, and characters without a place in a page.
+    let is_unsafe = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut clean, c| {
+        match c {
+            '&' => clean.push_str("&amp;"),
+            '<' => clean.push_str("&lt;"),
+            '>' => clean.push_str("&gt;"),
+            '\'' => clean.push_str("&#39;"),
+            '"' => clean.push_str("&quot;"),
+            c if is_unsafe(c) => clean.extend(c.escape_unicode()),
+            c => clean.push(c),
+        }
+        clean
+    })
 }
 
 fn percent(share: f64) -> String {

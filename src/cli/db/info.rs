@@ -12,7 +12,7 @@ use crate::cli::{
     candles::{self, Stored},
     error::CliError,
     open,
-    output::{Output, Style, bytes, grouped},
+    output::{Output, Style, bytes, grouped, shown},
 };
 
 /// Says what is in a file, who has it, and what keeps it from becoming smaller.
@@ -31,7 +31,10 @@ pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> 
         };
         let series: Vec<_> = series.iter().map(of).collect();
         let mut value = json!(info);
-        value["path"] = json!(path);
+        if let Some(fields) = value.as_object_mut() {
+            fields.remove("path");
+        }
+        value["db"] = json!(shown(path));
         value["series"] = json!(series);
         value["readers"] = value["log"]["readers"].take();
         value["log"] = json!({ "bytes": info.log.bytes, "pages": info.log.pages, "moved": info.log.moved });
@@ -87,11 +90,11 @@ fn pairs(path: &Path, info: &Info) -> Vec<(&'static str, String)> {
         |team| format!("team {} at {}: what comes after it stays", team.team, grouped(team.cursor.get())),
     );
     vec![
-        ("file", path.display().to_string()),
+        ("database", path.display().to_string()),
         ("size", format!("{}, {} of it free (see 'atra db vacuum')", bytes(info.file_bytes), bytes(free))),
         (
             "log",
-            format!("{}; {} of {} pages are in the file", bytes(log.bytes), grouped(log.moved), grouped(log.pages)),
+            format!("{}; {} of {} WAL pages checkpointed", bytes(log.bytes), grouped(log.moved), grouped(log.pages)),
         ),
         ("schema", format!("{} (this build knows {})", info.schema_version, info.schema_version_known)),
         ("sqlite", info.sqlite_version.clone()),

@@ -14,7 +14,7 @@ use crate::cli::{
     db_of,
     error::CliError,
     open,
-    output::{Output, Style, grouped},
+    output::{Output, Style, counted, grouped, shown},
     progress::events_bar,
 };
 
@@ -25,7 +25,7 @@ pub(crate) async fn prune(args: &PruneArgs, out: &mut Output) -> Result<(), CliE
     let db = open(&path).await?;
     if args.dry_run {
         let plan = plan_prune(&*db, keep).await?;
-        return tell(&plan, plan.upto.max(plan.floor), true, out);
+        return tell(&path, &plan, plan.upto.max(plan.floor), true, out);
     }
     drop(db);
     let bar = events_bar("prune");
@@ -36,7 +36,7 @@ pub(crate) async fn prune(args: &PruneArgs, out: &mut Output) -> Result<(), CliE
     .await;
     bar.finish_and_clear();
     let (plan, floor) = done?;
-    tell(&plan, floor, false, out)
+    tell(&path, &plan, floor, false, out)
 }
 
 /// Drops a team that pins the journal, or says what that would free.
@@ -58,11 +58,12 @@ pub(crate) async fn forget(team: &str, dry_run: bool, path: &Path, out: &mut Out
     if out.is_json() {
         let mut value = json!(plan);
         value["dry_run"] = json!(dry_run);
+        value["db"] = json!(shown(path));
         return out.json(&value);
     }
     let agents: Vec<&str> = plan.agents.iter().map(Name::as_str).collect();
     let (verb, agents) = (if dry_run { "would forget" } else { "forgot" }, agents.join(", "));
-    let text = format!("{verb} team {team} ({agents}) and {} facts of it", grouped(plan.facts));
+    let text = format!("{verb} team {team} ({agents}) and {} of it", counted(plan.facts, "fact"));
     out.line(&out.paint(Style::Bold, &text))?;
     out.line("its events, memory, dead letters and recorded results stay")?;
     let (pinned, freed) = (grouped(plan.pinned.get()), grouped(plan.freed.get()));
@@ -73,9 +74,10 @@ pub(crate) async fn forget(team: &str, dry_run: bool, path: &Path, out: &mut Out
     })
 }
 
-fn tell(plan: &PrunePlan, floor: Seq, dry_run: bool, out: &mut Output) -> Result<(), CliError> {
+fn tell(path: &Path, plan: &PrunePlan, floor: Seq, dry_run: bool, out: &mut Output) -> Result<(), CliError> {
     if out.is_json() {
         return out.json(&json!({
+            "db": shown(path),
             "dry_run": dry_run,
             "floor_before": plan.floor,
             "floor": floor,

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::cli::{
     error::CliError,
-    output::{Output, Style, grouped},
+    output::{Output, Style, counted, grouped},
 };
 
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ pub(crate) struct BacktestArgs {
     #[command(flatten)]
     pub(super) trade: TradeArgs,
     /// Trades every series that there is, on one account; several may also be named with --ticker.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ticker")]
     all: bool,
     /// Runs the seven agents over the same candles too; a trade or a cent of difference is a failure.
     #[arg(long)]
@@ -175,10 +175,12 @@ impl Told<'_> {
             None => out.line("Too few candles for a walk-forward: nothing here is out of sample.")?,
         }
         if is_verified {
-            out.line("\nThe seven agents made the same trades and the same equity to the last digit.")?;
+            out.line("")?;
+            out.line("The seven agents made the same trades and the same equity to the last digit.")?;
         }
+        out.line("")?;
         out.line(
-            "\nFills on paper, at the next open. Parameters chosen by looking at these candles have seen the answers.",
+            "Fills on paper, at the next open. Parameters chosen by looking at these candles have seen the answers.",
         )
     }
 }
@@ -219,12 +221,12 @@ pub(super) fn months(times: &[i64], equity: &[f64], out: &mut Output) -> Result<
 
 /// The figures of a run for a terminal, beside buying and holding.
 pub(super) fn figures(m: &Metrics, buy_and_hold: f64) -> Vec<(&'static str, String)> {
-    let days = m.drawdown_longest_ms as f64 / 86_400_000.0;
+    let days = counted((m.drawdown_longest_ms as f64 / 86_400_000.0).round() as u64, "day");
     vec![
         ("return", format!("{}  net of {:.2} fees", percent(m.return_share), m.fees)),
         ("buy and hold", format!("{}  net of its two fees", percent(buy_and_hold))),
         ("growth a year", maybe(m.cagr, percent)),
-        ("max drawdown", format!("{}  longest {days:.0} days", percent(m.drawdown_max))),
+        ("max drawdown", format!("{}  longest {days}", percent(m.drawdown_max))),
         ("sharpe, sortino", format!("{}, {}", maybe(m.sharpe, number), maybe(m.sortino, number))),
         ("trades", format!("{}  win rate {}", grouped(m.trades), maybe(m.win_rate, percent))),
         ("profit factor", format!("{}  expectancy {}", maybe(m.profit_factor, number), maybe(m.expectancy, number))),

@@ -96,7 +96,7 @@ async fn check_lookahead(args: &LookaheadArgs, out: &mut Output) -> Result<(), C
         let cut = candles.len() * (cuts - index) / cuts;
         lookahead(candles, &whole, cut, |slice| decisions(strategy.clone(), slice))
     };
-    let found: Vec<Difference> = on_all_cores(cuts, find, || bar.inc(1)).into_iter().flatten().collect();
+    let found: Vec<Difference> = on_all_cores(cuts, find, || bar.inc(1))?.into_iter().flatten().collect();
     bar.finish_and_clear();
     let first = found.iter().min_by_key(|difference| (difference.index, difference.cut));
     if out.is_json() {
@@ -138,7 +138,7 @@ async fn check_warm_up(args: &WarmUpArgs, out: &mut Output) -> Result<(), CliErr
         MULTIPLES.iter().map(|n| n * spec.warm_up()).filter(|warm| *warm < candles.len() / 2).collect();
     let bar = runs_bar("starting afresh", tried.len());
     let found: Vec<WarmUp> =
-        on_all_cores(tried.len(), |n| warm_up(candles, || strategy.clone(), tried[n], POINTS), || bar.inc(1));
+        on_all_cores(tried.len(), |n| warm_up(candles, || strategy.clone(), tried[n], POINTS), || bar.inc(1))?;
     bar.finish_and_clear();
     let enough = found.iter().position(|row| row.equal < row.points).map_or(found.first(), |_| {
         // From the last that differs on.

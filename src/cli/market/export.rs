@@ -19,9 +19,16 @@ use atra::{
     bus::{EventType, Interest, Seq},
 };
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
 
 use super::{SeriesArgs, parameters, usage, write};
-use crate::cli::{args::DbArgs, candles, config_of, db_of, error::CliError, open, output::Output};
+use crate::cli::{
+    args::DbArgs,
+    candles, config_of, db_of,
+    error::CliError,
+    open,
+    output::{Output, shown},
+};
 
 /// Events read at once.
 const PAGE_EVENTS: usize = 8_192;
@@ -76,6 +83,28 @@ pub(crate) enum TableFormat {
     Parquet,
 }
 
+impl ToArgs {
+    /// The file, if it is not standard output.
+    fn file(&self) -> Option<&Path> {
+        self.out.as_deref().filter(|path| *path != Path::new("-"))
+    }
+
+    /// The format that flag and name say; none if neither does.
+    fn format(&self, json: bool) -> Result<Option<TableFormat>, CliError> {
+        let named = self.file().map(by_name).transpose()?.flatten();
+        let contradiction = |what: String| Err(CliError::Usage { what, next: "leave one of them out" });
+        match (self.format, named) {
+            (Some(format), Some(named)) if format != named => contradiction(
+                format!("--format {format:?} and the name of the file contradict each other").to_lowercase(),
+            ),
+            (Some(format), _) if json && self.file().is_none() && format != TableFormat::Json => {
+                contradiction(format!("--json and --format {format:?} contradict each other").to_lowercase())
+            }
+            (format, named) => Ok(format.or(named)),
+        }
+    }
+}
+
 /// Exports what is asked for.
 pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(), CliError> {
     let (ExportCommand::Candles { to, .. }
@@ -83,10 +112,7 @@ pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(
     | ExportCommand::Equity { to, .. }
     | ExportCommand::Signals { to, .. }) = &command;
     // Before anything is read.
-    let named = match (to.format, &to.out) {
-        (None, Some(path)) => by_name(path)?,
-        (format, _) => format,
-    };
+    let named = to.format(out.is_json())?;
     let (table, to) = match command {
         ExportCommand::Candles { series, to } => {
             let loaded = series.load().await?;
@@ -98,8 +124,11 @@ pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(
     };
     let format = named.unwrap_or(if out.is_json() { TableFormat::Json } else { TableFormat::Csv });
     let bytes = bytes_of(&table, format)?;
-    match to.out.filter(|path| path != Path::new("-")) {
-        Some(path) => write(&path, &bytes),
+    match to.file() {
+        Some(path) => {
+            write(path, &bytes)?;
+            if out.is_json() { out.json(&json!({ "file": shown(path), "bytes": bytes.len() })) } else { Ok(()) }
+        }
         None => {
             out.finish()?;
             std::io::stdout().write_all(&bytes).map_err(CliError::Output)

@@ -13,12 +13,12 @@ use crate::cli::{error::CliError, output::Output};
 pub(crate) struct IndicatorsArgs {
     #[command(flatten)]
     series: SeriesArgs,
-    /// An indicator with its parameters, such as sma:20 or macd:12,26,9; may be given again.
+    /// An indicator with its parameters, such as sma:20 or macd:12,26,9; repeatable.
     #[arg(long, required = true, value_name = "NAME:PARAMETERS")]
     indicator: Vec<IndicatorSpec>,
-    /// How it is written.
-    #[arg(long, value_enum, default_value = "csv")]
-    format: TextFormat,
+    /// How it is written [default: csv, with --json json].
+    #[arg(long, value_enum)]
+    format: Option<TextFormat>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,9 +30,13 @@ enum TextFormat {
 /// Prints the candles' times and closes with the indicators' lines. A value that is not ready is empty, or `null`. What lies
 /// before `--from` is taken in and not printed: a value does not depend on where the table begins.
 pub(crate) async fn indicators(args: IndicatorsArgs, out: &mut Output) -> Result<(), CliError> {
+    if out.is_json() && args.format == Some(TextFormat::Csv) {
+        let what = "--json and --format csv contradict each other".into();
+        return Err(CliError::Usage { what, next: "leave one of them out" });
+    }
     let (loaded, n_past) = args.series.load_with_past().await?;
     let table = table(&loaded, n_past, &args.indicator);
-    let is_json = out.is_json() || args.format == TextFormat::Json;
+    let is_json = out.is_json() || args.format == Some(TextFormat::Json);
     out.text(&if is_json { table.json_lines() } else { table.csv() })
 }
 

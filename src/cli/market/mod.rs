@@ -43,7 +43,7 @@ use super::{
     candles::{self, Stored},
     db_of,
     error::CliError,
-    open,
+    interrupted, open, stop,
     time::Moment,
 };
 
@@ -132,7 +132,7 @@ impl SeriesArgs {
 
 fn several_are_meant(chosen: &[Stored]) -> CliError {
     let names: Vec<String> = chosen.iter().take(8).map(|row| row.key.to_string()).collect();
-    let what = format!("{} series are meant: {}", chosen.len(), names.join(", "));
+    let what = format!("the selection matches {} series: {}", chosen.len(), names.join(", "));
     let next = "name one with --ticker and --interval; 'atra backtest --all' trades them on one account";
     CliError::Usage { what, next }
 }
@@ -143,7 +143,7 @@ pub(crate) struct StrategyArgs {
     /// sma-cross, ema-cross, rsi-reversion, bollinger, donchian, macd-adx or buy-and-hold.
     #[arg(long, default_value = "sma-cross")]
     strategy: String,
-    /// A parameter that differs from the usual one, such as fast=10; may be given again.
+    /// A parameter that differs from the usual one, such as fast=10; repeatable.
     #[arg(long = "set", value_name = "NAME=VALUE")]
     set: Vec<String>,
     /// Allows the strategy to go short.
@@ -261,8 +261,16 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     std::fs::write(path, bytes).map_err(|source| CliError::Unwritten { path: path.to_owned(), source })
 }
 
-/// Does `work` for every index below `n` on all cores and gives the results in order. `done` is told after each.
-pub(crate) fn on_all_cores<T: Send>(n: usize, work: impl Fn(usize) -> T + Sync, done: impl Fn() + Sync) -> Vec<T> {
+/// Does `work` for every index below `n` on all cores and gives the results in order. `done` is called after each. A signal
+/// ends it after what is being done.
+///
+/// # Errors
+/// [`CliError::Interrupted`].
+pub(crate) fn on_all_cores<T: Send>(
+    n: usize,
+    work: impl Fn(usize) -> T + Sync,
+    done: impl Fn() + Sync,
+) -> Result<Vec<T>, CliError> {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(n.max(1));
@@ -273,7 +281,7 @@ pub(crate) fn on_all_cores<T: Send>(n: usize, work: impl Fn(usize) -> T + Sync, 
             let mut own = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= n {
+                if index >= n || stop::is_asked() {
                     return own;
                 }
                 own.push((index, work(index)));
@@ -284,8 +292,11 @@ pub(crate) fn on_all_cores<T: Send>(n: usize, work: impl Fn(usize) -> T + Sync, 
         let joined = workers.into_iter().map(|worker| worker.join());
         joined.flat_map(|own| own.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
+    if results.len() < n {
+        return Err(interrupted());
+    }
     results.sort_unstable_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
+    Ok(results.into_iter().map(|(_, result)| result).collect())
 }
 
 #[cfg(test)]
@@ -302,7 +313,8 @@ mod tests {
 
     #[test]
     fn results_of_all_cores_are_in_order() {
-        assert_eq!(on_all_cores(1_000, |n| n * n, || {}), (0..1_000).map(|n| n * n).collect::<Vec<_>>());
-        assert!(on_all_cores(0, |n| n, || {}).is_empty());
+        let squares = on_all_cores(1_000, |n| n * n, || {}).expect("no signal");
+        assert_eq!(squares, (0..1_000).map(|n| n * n).collect::<Vec<_>>());
+        assert!(on_all_cores(0, |n| n, || {}).expect("no signal").is_empty());
     }
 }

@@ -31,14 +31,14 @@ pub(crate) struct OptimizeArgs {
     strategy: StrategyArgs,
     #[command(flatten)]
     trade: TradeArgs,
-    /// Values of a parameter: fast=5,10,20 or slow=20..200:20; may be given again.
+    /// Values of a parameter: fast=5,10,20 or slow=20..200:20; repeatable.
     #[arg(long, value_name = "NAME=VALUES")]
     grid: Vec<Axis>,
     /// Draws so many candidates at random out of the grid instead of taking all.
     #[arg(long, value_name = "N")]
     random: Option<usize>,
     /// What the draws follow from.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, requires = "random", default_value_t = 1)]
     seed: u64,
     /// By what candidates are compared.
     #[arg(long, value_enum, default_value = "sharpe")]
@@ -47,7 +47,7 @@ pub(crate) struct OptimizeArgs {
     #[arg(long, allow_negative_numbers = true, default_value_t = 0.7, value_name = "SHARE")]
     train: f64,
     /// Re-fits every six hours of the candles' time instead, as the optimizer agent does: pairs of averages only.
-    #[arg(long, conflicts_with_all = ["random", "goal"])]
+    #[arg(long, conflicts_with_all = ["random", "goal", "train"])]
     walk_forward: bool,
 }
 
@@ -99,7 +99,7 @@ pub(crate) async fn optimize(args: OptimizeArgs, out: &mut Output) -> Result<(),
     let split = (loaded.candles.len() as f64 * args.train) as usize;
     let bar = runs_bar("trying", specs.len());
     let work = |index: usize| search::try_one(&loaded.candles, split, specs[index], &options);
-    let tried: Result<Vec<Tried>, MoneyError> = on_all_cores(specs.len(), work, || bar.inc(1)).into_iter().collect();
+    let tried: Result<Vec<Tried>, MoneyError> = on_all_cores(specs.len(), work, || bar.inc(1))?.into_iter().collect();
     bar.finish_and_clear();
     let mut tried = tried.map_err(|error| usage(&error))?;
     let goal = Goal::from(args.goal);
@@ -157,11 +157,33 @@ fn tell(
         ),
         ("candidates that made money", percent(found.test_winners)),
     ])?;
-    out.line("\nThe more candidates are tried, the better the best of them looks where it was chosen, by luck alone.")
+    out.line("")?;
+    out.line("The more candidates are tried, the better the best of them looks where it was chosen, by luck alone.")
+}
+
+/// Fails if a flag was given that the walk-forward does not use: what is accepted has an effect.
+fn refuse_ignored(args: &OptimizeArgs) -> Result<(), CliError> {
+    let TradeArgs { slippage_bps, stop_loss, take_profit, .. } = args.trade;
+    let ignored = [
+        ("--short", args.strategy.short),
+        ("--set", !args.strategy.set.is_empty()),
+        ("--slippage-bps", slippage_bps > 0),
+        ("--stop-loss", stop_loss > 0),
+        ("--take-profit", take_profit > 0),
+    ];
+    match ignored.iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            let what =
+                format!("the walk-forward does not use {flag}: it knows pairs of averages, long or flat, and the fee");
+            Err(CliError::Usage { what, next: "leave it out, or search without --walk-forward" })
+        }
+    }
 }
 
 /// The walk-forward of the optimizer agent, over the whole history at once.
 fn walk(args: &OptimizeArgs, base: StrategySpec, loaded: &Loaded, out: &mut Output) -> Result<(), CliError> {
+    refuse_ignored(args)?;
     let options = args.trade.options(loaded.scale)?;
     let mut config = walk_config(loaded, &options);
     if !matches!(base, StrategySpec::SmaCross { .. }) {

@@ -71,7 +71,8 @@ pub(super) fn newest_trades(
     if rows.is_empty() {
         return Ok(());
     }
-    out.line(&format!("\nThe newest {} of {n_trades} trades", rows.len()))?;
+    out.line("")?;
+    out.line(&format!("The newest {} of {n_trades} trades", rows.len()))?;
     out.table(&["series", "entry", "exit", "size", "at", "out at", "profit", "return"], &rows)
 }
 

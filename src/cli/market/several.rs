@@ -45,7 +45,7 @@ pub(super) async fn run(
         let expected = Expected { trades: done.trades.clone(), equity: done.final_equity, metrics: &done.metrics };
         verify(loaded, spec, &args.trade, &expected).await?;
     }
-    let walks = on_all_cores(loaded.len(), |n| walk_of(&loaded[n], &options[n]), || {});
+    let walks = on_all_cores(loaded.len(), |n| walk_of(&loaded[n], &options[n]), || {})?;
     let told = Told { loaded, parts: &parts, spec, options: &options[0], done: &done, walks: &walks };
     if let Some(path) = &args.trades {
         export::write_table(&told.trades(), path)?;
@@ -184,9 +184,11 @@ impl Told<'_> {
         out.table(&["series", "candles", "trades", "wins", "profit", "fees", "buy and hold"], &rows)?;
         self.out_of_sample(out)?;
         if is_verified {
-            out.line("\nThe seven agents made the same trades and the same equity to the last digit.")?;
+            out.line("")?;
+            out.line("The seven agents made the same trades and the same equity to the last digit.")?;
         }
-        out.line("\nEach series may take its equal part of the equity. Fills on paper, at the next open.")
+        out.line("")?;
+        out.line("Each series may take its equal part of the equity. Fills on paper, at the next open.")
     }
 
     /// The walk-forward of each series by itself, and equal parts of all.

@@ -47,6 +47,11 @@ impl Begun {
         Ok(Self(of_desk.map(|mut started| started["config"].take()).filter(Value::is_object).collect()))
     }
 
+    /// Whether the last start was on a simulated market.
+    pub(super) fn is_simulated(&self) -> bool {
+        self.0.first().is_some_and(is_simulated)
+    }
+
     /// Fails if `config` differs from the last start where it must not.
     pub(super) fn check(&self, config: &Config) -> Result<(), CliError> {
         let Some(old) = self.0.first() else { return Ok(()) };
@@ -88,15 +93,17 @@ fn as_stored(config: &Config) -> Value {
     serde_json::from_str(&text).unwrap_or_default()
 }
 
+/// Whether a recorded configuration is of a simulated market.
+fn is_simulated(config: &Value) -> bool {
+    let series = config["desk"]["series"].as_array();
+    series.is_some_and(|all| {
+        all.iter().all(|name| name.as_str().and_then(|name| name.split('.').next()) == Some(SIMULATED_TICKER))
+    })
+}
+
 /// Each binding setting that differs, with what it was and is. One that an older build did not know is passed over.
 fn differing(old: &Value, new: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    let is_simulated = |config: &Value| {
-        let series = config["desk"]["series"].as_array();
-        series.is_some_and(|all| {
-            all.iter().all(|name| name.as_str().and_then(|name| name.split('.').next()) == Some(SIMULATED_TICKER))
-        })
-    };
     // One account cannot hold invented and real candles, and its result would be called by the name of the real ones.
     let market = |config: &Value| if is_simulated(config) { "simulated" } else { "of candles" };
     if market(old) != market(new) {

@@ -7,13 +7,16 @@ use std::{fmt::Write as _, io::IsTerminal};
 use atra::runtime::Metric;
 use serde_json::{Map, Value, json};
 
+use crate::cli::stderr::{json_line, note};
+
 /// Tells them.
 pub(super) fn tell(figures: &[Metric], json: bool) {
     if json || !std::io::stderr().is_terminal() {
-        eprintln!("{}", as_json(figures));
+        json_line(&as_json(figures));
     } else {
-        // On a line of its own: the one that renews itself has no end.
-        eprint!("\n{}", as_table(figures));
+        // On lines of their own: the one that renews itself has no end.
+        note("");
+        as_table(figures).lines().for_each(note);
     }
 }
 

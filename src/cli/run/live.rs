@@ -23,8 +23,11 @@ use tokio::{
 
 use super::phrase::{Scales, amount};
 use crate::cli::{
-    output::{grouped, short},
-    time::Moment,
+    escape::escaped,
+    layout::cut,
+    output::{columns, grouped, short},
+    stderr::note,
+    time::{Moment, clock},
 };
 
 /// How often the figures are renewed. A second: a person reads no faster.
@@ -64,14 +67,14 @@ impl Live {
         is_killed: bool,
     ) -> Self {
         if is_killed {
-            eprintln!("atra: the last run did not stop cleanly; nothing acknowledged is lost");
+            note("atra: the last run did not stop cleanly; nothing acknowledged is lost");
         }
         if json {
             return Self(None);
         }
         let resumed =
             if before > Seq::ZERO { format!(", goes on after event {}", grouped(before.get())) } else { String::new() };
-        eprintln!("atra: seven agents on {what} into {}{resumed}; Ctrl-C drains and reports", config.db.display());
+        note(&format!("atra: seven agents on {what} into {}{resumed}; Ctrl-C drains and reports", config.db.display()));
         let (stop, stopped) = oneshot::channel();
         let view = View::new(runtime.clone(), before, config.desk.lot_decimals);
         let task = SystemEnv::new().spawn("live view", Box::pin(view.run(stopped)));
@@ -187,9 +190,11 @@ impl View {
             return;
         }
         self.lines_left = self.lines_left.saturating_sub(1);
+        // The time of the line first, as in the log; the market's time is part of what is said.
+        let now = clock(SystemEnv::new().now().millis());
         let time = Moment(event.time.millis()).to_string();
         let said = self.scales.phrase(event).unwrap_or_else(|| told(event));
-        let text = format!("{time}  {:<22} {}", event.topic.as_str(), short(&said, 120));
+        let text = format!("{now}  {:<22} {}  (market time {time})", event.topic.as_str(), short(&said, 120));
         self.say(&text);
     }
 
@@ -214,12 +219,16 @@ impl View {
             grouped(self.fills),
             states.join(", ")
         );
-        if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.set_message(text) }
+        if self.bar.is_hidden() { note(&text) } else { self.bar.set_message(escaped(&text).into_owned()) }
     }
 
     /// A line that stays, above the one that renews itself.
     fn say(&self, text: &str) {
-        if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.println(text) }
+        if self.bar.is_hidden() {
+            note(text);
+        } else {
+            self.bar.println(cut(&escaped(text), columns(&console::Term::stderr())));
+        }
     }
 }
 

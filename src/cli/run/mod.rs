@@ -2,19 +2,19 @@
 //!
 //! A file with candles is replayed and gone on with; one without gets a simulated market. Standard error shows what
 //! happens, standard output gets the report. The first signal drains: sources stop, the team finishes what it began,
-//! storage flushes and checkpoints. The second ends the process at once; even that loses nothing acknowledged.
+//! storage flushes and checkpoints, and the report is made if the deadline leaves time for it. What signals do is in
+//! [`stop`](crate::cli::stop); nothing that ends a process loses what was acknowledged.
 
 mod begun;
 mod figures;
 mod live;
 mod phrase;
 mod report;
-mod signals;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use atra::{
-    Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, RuntimeError, SqliteStore, Team, TeamState,
+    Clock, MemoryStore, Query, Read, Runtime, RuntimeBuilder, RuntimeError, Seq, SqliteStore, Team, TeamState,
     agents::{
         CandleSource, DeskConfig, OptimizerConfig, SIMULATED_FROM, desk,
         desk::limits_for,
@@ -23,22 +23,22 @@ use atra::{
     config::Config,
     storage::Store,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-use self::{
-    begun::Begun,
-    live::Live,
-    report::Finished,
-    signals::{Asked, Signals},
-};
+use self::{begun::Begun, live::Live, report::Finished};
 use super::{
     args::{RunArgs, Speed},
     candles, config_of,
     error::CliError,
+    health::{HealthFile, Phase},
+    hint,
     import::prepare_folder,
-    look,
-    status::{Running, running},
+    interrupted, look,
+    output::{Output, shown},
+    status::mark,
+    stderr::note,
+    stop,
     time::Moment,
     words,
 };
@@ -49,10 +49,6 @@ const PORTFOLIO: &str = "portfolio";
 /// The ticker of the simulated market, so that nobody takes it for a real one.
 pub(super) const SIMULATED_TICKER: &str = "SIM";
 const SIMULATED_INTERVAL_MS: i64 = 900_000;
-/// Two signals within this time are one: `timeout` and shells send to the process and to its group. 50 ms: no person
-/// asks twice so fast.
-const SAME_SIGNAL: Duration = Duration::from_millis(50);
-
 /// How long the last report is waited for. 5 s: it is there in milliseconds, or something is in its way that the stop
 /// should have its time for.
 const REPORT_MAX: Duration = Duration::from_secs(5);
@@ -61,12 +57,17 @@ const REPORT_MAX: Duration = Duration::from_secs(5);
 pub(crate) fn run(args: &RunArgs, json: bool) -> Result<(), CliError> {
     let mut config = config_of(&args.db)?;
     merge(&mut config, args);
+    check_span(&config)?;
+    config.validate()?;
     let mut tokio = tokio::runtime::Builder::new_multi_thread();
     if config.runtime.threads > 0 {
         tokio.worker_threads(config.runtime.threads);
     }
     let tokio = tokio.enable_all().build().map_err(|source| CliError::Process { what: "tokio", source })?;
-    tokio.block_on(desk_on_file(config, args, json))
+    let done = tokio.block_on(desk_on_file(config, args, json));
+    // What still runs on a thread of its own is of no use any more.
+    tokio.shutdown_background();
+    done
 }
 
 /// Flags win over everything else.
@@ -86,6 +87,16 @@ fn merge(config: &mut Config, args: &RunArgs) {
     }
 }
 
+fn check_span(config: &Config) -> Result<(), CliError> {
+    match (config.desk.from, config.desk.to) {
+        (Some(from), Some(to)) if from >= to => {
+            let what = format!("the span is empty: from {} is not before to {}", Moment(from), Moment(to));
+            Err(CliError::Usage { what, next: "give a --to that is later than --from" })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What the desk runs on.
 struct Market {
     source: CandleSource,
@@ -97,52 +108,131 @@ struct Market {
     seed: Option<u64>,
 }
 
-async fn desk_on_file(mut config: Config, args: &RunArgs, json: bool) -> Result<(), CliError> {
+/// A desk that was started.
+struct Started {
+    runtime: Runtime,
+    config: Config,
+    health: HealthFile,
+    market: Market,
+    /// The last seq before.
+    before: Seq,
+    is_killed: bool,
+    besides: Option<String>,
+}
+
+async fn desk_on_file(config: Config, args: &RunArgs, json: bool) -> Result<(), CliError> {
     let began = Instant::now();
-    // Listened to from here on, so that a signal during the start is not lost.
-    let mut signals = Signals::listen()?;
-    let mut asked = Asked::listen()?;
-    let besides = check(&config, args).await?;
-    prepare_folder(&config)?;
-    let mut store = SqliteStore::open(config.storage.sqlite(&config.db)).await?;
-    let reader = store.reader();
-    let market = market(&mut config, args, &reader).await?;
-    let Market { source, what, name, seed } = market;
-    let team = team(&config, source).await?;
-    if args.fresh {
-        store.forget_runs().await?;
-    }
-    let before = reader.last_seq().await?;
-    // This process holds the lock by now: a mark that is still there was left by one that died.
-    let is_killed = running(&*reader, &config.db).await? != Running::No;
-    let in_force = serde_json::to_value(&config).unwrap_or_default();
-    let builder = RuntimeBuilder::new(store).storage(config.storage.options()).level(config.storage.level);
-    let runtime = builder.config(in_force).team(team).start().await?;
+    stop::set_deadline(config.runtime.stop_deadline());
+    let path = config.db.clone();
+    let Started { runtime, config, mut health, market: Market { what, name, seed, .. }, before, is_killed, besides } =
+        match start(config, args).await {
+            Ok(started) => started,
+            Err(CliError::Interrupted { .. }) => return stopped_before_start(&path, json),
+            Err(error) => return Err(error),
+        };
     if let Some(besides) = besides {
-        eprintln!("atra: the journal also holds {besides}; totals are of the whole file; --fresh begins anew");
+        note(&format!("atra: the journal also holds {besides}; totals are of the whole file; --fresh begins again"));
     }
     if let Some(seed) = seed.filter(|_| json || args.db.db.is_some()) {
-        eprintln!("atra: {} has no candles: this is a simulated market, seed {seed}", config.db.display());
+        note(&format!("atra: {} has no candles: this is a simulated market, seed {seed}", config.db.display()));
     }
     let live = Live::start(&runtime, &what, &config, before, json, is_killed);
-    let ending = until_end(&runtime, args.until_idle, &mut signals, &mut asked, json);
     let mut ended = tokio::select! {
         // Biased: the end first.
         biased;
-        ended = ending => ended,
+        ended = until_end(&runtime, args.until_idle, json) => ended,
         () = words::listen(&runtime, &config.db) => Ended::Signal,
+        () = health.follow(&runtime) => Ended::Signal,
     };
-    let (figures, turns) = stop(&runtime, live, &config, &mut signals, json).await?;
+    health.enter(Phase::Stopping);
+    let (figures, turns) = stop(&runtime, live, &config, &mut health, json).await?;
     // It may have given up while it drained.
     let gave_up = |state: &TeamState| matches!(state, TeamState::Failed { .. } | TeamState::Poisoned { .. });
     if let Some(team) = runtime.status().into_iter().find(|team| gave_up(&team.state)) {
         ended = Ended::Team(team.state);
     }
     drop(runtime);
+    // The database is free from here on; the report only reads.
+    drop(health);
     let chooses_after = chooses_after(&config.desk);
     let finished = Finished { figures, turns, before, began, ended: &ended, market: &name, seed, chooses_after };
-    finished.tell(&config.db, json).await?;
+    let is_told = tokio::select! {
+        // Biased: a report that is done is printed.
+        biased;
+        told = finished.tell(&config.db, json) => told.map(|()| true)?,
+        () = stop::time_is_up() => false,
+    };
+    if !is_told {
+        note("atra: stopped cleanly; the report was left out: it would take longer than runtime.stop_deadline_ms");
+        if json {
+            let mut out = Output::new(json);
+            out.json(&json!({ "db": shown(&config.db), "ended": ended.name(), "turns": turns, "report": null }))?;
+            out.finish()?;
+        }
+    }
     ended.into_result()
+}
+
+/// Opens the database and starts the desk. A signal ends it where it waits, except that a runtime that has begun to start
+/// may come to the end of that within the deadline, so that it can be stopped cleanly.
+async fn start(config: Config, args: &RunArgs) -> Result<Started, CliError> {
+    let prepared = tokio::select! {
+        // Biased: a signal is obeyed however fast the work is.
+        biased;
+        () = stop::asked() => return Err(interrupted()),
+        prepared = prepare(config, args) => prepared?,
+    };
+    let Prepared { store, team, config, mut health, market, before, is_killed, besides } = prepared;
+    let in_force = serde_json::to_value(&config).unwrap_or_default();
+    let builder = RuntimeBuilder::new(store).storage(config.storage.options()).level(config.storage.level);
+    let runtime = tokio::select! {
+        // Biased: what has started is stopped the usual way.
+        biased;
+        runtime = builder.config(in_force).team(team).start() => runtime?,
+        () = stop::time_is_up() => return Err(interrupted()),
+    };
+    health.enter(Phase::Running);
+    Ok(Started { runtime, config, health, market, before, is_killed, besides })
+}
+
+/// What a start needs.
+struct Prepared {
+    store: SqliteStore,
+    team: Team,
+    config: Config,
+    health: HealthFile,
+    market: Market,
+    before: Seq,
+    is_killed: bool,
+    besides: Option<String>,
+}
+
+async fn prepare(mut config: Config, args: &RunArgs) -> Result<Prepared, CliError> {
+    let besides = check(&config, args).await?;
+    prepare_folder(&config)?;
+    let mut store = SqliteStore::open(config.storage.sqlite(&config.db)).await?;
+    let health = HealthFile::create(&config.db);
+    let reader = store.reader();
+    let market = market(&mut config, args, &reader).await?;
+    let team = team(&config, market.source.clone()).await?;
+    if args.fresh {
+        store.forget_runs().await?;
+    }
+    let before = reader.last_seq().await?;
+    // This process holds the lock by now: a mark that is still there was left by one that died.
+    let is_killed = mark(&*reader).await?.is_some();
+    Ok(Prepared { store, team, config, health, market, before, is_killed, besides })
+}
+
+/// The end of a run that a signal ended before it began.
+fn stopped_before_start(db: &Path, json: bool) -> Result<(), CliError> {
+    if json {
+        let mut out = Output::new(json);
+        out.json(&json!({ "db": shown(db), "ended": "signal", "started": false }))?;
+        return out.finish();
+    }
+    note("atra: stopped before the desk had started");
+    Ok(())
 }
 
 /// Candles of a series that the optimizer needs before it can choose; `None` if the strategy is fixed.
@@ -155,33 +245,37 @@ fn chooses_after(desk: &DeskConfig) -> Option<usize> {
 /// Tries everything that can be wrong while nothing is opened for writing: a refused start leaves no file that was not
 /// there. Gives what the journal holds besides what is wanted now.
 async fn check(config: &Config, args: &RunArgs) -> Result<Option<String>, CliError> {
-    if let (Some(from), Some(to)) = (config.desk.from, config.desk.to)
-        && from >= to
-    {
-        let what = format!("the span is empty: from {} is not before to {}", Moment(from), Moment(to));
-        return Err(CliError::Usage { what, next: "give a --to that is later than --from" });
-    }
-    let db = look(&config.db).await?.unwrap_or_else(|| MemoryStore::new().reader());
+    let found = look(&config.db).await?;
+    let is_there = found.is_some();
+    let db = found.unwrap_or_else(|| MemoryStore::new().reader());
     refuse_strangers(config, &*db).await?;
-    // Whoever names a file and wants an end means candles that should be there.
-    if args.until_idle && args.db.db.is_some() && !config.db.exists() {
-        return Err(CliError::NotFound {
-            what: format!("there is no database {}", config.db.display()),
-            next: "import candles first, or leave --db away for the simulated market".into(),
-        });
-    }
+    let begun = Begun::read(&*db).await?;
     let mut config = config.clone();
     let market = market(&mut config, args, &db).await?;
-    if market.seed.is_none() {
-        has_candles(&config, &*db).await?;
+    match market.seed {
+        None if args.demo => {
+            let what = format!("{} has candles, so there is nothing to simulate", config.db.display());
+            return Err(CliError::Usage { what, next: "leave out --demo, or use another --db FILE" });
+        }
+        None => has_candles(&config, &*db).await?,
+        Some(_) if args.demo || config.db == Config::default().db || begun.is_simulated() => {}
+        // A name that was mistyped must not become a new database.
+        Some(_) => return Err(no_candles(&config.db, is_there)),
     }
     team(&config, market.source).await?;
     if args.fresh {
         return Ok(None);
     }
-    let begun = Begun::read(&*db).await?;
     begun.check(&config)?;
     Ok(begun.besides(&config))
+}
+
+/// The error of a run on a database that is not there or has no candles, where no simulation was asked for.
+fn no_candles(db: &Path, is_there: bool) -> CliError {
+    let name = db.display();
+    let what = if is_there { format!("{name} has no candles") } else { format!("there is no database {name}") };
+    let next = "import candles with 'atra import candles', or use --demo to start a simulated market there".into();
+    CliError::NotFound { what, next: hint::of_missing(db).unwrap_or(next) }
 }
 
 /// Fails if the file is another program's: the desk would write into its journal, and `--fresh` would forget it.
@@ -236,7 +330,14 @@ async fn market(config: &mut Config, args: &RunArgs, reader: &Arc<dyn Read>) -> 
 }
 
 fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
-    if let Some(wanted) = config.desk.series.iter().find(|wanted| !wanted.starts_with(SIMULATED_TICKER)) {
+    let quarter = Interval::from_millis(SIMULATED_INTERVAL_MS);
+    let interval = args.interval.or(quarter).ok_or_else(|| CliError::NotFound {
+        what: "the simulated market has no interval".into(),
+        next: "give one with --interval 15m".into(),
+    })?;
+    let series = SeriesKey::new(SIMULATED_TICKER, interval)?;
+    let is_simulated = |wanted: &str| wanted == SIMULATED_TICKER || wanted == series.as_str();
+    if let Some(wanted) = config.desk.series.iter().find(|wanted| !is_simulated(wanted)) {
         return Err(CliError::NotFound {
             what: format!("there is no series {wanted:?}: {} has no candles", config.db.display()),
             next: "import some with 'atra import candles', or run without --ticker on the simulated market".into(),
@@ -247,18 +348,13 @@ fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
         // Something that ends was asked for: four years, as the examples have.
         config.run.simulated_candles = Some(140_256);
     }
-    let quarter = Interval::from_millis(SIMULATED_INTERVAL_MS);
-    let interval = args.interval.or(quarter).ok_or_else(|| CliError::NotFound {
-        what: "the simulated market has no interval".into(),
-        next: "give one with --interval 15m".into(),
-    })?;
     if paced {
         let past = config.run.simulated_past.saturating_mul(interval.millis().unsigned_abs());
         let first = config.desk.from.unwrap_or(SIMULATED_FROM);
         config.desk.speed = Some(config.run.simulated_speed);
         config.desk.speed_from = Some(first.saturating_add(i64::try_from(past).unwrap_or(i64::MAX)));
     }
-    let series = vec![SeriesKey::new(SIMULATED_TICKER, interval)?];
+    let series = vec![series];
     config.desk.series = series.iter().map(ToString::to_string).collect();
     let what = format!("a simulated market, seed {}", config.run.seed);
     let source = CandleSource::Simulator { seed: config.run.seed, series, candles: config.run.simulated_candles };
@@ -297,15 +393,23 @@ impl Ended {
     fn into_result(self) -> Result<(), CliError> {
         match self {
             Self::Idle | Self::Signal => Ok(()),
-            Self::Team(state) => Err(CliError::TeamEnded { team: TEAM.into(), reason: state.to_string() }),
+            Self::Team(state) => {
+                let next = match state {
+                    TeamState::Poisoned { .. } => {
+                        "look at the event with 'atra dead-letters ls' and 'atra why EVENT'; a new 'atra run' tries it again"
+                    }
+                    _ => "see 'atra status' and 'atra dead-letters ls'; a new 'atra run' goes on where it stopped",
+                };
+                Err(CliError::TeamEnded { team: TEAM.into(), reason: state.to_string(), next: next.into() })
+            }
         }
     }
 }
 
-async fn until_end(runtime: &Runtime, until_idle: bool, signals: &mut Signals, asked: &mut Asked, json: bool) -> Ended {
+async fn until_end(runtime: &Runtime, until_idle: bool, json: bool) -> Ended {
     let tell = async {
         loop {
-            asked.next().await;
+            stop::figures_asked().await;
             figures::tell(&runtime.metrics(), json);
         }
     };
@@ -313,7 +417,7 @@ async fn until_end(runtime: &Runtime, until_idle: bool, signals: &mut Signals, a
     let ended = tokio::select! {
         // Biased: a signal is obeyed even when the end has come too.
         biased;
-        () = signals.next() => Ended::Signal,
+        () = stop::asked() => Ended::Signal,
         // Before the end: `idle` passes over a team that has ended.
         state = runtime.until_state(TEAM, TeamState::is_ended) => match state {
             Ok(state) => Ended::Team(state),
@@ -347,44 +451,40 @@ async fn portfolio(runtime: &Runtime) -> Option<Value> {
     }
 }
 
-/// Stops within the deadline and gives the portfolio's report and the turns that there were; a second signal ends the
-/// process at once.
+/// Stops within the deadline and gives the portfolio's report and the turns that there were.
 async fn stop(
     runtime: &Runtime,
     live: Live,
     config: &Config,
-    signals: &mut Signals,
+    health: &mut HealthFile,
     json: bool,
 ) -> Result<(Option<Value>, u64), CliError> {
-    let asked = Instant::now();
     let deadline = config.runtime.stop_deadline();
+    let began = Instant::now();
+    // By the signal, if one came; a run that ended by itself has the same time, and a signal does not shorten it twice.
+    let left = || {
+        let own = (deadline - stop::reserve(deadline)).saturating_sub(began.elapsed());
+        stop::left().map_or(own, |left| left.min(own))
+    };
     let stopping = async {
         // It waits for what is being committed: with a full disk, for ever.
-        let figures = timeout(REPORT_MAX.min(deadline / 2), portfolio(runtime)).await.ok().flatten();
+        let figures = timeout(REPORT_MAX.min(left() / 2), portfolio(runtime)).await.ok().flatten();
         if tracing::enabled!(tracing::Level::INFO) {
             figures::tell(&runtime.metrics(), json);
         }
         let turns = runtime.status().iter().map(|team| team.turns).sum();
         live.stop().await;
-        runtime.stop(deadline.saturating_sub(asked.elapsed())).await.map_err(|error| match error {
+        runtime.stop(left()).await.map_err(|error| match error {
             RuntimeError::Deadline(_) => RuntimeError::Deadline(deadline),
             other => other,
         })?;
         Ok((figures, turns))
     };
-    let again = async {
-        signals.next().await;
-        while asked.elapsed() < SAME_SIGNAL {
-            signals.next().await;
-        }
-    };
     tokio::select! {
-        // Biased: whoever asks twice means it.
+        // Biased: the end first.
         biased;
-        () = again => {
-            eprintln!("atra: ended at once; nothing acknowledged is lost, the next run goes on from there");
-            std::process::exit(1)
-        }
         stopped = stopping => stopped,
+        // What the disk does meanwhile stays visible.
+        () = health.follow(runtime) => Ok((None, 0)),
     }
 }

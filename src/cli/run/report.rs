@@ -15,7 +15,7 @@ use super::Ended;
 use crate::cli::{
     error::CliError,
     market::export::events,
-    output::{Output, SHORT_CHARS, Style, grouped, short},
+    output::{Output, SHORT_CHARS, Style, counted, grouped, short, shown},
 };
 
 /// Events read at once when they are counted.
@@ -64,6 +64,7 @@ impl Finished<'_> {
             // By way of its text, which is exact: the nearest number to it.
             let equity = report.as_ref().and_then(|report| report.equity.to_string().parse::<f64>().ok());
             out.json(&json!({
+                "db": shown(db),
                 "candles": candles,
                 "agents": 7,
                 "turns": self.turns,
@@ -92,12 +93,12 @@ impl Finished<'_> {
             String::new()
         };
         let line = format!(
-            "{how} after {:.2} s: {} candles, {} events{new}, {} fills, {} turns",
+            "{how} after {:.2} s: {}, {}{new}, {}, {}",
             wall.as_secs_f64(),
-            grouped(candles),
-            grouped(events.get()),
-            grouped(fills),
-            grouped(self.turns)
+            counted(candles, "candle"),
+            counted(events.get(), "event"),
+            counted(fills, "fill"),
+            counted(self.turns, "turn")
         );
         let line = out.paint(Style::Bold, &line);
         out.line(&line)?;
@@ -113,14 +114,16 @@ impl Finished<'_> {
                 let why = format!("none yet: they are chosen after {} candles of a series", grouped(needed as u64));
                 out.line(&format!("  {:<22} {why}; [desk] strategy fixes one", "parameters"))?;
             }
-            out.line(report.text().trim_end())?;
+            out.text(&format!("{}\n", report.text().trim_end()))?;
             if self.seed.is_some() {
                 out.line("The market was simulated: this says nothing about a real one.")?;
             }
         }
         out.line("")?;
-        let digest = out.paint(Style::Dim, &format!("digest {digest}\nfile   {}", db.display()));
-        out.line(&digest)?;
+        for text in [format!("digest {digest}"), format!("file   {}", db.display())] {
+            let text = out.paint(Style::Dim, &text);
+            out.line(&text)?;
+        }
         out.finish()
     }
 }

@@ -83,7 +83,11 @@ pub(super) const SET_META: &str = "INSERT INTO meta(key, value) VALUES (?1, ?2) 
 
 /// Everything that runs have written; blocks are not of a run, and names are never deleted.
 pub(super) const FORGET_RUNS: &str = "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; \
-     DELETE FROM meta WHERE key IN ('chain_origin', 'journal_floor'); COMMIT;";
+     DELETE FROM meta WHERE key IN ('chain_origin', 'journal_floor'); \
+     INSERT INTO meta(key, value) VALUES ('journal_generation', '1') \
+     ON CONFLICT(key) DO UPDATE SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT); COMMIT;";
+/// How often the journal was begun again.
+pub(super) const GENERATION: &str = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'journal_generation'";
 
 /// A team's row.
 pub(super) const FORGET_TEAM: &str = "DELETE FROM teams WHERE team = (SELECT id FROM names WHERE text = ?1)";

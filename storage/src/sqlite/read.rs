@@ -418,6 +418,10 @@ impl Read for SqliteReader {
         Ok(Seq(floor.unwrap_or(0) as u64))
     }
 
+    async fn generation(&self) -> Result<u64, StoreError> {
+        Ok(self.number(query(queries::GENERATION)).await?.unwrap_or(0) as u64)
+    }
+
     async fn last_older_than(&self, span: Duration) -> Result<Seq, StoreError> {
         let Some(newest) = self.number(query(queries::NEWEST_TIME)).await? else { return self.floor().await };
         let oldest = newest.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));

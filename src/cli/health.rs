@@ -1,0 +1,194 @@
+//! How a running process is, for `atra status` in another one: `<db>.status`, a small file beside the database.
+//!
+//! The database cannot say it: on a full disk nothing can be written to it, and before and after a run it has no mark of
+//! one. The file has its full size from the start, so writing to it takes no space, and it is removed at a clean end. Only
+//! who holds the database's lock writes it; it is made anew each time and never through a link.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Seek as _, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use atra::{Env, Runtime, SystemEnv, Timestamp, storage::StorageState};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of the file: one block of most disks.
+const FILE_BYTES: usize = 4_096;
+/// The longest reason in it.
+const REASON_CHARS: usize = 1_000;
+/// How often the runtime is looked at. 250 ms: before a person can ask.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// What a process is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    Starting,
+    Running,
+    Stopping,
+}
+
+/// Why a runtime does less than it should.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Degraded {
+    /// `disk_full`, `db_full`, `suspended` or `team`.
+    pub(crate) kind: String,
+    pub(crate) reason: String,
+    /// `None`: not known.
+    pub(crate) since: Option<Timestamp>,
+}
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Health {
+    pub(crate) process: u64,
+    pub(crate) phase: Phase,
+    /// Since when the process has the database.
+    pub(crate) since: Timestamp,
+    pub(crate) degraded: Option<Degraded>,
+}
+
+/// Reads the file of a database; `None` if there is none that makes sense.
+pub(crate) fn read(db: &Path) -> Option<Health> {
+    let path = path_of(db);
+    // Nothing that could block, and no link.
+    if !path.symlink_metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = String::new();
+    File::open(path).ok()?.take(FILE_BYTES as u64).read_to_string(&mut text).ok()?;
+    serde_json::from_str(text.trim_end()).ok()
+}
+
+/// The file of this process; removed when it is dropped, which a process that is killed does not come to.
+pub(crate) struct HealthFile {
+    path: PathBuf,
+    /// `None` if it could not be made: the run goes on without it.
+    file: Option<File>,
+    health: Health,
+}
+
+impl HealthFile {
+    /// Makes the file of a database whose lock this process holds.
+    pub(crate) fn create(db: &Path) -> Self {
+        let process = u64::from(std::process::id());
+        let health = Health { process, phase: Phase::Starting, since: SystemEnv::new().now(), degraded: None };
+        let path = path_of(db);
+        let file = make(&path).inspect_err(|error| {
+            tracing::warn!(file = %path.display(), %error, "status file cannot be made: 'atra status' knows less of this run");
+        });
+        let mut made = Self { path, file: file.ok(), health };
+        made.write();
+        made
+    }
+
+    /// Enters a phase.
+    pub(crate) fn enter(&mut self, phase: Phase) {
+        self.health.phase = phase;
+        self.write();
+    }
+
+    /// Follows the storage of a runtime until it is dropped.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn follow(&mut self, runtime: &Runtime) {
+        let mut ticks = tokio::time::interval(EVERY);
+        loop {
+            ticks.tick().await;
+            self.look(runtime);
+        }
+    }
+
+    /// Takes over how the storage is now.
+    pub(crate) fn look(&mut self, runtime: &Runtime) {
+        let storage = runtime.storage_metrics();
+        let found = match storage.state {
+            StorageState::Degraded => Some(("disk_full", "no space on the disk: writes are paused and retried")),
+            _ if storage.is_full => Some(("db_full", "storage.db_bytes_max is reached: callers are refused")),
+            _ => None,
+        };
+        if self.health.degraded.as_ref().map(|degraded| degraded.kind.as_str()) == found.map(|(kind, _)| kind) {
+            return;
+        }
+        self.health.degraded = found.map(|(kind, reason)| Degraded {
+            kind: kind.into(),
+            reason: reason.chars().take(REASON_CHARS).collect(),
+            since: Some(SystemEnv::new().now()),
+        });
+        self.write();
+    }
+
+    fn write(&mut self) {
+        let Some(file) = &mut self.file else { return };
+        let Ok(mut text) = serde_json::to_vec(&self.health) else { return };
+        text.resize(FILE_BYTES, b' ');
+        text[FILE_BYTES - 1] = b'\n';
+        if let Err(error) = file.rewind().and_then(|()| file.write_all(&text)) {
+            tracing::warn!(file = %self.path.display(), %error, "status file cannot be written");
+            self.file = None;
+        }
+    }
+}
+
+impl Drop for HealthFile {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // Left behind it is taken for one of a process that was killed, and the lock says that it is not there.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A new file in the place of an old one, whatever that was.
+fn make(path: &Path) -> io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+fn path_of(db: &Path) -> PathBuf {
+    let mut path = db.as_os_str().to_owned();
+    path.push(".status");
+    path.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_says_the_phase_keeps_its_size_and_goes_at_the_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let db = folder.path().join("a.db");
+        let size = || std::fs::metadata(path_of(&db)).map(|file| file.len()).ok();
+
+        let mut file = HealthFile::create(&db);
+        assert_eq!(read(&db).expect("readable").phase, Phase::Starting);
+        file.enter(Phase::Stopping);
+        assert_eq!((read(&db).expect("readable").phase, size()), (Phase::Stopping, Some(FILE_BYTES as u64)));
+        drop(file);
+        assert_eq!((read(&db), size()), (None, None));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_in_its_place_is_replaced_and_never_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (db, other) = (folder.path().join("a.db"), folder.path().join("other"));
+        std::fs::write(&other, "precious").expect("written");
+        std::os::unix::fs::symlink(&other, path_of(&db)).expect("linked");
+        assert_eq!(read(&db), None);
+        let file = HealthFile::create(&db);
+        assert!(read(&db).is_some());
+        drop(file);
+        assert_eq!(std::fs::read_to_string(&other).expect("a file"), "precious");
+    }
+}

@@ -1,0 +1,243 @@
+//! Signals that ask for an end, for every command: one task on a thread of its own, which listens from the first line of
+//! `main` to the last. So a command that computes or waits cannot delay it.
+//!
+//! | signal | effect |
+//! |---|---|
+//! | the first SIGINT, SIGTERM or SIGHUP | says "shutting down…" at once and wakes [`asked`]; the command ends cleanly |
+//! | another one, 50 ms later or more | ends the process at once, exit code 1 |
+//! | none, until the deadline of the stop has passed | the same |
+//! | SIGUSR1 | wakes [`figures_asked`]; commands without figures pass over it |
+//! | SIGXFSZ | nothing: the write fails with an error, which is handled like a full disk |
+//! | SIGPIPE | nothing: Rust ignores it, and the write fails with an error |
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc::sync_channel,
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use super::{error::CliError, stderr::note};
+
+/// Two signals within this time are one: `timeout` and shells send to the process and to its group. 50 ms: no person
+/// asks twice so fast.
+const SAME_SIGNAL: Duration = Duration::from_millis(50);
+/// How long the end of a command may take that has nothing to finish. 5 s: computations look for the stop far more often.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// The part of the deadline that is left for what comes after a clean stop: 1 in 10, at most a second.
+const RESERVE_MAX: Duration = Duration::from_secs(1);
+
+/// Signals belong to the process, and so does what they asked for.
+static STOP: OnceLock<Stop> = OnceLock::new();
+
+struct Stop {
+    /// When the first one came.
+    asked: watch::Sender<Option<Instant>>,
+    deadline_ms: AtomicU64,
+    figures: Notify,
+}
+
+/// Begins to listen, before anything else in the process.
+///
+/// # Errors
+/// [`CliError::Process`] when the system does not let it.
+pub(crate) fn listen() -> Result<(), CliError> {
+    let failed = |source| CliError::Process { what: "signal handling", source };
+    let millis = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
+    let stop = STOP.get_or_init(|| Stop {
+        asked: watch::Sender::new(None),
+        deadline_ms: AtomicU64::new(millis),
+        figures: Notify::new(),
+    });
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (ready, is_ready) = sync_channel(1);
+    let thread = std::thread::Builder::new().name("signals".into());
+    let run = move || {
+        tokio.block_on(async {
+            match Signals::listen() {
+                Ok(signals) => {
+                    // The other end waits for it.
+                    let _ = ready.send(Ok(()));
+                    watch(signals, stop).await;
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        });
+    };
+    thread.spawn(run).map_err(failed)?;
+    is_ready.recv().unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(failed)
+}
+
+/// Takes signals until the process ends.
+async fn watch(mut signals: Signals, stop: &Stop) {
+    let name = signals.next(stop).await;
+    let began = Instant::now();
+    stop.asked.send_replace(Some(began));
+    note(&format!("atra: shutting down… ({name}; a second signal ends it at once)"));
+    loop {
+        let deadline = Duration::from_millis(stop.deadline_ms.load(Ordering::Relaxed));
+        tokio::select! {
+            // Biased: a person who asks twice wants it.
+            biased;
+            _ = signals.next(stop) => {
+                if began.elapsed() >= SAME_SIGNAL {
+                    note("atra: ended at once; nothing acknowledged is lost, the next run goes on from there");
+                    std::process::exit(1);
+                }
+            }
+            () = tokio::time::sleep_until(began + deadline) => {
+                let text = super::output::span(deadline);
+                note(&format!("atra: not stopped within {text}: ended; nothing acknowledged is lost"));
+                std::process::exit(1);
+            }
+        }
+    }
+}
+
+/// Waits until an end is asked for.
+///
+/// Cancel safe.
+pub(crate) async fn asked() {
+    let Some(stop) = STOP.get() else { return std::future::pending().await };
+    // The sender is never dropped.
+    let _ = stop.asked.subscribe().wait_for(Option::is_some).await;
+}
+
+/// Whether an end was asked for.
+pub(crate) fn is_asked() -> bool {
+    STOP.get().is_some_and(|stop| stop.asked.borrow().is_some())
+}
+
+/// Waits until the live figures are asked for.
+///
+/// Cancel safe.
+pub(crate) async fn figures_asked() {
+    match STOP.get() {
+        Some(stop) => stop.figures.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sets how long a stop may take, for a command that has something to finish.
+pub(crate) fn set_deadline(deadline: Duration) {
+    if let Some(stop) = STOP.get() {
+        stop.deadline_ms.store(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// What is left of a deadline for an orderly end; `None` if no end was asked for.
+pub(crate) fn left() -> Option<Duration> {
+    let stop = STOP.get()?;
+    let began = (*stop.asked.borrow())?;
+    let deadline = Duration::from_millis(stop.deadline_ms.load(Ordering::Relaxed));
+    Some(deadline.saturating_sub(reserve(deadline)).saturating_sub(began.elapsed()))
+}
+
+/// Waits until an end was asked for and its deadline has nearly passed.
+///
+/// Cancel safe.
+pub(crate) async fn time_is_up() {
+    asked().await;
+    let reserve = STOP
+        .get()
+        .map_or(Duration::ZERO, |stop| reserve(Duration::from_millis(stop.deadline_ms.load(Ordering::Relaxed))));
+    // Half of the reserve: behind what `left` gives, before the process is ended.
+    tokio::time::sleep(left().unwrap_or_default() + reserve / 2).await;
+}
+
+/// The part of a stop's deadline that is not the runtime's.
+pub(crate) fn reserve(deadline: Duration) -> Duration {
+    (deadline / 10).min(RESERVE_MAX)
+}
+
+/// The signals that are listened to.
+struct Signals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    /// `None` if the process was started to outlive its terminal, as by `nohup`.
+    #[cfg(unix)]
+    hang_up: Option<tokio::signal::unix::Signal>,
+    #[cfg(unix)]
+    figures: tokio::signal::unix::Signal,
+    /// Kept, and never waited for: without a listener it would end the process.
+    #[cfg(unix)]
+    _file_size: tokio::signal::unix::Signal,
+}
+
+/// SIGXFSZ, by its number on Linux (all but MIPS) and the BSDs.
+#[cfg(unix)]
+const FILE_SIZE: i32 = 25;
+
+impl Signals {
+    #[cfg(unix)]
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: if is_hang_up_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
+            figures: signal(SignalKind::user_defined1())?,
+            _file_size: signal(SignalKind::from_raw(FILE_SIZE))?,
+        })
+    }
+
+    /// Where there are no Unix signals, Ctrl-C only.
+    #[cfg(not(unix))]
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    /// The name of the next one that asks for an end.
+    ///
+    /// Cancel safe.
+    #[cfg(unix)]
+    async fn next(&mut self, stop: &Stop) -> &'static str {
+        loop {
+            tokio::select! {
+                // Biased only because every select here is; the ends mean the same.
+                biased;
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.terminate.recv() => return "SIGTERM",
+                Some(_) = recv(&mut self.hang_up) => return "SIGHUP",
+                _ = self.figures.recv() => stop.figures.notify_one(),
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self, _: &Stop) -> &'static str {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Nobody can ask: wait for the work's own end.
+            std::future::pending::<()>().await;
+        }
+        "Ctrl-C"
+    }
+}
+
+/// The next hang-up; never without a listener.
+///
+/// Cancel safe.
+#[cfg(unix)]
+async fn recv(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP, signal 1, was ignored when the process began; known on Linux.
+#[cfg(unix)]
+fn is_hang_up_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}

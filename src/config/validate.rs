@@ -1,0 +1,217 @@
+//! What values a configuration may have: one table for every command, whatever way a value came.
+//!
+//! Each number has a range. The upper ends are far above any use; they are there so that a slip (a unit, a sign, a digit too
+//! many) is refused at the start, with its key, instead of a panic or a process that hangs.
+
+use atra_runtime::config::ConfigError;
+use serde_json::Value;
+
+use super::Config;
+
+/// Milliseconds of a day and of ten years.
+const DAY: i128 = 86_400_000;
+const YEARS: i128 = 3_653 * DAY;
+/// Milliseconds since 1970 of the years 1 and 9999.
+const TIME: (i128, i128) = (-62_135_596_800_000, 253_402_300_799_999);
+/// More than any machine holds: events, candles, bytes.
+const MANY: i128 = 1_000_000_000_000;
+const BYTES: i128 = 1 << 50;
+const U32: i128 = u32::MAX as i128;
+/// Below the whole, in parts per million.
+const SHARE: i128 = 999_999;
+/// A hundred times the whole, in parts per million.
+const SHARE_MAX: i128 = 100_000_000;
+
+/// Whole numbers: key, least, greatest.
+const WHOLE: &[(&str, i128, i128)] = &[
+    ("runtime.threads", 0, 1_024),
+    ("runtime.stop_deadline_ms", 100, DAY),
+    ("storage.readers", 1, 256),
+    ("storage.queue_commands_max", 1, 1 << 30),
+    ("storage.queue_bytes_max", 1 << 16, BYTES),
+    ("storage.batch_commands_max", 1, 1 << 20),
+    ("storage.batch_bytes_max", 1 << 12, 1 << 40),
+    ("storage.retries_max", 0, 1_000_000),
+    ("storage.checkpoint_after_idle_ms", 1, DAY),
+    ("storage.wal_bytes_max", 1 << 16, BYTES),
+    ("storage.read_deadline_ms", 10, DAY),
+    ("storage.slow_after_ms", 0, DAY),
+    ("storage.db_bytes_max", 1, BYTES),
+    ("storage.keep_events", 1, i64::MAX as i128),
+    ("limits.inputs_max", 1, 1_000_000),
+    ("limits.steps_in_flight_max", 1, 1_024),
+    ("limits.step_bytes_max", 1 << 10, 1 << 32),
+    ("limits.event_bytes_max", 1 << 6, 1 << 29),
+    ("limits.cascade_events_max", 1, 100_000_000),
+    ("limits.hops_max", 1, u16::MAX as i128),
+    ("limits.read_ahead_inputs_max", 1, 1 << 24),
+    ("limits.foreign_events_max", 1, 1 << 24),
+    ("limits.timers_max", 0, 1 << 30),
+    ("limits.restarts_max", 0, U32),
+    ("limits.dead_letters_per_thousand_max", 0, 1_000),
+    ("limits.backoff_first_ms", 0, DAY),
+    ("limits.backoff_max_ms", 0, DAY),
+    ("limits.deaths_max", 1, U32),
+    ("limits.cursor_every_ms", 1, DAY),
+    ("limits.watchdog_ms", 1, DAY),
+    ("run.seed", 0, u64::MAX as i128),
+    ("run.simulated_candles", 1, MANY),
+    ("run.simulated_speed", 1, U32),
+    ("run.simulated_past", 0, MANY),
+    ("desk.from", TIME.0, TIME.1),
+    ("desk.to", TIME.0, TIME.1),
+    ("desk.speed", 1, U32),
+    ("desk.speed_from", TIME.0, TIME.1),
+    ("desk.fee_ppm", 0, SHARE),
+    ("desk.lot_decimals", 0, atra_agents::market::money::LOT_DECIMALS_MAX as i128),
+    ("desk.slippage_ppm", 0, SHARE),
+    ("desk.exits.stop_loss_ppm", 0, SHARE),
+    ("desk.exits.take_profit_ppm", 0, SHARE_MAX),
+    ("desk.risk.position_max_ppm", 0, U32),
+    ("desk.risk.gross_max_ppm", 0, U32),
+    ("desk.risk.drawdown_max_ppm", 0, 1_000_000),
+    ("desk.risk.series_drawdown_max_ppm", 0, 1_000_000),
+    ("desk.risk.daily_loss_max_ppm", 0, 1_000_000),
+    ("desk.risk.orders_per_hour_max", 0, U32),
+    ("desk.risk.cool_down_ms", 0, YEARS),
+    ("desk.risk.price_band_ppm", 1, U32),
+    ("desk.risk.stale_after_ms", 1, YEARS),
+    ("desk.optimizer.train", 1, 1_000_000_000),
+    ("desk.optimizer.validation", 0, 1_000_000_000),
+    ("desk.optimizer.gates.trades_min", 0, 1_000_000_000),
+    ("desk.optimizer.gates.shadow_ms", 0, YEARS),
+    ("desk.optimizer.gates.expiry_ms", 1, 10 * YEARS),
+    ("desk.optimizer.gates.penalty_ms", 0, 10 * YEARS),
+];
+
+/// Numbers with decimals: key, least, greatest.
+const REAL: &[(&str, f64, f64)] = &[
+    ("desk.optimizer.gates.plateau_min", -1_000.0, 1_000.0),
+    ("desk.optimizer.gates.margin", -1_000.0, 1_000.0),
+    ("desk.optimizer.gates.drawdown_max", 0.0, 1.0),
+];
+
+/// Of two keys the first may not be greater than the second.
+const ORDERED: &[(&str, &str)] = &[
+    ("limits.backoff_first_ms", "limits.backoff_max_ms"),
+    ("limits.event_bytes_max", "limits.step_bytes_max"),
+    ("limits.step_bytes_max", "storage.queue_bytes_max"),
+];
+
+/// The value of a key, `null` if it is not set.
+fn at<'a>(config: &'a Value, key: &str) -> &'a Value {
+    static NONE: Value = Value::Null;
+    config.pointer(&format!("/{}", key.replace('.', "/"))).unwrap_or(&NONE)
+}
+
+fn whole(value: &Value) -> Option<i128> {
+    value.as_i64().map(i128::from).or(value.as_u64().map(i128::from))
+}
+
+/// Checks a whole configuration.
+pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
+    let refused =
+        |key: &str, value: String, allowed: String| ConfigError::OutOfRange { key: key.into(), value, allowed };
+    // Numbers as the file has them. What is no number, such as nan, becomes null here.
+    let values = serde_json::to_value(config).unwrap_or_default();
+    for (key, least, greatest) in WHOLE {
+        let value = at(&values, key);
+        // Not set.
+        if value.is_null() {
+            continue;
+        }
+        if !whole(value).is_some_and(|value| (*least..=*greatest).contains(&value)) {
+            return Err(refused(key, value.to_string(), format!("{least} to {greatest}")));
+        }
+    }
+    for (key, least, greatest) in REAL {
+        let value = at(&values, key).as_f64();
+        if !value.is_some_and(|value| (*least..=*greatest).contains(&value)) {
+            let value = value.map_or_else(|| "not a number".into(), |value| value.to_string());
+            return Err(refused(key, value, format!("{least} to {greatest}")));
+        }
+    }
+    for (smaller, greater) in ORDERED {
+        if let (Some(small), Some(great)) = (whole(at(&values, smaller)), whole(at(&values, greater)))
+            && small > great
+        {
+            return Err(refused(smaller, small.to_string(), format!("at most {greater}, which is {great}")));
+        }
+    }
+    if config.db.as_os_str().is_empty() {
+        return Err(refused("db", "empty".into(), "the name of a file".into()));
+    }
+    config.desk.check().map_err(|error| {
+        let mut cause = error.to_string();
+        if let Some(source) = std::error::Error::source(&error) {
+            cause += &format!(": {source}");
+        }
+        ConfigError::Invalid { place: "section [desk]".into(), cause }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(path: &str, value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    numbers(&if path.is_empty() { name.clone() } else { format!("{path}.{name}") }, value, found);
+                }
+            }
+            Value::Number(_) => found.push(path.to_owned()),
+            _ => {}
+        }
+    }
+
+    /// A key that is added without a range would accept anything.
+    #[test]
+    fn every_number_of_the_configuration_has_a_range_and_every_default_is_within_it() {
+        let config = Config::default();
+        validate(&config).expect("the defaults are valid");
+        let mut found = Vec::new();
+        numbers("", &serde_json::to_value(&config).expect("JSON"), &mut found);
+        let known: Vec<&str> = WHOLE.iter().map(|row| row.0).chain(REAL.iter().map(|row| row.0)).collect();
+        let unknown: Vec<&String> = found.iter().filter(|key| !known.contains(&key.as_str())).collect();
+        assert!(unknown.is_empty(), "without a range: {unknown:?}");
+    }
+
+    #[test]
+    fn values_at_the_ends_are_accepted_and_those_beyond_are_refused_with_key_value_and_range() {
+        for (key, least, greatest) in WHOLE {
+            for (value, is_good) in [(*least, true), (*greatest, true), (least - 1, false), (greatest + 1, false)] {
+                let (section, name) = key.rsplit_once('.').expect("a section");
+                let text = format!("[{section}]\n{name} = {value}\n");
+                // What the type itself refuses never comes here.
+                let Ok(config) = toml::from_str::<Config>(&text) else { continue };
+                let refused = match validate(&config) {
+                    // Another key may now be out of order with it.
+                    Err(ConfigError::OutOfRange { key: named, allowed, .. }) if named == *key => {
+                        !allowed.contains("which is")
+                    }
+                    _ => false,
+                };
+                assert_eq!(!refused, is_good, "{text}: {:?}", validate(&config));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_or_out_of_order_is_refused() {
+        for (text, part) in [
+            ("[desk.optimizer.gates]\nmargin = nan", "margin"),
+            ("[desk.optimizer.gates]\nplateau_min = inf", "plateau_min"),
+            ("[limits]\nbackoff_first_ms = 20000", "limits.backoff_max_ms, which is 10000"),
+            ("[limits]\nevent_bytes_max = 100000000", "limits.step_bytes_max"),
+            ("[desk]\ncash = \"-3\"", "cash is -3"),
+            ("[desk]\nfrom = 10\nto = 5", "from (10) is not before to (5)"),
+            ("[desk]\nstrategy = { name = \"sma-cross\", fast = 20, slow = 5 }", "20"),
+            ("db = \"\"", "db"),
+        ] {
+            let error = validate(&toml::from_str(text).expect("a configuration")).expect_err(text).to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}
