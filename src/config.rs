@@ -106,7 +106,7 @@ impl Config {
     /// Checks every value. [`load`](Self::load) does so; a program does it again after it has changed some.
     ///
     /// # Errors
-    /// [`ConfigError::OutOfRange`] or [`ConfigError::Invalid`].
+    /// [`ConfigError::Settings`] or [`ConfigError::Invalid`].
     pub fn validate(&self) -> Result<(), ConfigError> {
         validate::validate(self)
     }

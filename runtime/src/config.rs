@@ -191,16 +191,9 @@ pub enum ConfigError {
         /// The known key that is most like it.
         nearest: String,
     },
-    /// The value is not one that the key may have.
-    #[error("{key} is {value}; allowed: {allowed}")]
-    OutOfRange {
-        /// The key, such as `limits.inputs_max`.
-        key: String,
-        /// Its value.
-        value: String,
-        /// What it may be.
-        allowed: String,
-    },
+    /// Values that keys may not have.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
     /// The value does not suit its key, or the text is not TOML.
     #[error("{place}: {cause}")]
     Invalid {

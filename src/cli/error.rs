@@ -197,7 +197,7 @@ impl CliError {
         }
         let next = match self {
             Self::Usage { next, .. } => (*next).into(),
-            Self::Config(ConfigError::OutOfRange { .. } | ConfigError::Invalid { .. }) => {
+            Self::Config(ConfigError::Settings(_) | ConfigError::Invalid { .. }) => {
                 "correct it in the file, in the environment (ATRA_<SECTION>_<KEY>) or in the flag, and try 'atra config check'"
                     .into()
             }
@@ -306,6 +306,7 @@ fn store_kind(error: &StoreError) -> &'static str {
         StoreError::Busy(_) => "busy",
         StoreError::Pruned { .. } => "pruned",
         StoreError::UnknownTeam(_) => "not_found",
+        StoreError::Settings(_) => "config",
         _ => "database",
     }
 }

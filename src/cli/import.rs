@@ -6,6 +6,7 @@
 //! again.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -32,7 +33,7 @@ use super::{
     args::{ImportArgs, ResampleArgs},
     candles, config_of,
     error::CliError,
-    look,
+    interrupted, look,
     market::on_all_cores,
     output::{Output, Style, counted, grouped, shown},
     progress::{bytes_bar, runs_bar},
@@ -60,7 +61,6 @@ struct Done<'a> {
 /// Imports the files, or says what importing them would do.
 pub(crate) async fn candles(args: ImportArgs, out: &mut Output) -> Result<(), CliError> {
     let config = config_of(&args.db)?;
-    stop::set_deadline(config.runtime.stop_deadline());
     // A bad ticker is told before the files are read.
     if args.ticker.is_some() {
         ticker(&args.files[0], &args, None)?;
@@ -292,11 +292,12 @@ fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliEr
     let bar = if is_alone { bytes_bar(&file.display().to_string()) } else { ProgressBar::hidden() };
     let progress = |progress: Progress| bar.set_position(progress.bytes as u64);
     let import = if file == Path::new("-") {
-        import_from(&mut std::io::stdin().lock(), 0, &options, progress)
+        import_from(&mut Stoppable(io::stdin().lock()), 0, &options, progress)
     } else {
         let failed = |source| CliError::File { path: file.to_owned(), source };
-        let mut opened = std::fs::File::open(file).map_err(failed)?;
+        let opened = std::fs::File::open(file).map_err(failed)?;
         let of = opened.metadata().map_err(failed)?;
+        let mut opened = Stoppable(opened);
         bar.set_length(of.len());
         // A pipe cannot be looked at twice.
         match of.is_file() {
@@ -305,13 +306,31 @@ fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliEr
         }
     };
     bar.finish_and_clear();
-    let import = import.map_err(|source| why_not(file, source))?;
+    let import = import.map_err(|source| if stop::is_asked() { interrupted() } else { why_not(file, source) })?;
     let ticker = ticker(file, args, import.report.symbol.as_deref())?;
     let Some(interval) = args.interval.or(import.interval) else {
         let what = format!("{} has a single candle, which does not tell its interval", file.display());
         return Err(CliError::Usage { what, next: "give it with --interval, such as --interval 15m" });
     };
     Ok(Parsed { file: file.to_owned(), series: SeriesKey::new(&ticker, interval)?, import, wall: began.elapsed() })
+}
+
+/// A file that ends with an error when a signal asks for an end.
+struct Stoppable<R>(R);
+
+impl<R: io::Read> io::Read for Stoppable<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if stop::is_asked() {
+            return Err(io::Error::other("interrupted by a signal"));
+        }
+        self.0.read(bytes)
+    }
+}
+
+impl<R: io::Seek> io::Seek for Stoppable<R> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
 }
 
 /// The error of a file. One without a single good row is another kind of file: a higher bound would not help it.

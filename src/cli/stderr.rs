@@ -32,7 +32,8 @@ pub(crate) fn begin(json: bool) {
     let filter = if filter.is_empty() { LOG_DEFAULT } else { &filter };
     let filter = EnvFilter::builder().parse_lossy(filter);
     let colours = !json && io::stderr().is_terminal() && wants_colours();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter).with_ansi(colours);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || LogWriter { colours }).with_ansi(colours);
     if json { log.json().init() } else { log.init() }
 }
 
@@ -82,14 +83,16 @@ fn write_line(text: &str) {
 }
 
 /// The log's way to standard error: escaped but for its own colours, and never a failure.
-struct LogWriter;
+struct LogWriter {
+    colours: bool,
+}
 
 impl io::Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         // Escape sequences of data were taken out by the log itself, which sets its own.
-        let clean =
-            if is_json() { escape::json(&text) } else { escape::escaped_but(&text, |c| c == '\n' || c == '\x1b') };
+        let is_kept = |c: char| c == '\n' || (self.colours && c == '\x1b');
+        let clean = if is_json() { escape::json(&text) } else { escape::escaped_but(&text, is_kept) };
         let _ = io::stderr().lock().write_all(clean.as_bytes());
         Ok(bytes.len())
     }

@@ -3,10 +3,11 @@
 //!
 //! | signal | effect |
 //! |---|---|
-//! | the first SIGINT, SIGTERM or SIGHUP | says "shutting down…" at once and wakes [`asked`]; the command ends cleanly |
+//! | the first SIGINT, SIGTERM, SIGHUP, SIGQUIT or SIGXCPU | says "shutting down…" at once and wakes [`asked`]; the command ends cleanly |
 //! | another one, 50 ms later or more | ends the process at once, exit code 1 |
 //! | none, until the deadline of the stop has passed | the same |
 //! | SIGUSR1 | wakes [`figures_asked`]; commands without figures pass over it |
+//! | SIGUSR2 | nothing: without a listener it would end the process |
 //! | SIGXFSZ | nothing: the write fails with an error, which is handled like a full disk |
 //! | SIGPIPE | nothing: Rust ignores it, and the write fails with an error |
 
@@ -16,6 +17,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc::sync_channel,
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -157,36 +159,42 @@ pub(crate) fn reserve(deadline: Duration) -> Duration {
     (deadline / 10).min(RESERVE_MAX)
 }
 
-/// The signals that are listened to.
-struct Signals {
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    /// `None` if the process was started to outlive its terminal, as by `nohup`.
-    #[cfg(unix)]
-    hang_up: Option<tokio::signal::unix::Signal>,
-    #[cfg(unix)]
-    figures: tokio::signal::unix::Signal,
-    /// Kept, and never waited for: without a listener it would end the process.
-    #[cfg(unix)]
-    _file_size: tokio::signal::unix::Signal,
-}
-
-/// SIGXFSZ, by its number on Linux (all but MIPS) and the BSDs.
+/// SIGXCPU and SIGXFSZ, by their numbers on Linux (all but MIPS) and the BSDs.
+#[cfg(unix)]
+const CPU_TIME: i32 = 24;
 #[cfg(unix)]
 const FILE_SIZE: i32 = 25;
+
+/// The signals that are listened to.
+struct Signals {
+    /// Those that ask for an end, with their names.
+    #[cfg(unix)]
+    ends: Vec<(&'static str, tokio::signal::unix::Signal)>,
+    #[cfg(unix)]
+    figures: tokio::signal::unix::Signal,
+    /// Kept, and never waited for: without a listener they would end the process.
+    #[cfg(unix)]
+    _ignored: [tokio::signal::unix::Signal; 2],
+}
 
 impl Signals {
     #[cfg(unix)]
     fn listen() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        let mut ends = vec![
+            ("SIGINT", signal(SignalKind::interrupt())?),
+            ("SIGTERM", signal(SignalKind::terminate())?),
+            ("SIGQUIT", signal(SignalKind::quit())?),
+            ("SIGXCPU", signal(SignalKind::from_raw(CPU_TIME))?),
+        ];
+        // A process that was started to outlive its terminal, as by `nohup`, does.
+        if !is_hang_up_ignored() {
+            ends.push(("SIGHUP", signal(SignalKind::hangup())?));
+        }
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: if is_hang_up_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
+            ends,
             figures: signal(SignalKind::user_defined1())?,
-            _file_size: signal(SignalKind::from_raw(FILE_SIZE))?,
+            _ignored: [signal(SignalKind::user_defined2())?, signal(SignalKind::from_raw(FILE_SIZE))?],
         })
     }
 
@@ -201,16 +209,17 @@ impl Signals {
     /// Cancel safe.
     #[cfg(unix)]
     async fn next(&mut self, stop: &Stop) -> &'static str {
-        loop {
-            tokio::select! {
-                // Biased only because every select here is; the ends mean the same.
-                biased;
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.terminate.recv() => return "SIGTERM",
-                Some(_) = recv(&mut self.hang_up) => return "SIGHUP",
-                _ = self.figures.recv() => stop.figures.notify_one(),
+        std::future::poll_fn(|cx| {
+            while self.figures.poll_recv(cx).is_ready() {
+                stop.figures.notify_one();
             }
-        }
+            let mut ends = self.ends.iter_mut();
+            match ends.find_map(|(name, signal)| signal.poll_recv(cx).is_ready().then_some(*name)) {
+                Some(name) => Poll::Ready(name),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 
     #[cfg(not(unix))]
@@ -220,17 +229,6 @@ impl Signals {
             std::future::pending::<()>().await;
         }
         "Ctrl-C"
-    }
-}
-
-/// The next hang-up; never without a listener.
-///
-/// Cancel safe.
-#[cfg(unix)]
-async fn recv(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
-    match signal {
-        Some(signal) => signal.recv().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -1,8 +1,9 @@
 //! What values a configuration may have: one table for every command, whatever way a value came.
 //!
-//! Each number has a range. The upper ends are far above any use; they are there so that a slip (a unit, a sign, a digit too
+//! Each number has a range; those of the kernel's sections are the kernel's. The upper ends are far above any use; they are there so that a slip (a unit, a sign, a digit too
 //! many) is refused at the start, with its key, instead of a panic or a process that hangs.
 
+use atra_bus::SettingCheck;
 use atra_runtime::config::ConfigError;
 use serde_json::Value;
 
@@ -13,47 +14,16 @@ const DAY: i128 = 86_400_000;
 const YEARS: i128 = 3_653 * DAY;
 /// Milliseconds since 1970 of the years 1 and 9999.
 const TIME: (i128, i128) = (-62_135_596_800_000, 253_402_300_799_999);
-/// More than any machine holds: events, candles, bytes.
+/// More candles than any machine holds.
 const MANY: i128 = 1_000_000_000_000;
-const BYTES: i128 = 1 << 50;
 const U32: i128 = u32::MAX as i128;
 /// Below the whole, in parts per million.
 const SHARE: i128 = 999_999;
 /// A hundred times the whole, in parts per million.
 const SHARE_MAX: i128 = 100_000_000;
 
-/// Whole numbers: key, least, greatest.
+/// Whole numbers of the sections that the kernel does not know: key, least, greatest.
 const WHOLE: &[(&str, i128, i128)] = &[
-    ("runtime.threads", 0, 1_024),
-    ("runtime.stop_deadline_ms", 100, DAY),
-    ("storage.readers", 1, 256),
-    ("storage.queue_commands_max", 1, 1 << 30),
-    ("storage.queue_bytes_max", 1 << 16, BYTES),
-    ("storage.batch_commands_max", 1, 1 << 20),
-    ("storage.batch_bytes_max", 1 << 12, 1 << 40),
-    ("storage.retries_max", 0, 1_000_000),
-    ("storage.checkpoint_after_idle_ms", 1, DAY),
-    ("storage.wal_bytes_max", 1 << 16, BYTES),
-    ("storage.read_deadline_ms", 10, DAY),
-    ("storage.slow_after_ms", 0, DAY),
-    ("storage.db_bytes_max", 1, BYTES),
-    ("storage.keep_events", 1, i64::MAX as i128),
-    ("limits.inputs_max", 1, 1_000_000),
-    ("limits.steps_in_flight_max", 1, 1_024),
-    ("limits.step_bytes_max", 1 << 10, 1 << 32),
-    ("limits.event_bytes_max", 1 << 6, 1 << 29),
-    ("limits.cascade_events_max", 1, 100_000_000),
-    ("limits.hops_max", 1, u16::MAX as i128),
-    ("limits.read_ahead_inputs_max", 1, 1 << 24),
-    ("limits.foreign_events_max", 1, 1 << 24),
-    ("limits.timers_max", 0, 1 << 30),
-    ("limits.restarts_max", 0, U32),
-    ("limits.dead_letters_per_thousand_max", 0, 1_000),
-    ("limits.backoff_first_ms", 0, DAY),
-    ("limits.backoff_max_ms", 0, DAY),
-    ("limits.deaths_max", 1, U32),
-    ("limits.cursor_every_ms", 1, DAY),
-    ("limits.watchdog_ms", 1, DAY),
     ("run.seed", 0, u64::MAX as i128),
     ("run.simulated_candles", 1, MANY),
     ("run.simulated_speed", 1, U32),
@@ -91,13 +61,6 @@ const REAL: &[(&str, f64, f64)] = &[
     ("desk.optimizer.gates.drawdown_max", 0.0, 1.0),
 ];
 
-/// Of two keys the first may not be greater than the second.
-const ORDERED: &[(&str, &str)] = &[
-    ("limits.backoff_first_ms", "limits.backoff_max_ms"),
-    ("limits.event_bytes_max", "limits.step_bytes_max"),
-    ("limits.step_bytes_max", "storage.queue_bytes_max"),
-];
-
 /// The value of a key, `null` if it is not set.
 fn at<'a>(config: &'a Value, key: &str) -> &'a Value {
     static NONE: Value = Value::Null;
@@ -110,8 +73,13 @@ fn whole(value: &Value) -> Option<i128> {
 
 /// Checks a whole configuration.
 pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
-    let refused =
-        |key: &str, value: String, allowed: String| ConfigError::OutOfRange { key: key.into(), value, allowed };
+    let mut check = SettingCheck::new("");
+    if config.db.as_os_str().is_empty() {
+        check.refuse("db", "\"\"", "the name of a file");
+    }
+    check.add(config.runtime.check());
+    check.add(config.storage.check());
+    check.add(config.limits.check());
     // Numbers as the file has them. What is no number, such as nan, becomes null here.
     let values = serde_json::to_value(config).unwrap_or_default();
     for (key, least, greatest) in WHOLE {
@@ -120,27 +88,18 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
         if value.is_null() {
             continue;
         }
-        if !whole(value).is_some_and(|value| (*least..=*greatest).contains(&value)) {
-            return Err(refused(key, value.to_string(), format!("{least} to {greatest}")));
+        match whole(value) {
+            Some(value) => drop(check.range(key, value, *least..=*greatest)),
+            None => check.refuse(key, value, format!("from {least} to {greatest}")),
         }
     }
     for (key, least, greatest) in REAL {
-        let value = at(&values, key).as_f64();
-        if !value.is_some_and(|value| (*least..=*greatest).contains(&value)) {
-            let value = value.map_or_else(|| "not a number".into(), |value| value.to_string());
-            return Err(refused(key, value, format!("{least} to {greatest}")));
+        match at(&values, key).as_f64() {
+            Some(value) => drop(check.range(key, value, *least..=*greatest)),
+            None => check.refuse(key, "not a number", format!("from {least} to {greatest}")),
         }
     }
-    for (smaller, greater) in ORDERED {
-        if let (Some(small), Some(great)) = (whole(at(&values, smaller)), whole(at(&values, greater)))
-            && small > great
-        {
-            return Err(refused(smaller, small.to_string(), format!("at most {greater}, which is {great}")));
-        }
-    }
-    if config.db.as_os_str().is_empty() {
-        return Err(refused("db", "empty".into(), "the name of a file".into()));
-    }
+    check.finish()?;
     config.desk.check().map_err(|error| {
         let mut cause = error.to_string();
         if let Some(source) = std::error::Error::source(&error) {
@@ -173,6 +132,7 @@ mod tests {
         validate(&config).expect("the defaults are valid");
         let mut found = Vec::new();
         numbers("", &serde_json::to_value(&config).expect("JSON"), &mut found);
+        found.retain(|key| !["runtime.", "storage.", "limits."].iter().any(|section| key.starts_with(section)));
         let known: Vec<&str> = WHOLE.iter().map(|row| row.0).chain(REAL.iter().map(|row| row.0)).collect();
         let unknown: Vec<&String> = found.iter().filter(|key| !known.contains(&key.as_str())).collect();
         assert!(unknown.is_empty(), "without a range: {unknown:?}");
@@ -187,10 +147,8 @@ mod tests {
                 // What the type itself refuses never comes here.
                 let Ok(config) = toml::from_str::<Config>(&text) else { continue };
                 let refused = match validate(&config) {
-                    // Another key may now be out of order with it.
-                    Err(ConfigError::OutOfRange { key: named, allowed, .. }) if named == *key => {
-                        !allowed.contains("which is")
-                    }
+                    Err(ConfigError::Settings(found)) => found.settings().iter().any(|setting| setting.field == *key),
+                    // Keys that do not go together are another matter.
                     _ => false,
                 };
                 assert_eq!(!refused, is_good, "{text}: {:?}", validate(&config));
@@ -203,8 +161,10 @@ mod tests {
         for (text, part) in [
             ("[desk.optimizer.gates]\nmargin = nan", "margin"),
             ("[desk.optimizer.gates]\nplateau_min = inf", "plateau_min"),
-            ("[limits]\nbackoff_first_ms = 20000", "limits.backoff_max_ms, which is 10000"),
-            ("[limits]\nevent_bytes_max = 100000000", "limits.step_bytes_max"),
+            ("[limits]\nbackoff_first_ms = 20000", "limits.backoff_first_ms = 20000 is not allowed: at most 10000"),
+            ("[storage]\nreaders = 0\n[desk]\nfee_ppm = 1000000", "storage.readers = 0"),
+            ("[storage]\nreaders = 0\n[desk]\nfee_ppm = 1000000", "desk.fee_ppm = 1000000"),
+            ("[runtime]\nthreads = 3000", "runtime.threads = 3000 is not allowed: from 0 to 1024"),
             ("[desk]\ncash = \"-3\"", "cash is -3"),
             ("[desk]\nfrom = 10\nto = 5", "from (10) is not before to (5)"),
             ("[desk]\nstrategy = { name = \"sma-cross\", fast = 20, slow = 5 }", "20"),

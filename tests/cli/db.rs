@@ -146,7 +146,7 @@ fn a_restore_from_what_is_no_backup_changes_nothing() {
     let folder = Folder::finished();
     let before = bytes(&folder.path("a.db"));
     let restore = |from: &str| folder.atra(&["db", "restore", from, "--db", "a.db"]);
-    restore("none.db").fails(1, &["there is no database none.db"]);
+    restore("none.db").fails(1, &["there is no backup none.db"]);
     restore("a.csv").fails(1, &["not an atra database"]);
     restore("a.db").fails(1, &["the database itself"]);
     let mut newer = before.clone();

@@ -58,8 +58,6 @@ fn a_typo_in_the_configuration_is_named_with_file_line_and_key() {
     std::fs::write(folder.path("bad.toml"), "[desk.risk]\ndrawdown_max = 3\n").expect("written");
     folder.atra(&run).fails(2, &["did you mean \"desk.risk.drawdown_max_ppm\""]);
     folder.atra(&["status", "--config", "none.toml"]).fails(2, &["none.toml"]);
-    let mut command = folder.command(&["status", "--db", "a.db"]);
-    Running::spawn(command.env("ATRA_STORAGE_LEVL", "power")).end().fails(2, &["ATRA_STORAGE_LEVEL"]);
     let mut command = folder.command(&["config", "show", "--json"]);
     let command = command.env("ATRA_STORAGE_LEVEL", "power");
     // What tests are told by is no key.

@@ -5,6 +5,19 @@ use std::process::{Command, Stdio};
 use super::{Folder, Running, config::COMMANDS};
 
 impl Running {
+    /// Waits until the process has a listener for SIGTERM, the 15th signal of its mask.
+    fn until_listening(&mut self) {
+        let status = format!("/proc/{}/status", self.child.id());
+        let is_listening = || {
+            let text = std::fs::read_to_string(&status).expect("a process");
+            let mask = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a mask").trim().to_owned();
+            (u64::from_str_radix(&mask, 16).expect("a mask") >> 14) & 1 == 1
+        };
+        while !is_listening() {
+            assert!(self.child.try_wait().expect("a child").is_none(), "it ended before it listened");
+        }
+    }
+
     /// Sends a signal again and again until the process has ended: two within 50 ms are one.
     fn signal_until_ended(mut self, signal: &str) -> super::Done {
         while self.child.try_wait().expect("a child").is_none() {
@@ -76,11 +89,13 @@ fn a_first_signal_at_the_end_of_a_run_is_a_clean_stop() {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_simulation_without_end_prints_its_results_when_it_is_stopped() {
     let folder = Folder::new();
     let sim = ["sim", "--minutes", "60", "--agents", "3", "--no-desk", "--hours", "0.01", "--jobs", "1", "--json"];
     let mut running = Running::spawn(&mut folder.command(&sim));
+    running.until_listening();
     running.signal("-INT");
     running.until(|line| line.contains("shutting down"));
     let done = running.end().ok();
@@ -88,6 +103,7 @@ fn a_simulation_without_end_prints_its_results_when_it_is_stopped() {
     assert!(sum["seeds"].is_u64() && sum["failures"].is_array(), "{sum}");
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn an_interrupted_command_has_its_own_exit_code_and_leaves_the_database_as_it_was() {
     let folder = Folder::with_candles();
@@ -95,6 +111,7 @@ fn an_interrupted_command_has_its_own_exit_code_and_leaves_the_database_as_it_wa
     // More seeds than can be simulated while a signal comes.
     let mut sim =
         Running::spawn(&mut folder.command(&["sim", "--seeds", "0..100000000", "--agents", "2", "--no-desk"]));
+    sim.until_listening();
     sim.signal("-TERM");
     sim.until(|line| line.contains("shutting down"));
     let done = sim.end();

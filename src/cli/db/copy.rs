@@ -11,11 +11,8 @@ use crate::cli::{
     open, open_backup,
     output::{Output, Style, bytes, counted, shown},
     progress::bytes_bar,
-    refuse_folder, stop,
+    refuse_folder,
 };
-
-/// How long a stop may take: to close the files.
-const STOP: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Copies a database to `to`, whether a runtime has it or not.
 pub(crate) async fn backup(path: &Path, to: &Path, out: &mut Output) -> Result<(), CliError> {
@@ -28,7 +25,6 @@ pub(crate) async fn backup(path: &Path, to: &Path, out: &mut Output) -> Result<(
             next: format!("name a file in it, such as {}", to.join("atra.db").display()),
         });
     }
-    stop::set_deadline(STOP);
     let bar = bytes_bar("backup");
     let copied = back_up(path, to, |progress| show(&bar, progress)).await;
     bar.finish_and_clear();
@@ -47,7 +43,6 @@ pub(crate) async fn backup(path: &Path, to: &Path, out: &mut Output) -> Result<(
 pub(crate) async fn restore(path: &Path, from: &Path, out: &mut Output) -> Result<(), CliError> {
     refuse_folder(path)?;
     drop(open_backup(from).await?);
-    stop::set_deadline(STOP);
     let bar = bytes_bar("restore");
     let restored = put_back(path, from, |progress| show(&bar, progress)).await;
     bar.finish_and_clear();
@@ -74,7 +69,6 @@ pub(crate) async fn restore(path: &Path, from: &Path, out: &mut Output) -> Resul
 /// Gives free space in a database back to the disk.
 pub(crate) async fn vacuum(path: &Path, out: &mut Output) -> Result<(), CliError> {
     drop(open(path).await?);
-    stop::set_deadline(STOP);
     let bar = bytes_bar("vacuum");
     let done = compact(path, |progress| show(&bar, progress)).await;
     bar.finish_and_clear();
