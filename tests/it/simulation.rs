@@ -195,7 +195,11 @@ fn a_failing_run_tells_everything_that_is_needed_to_see_it_again() {
 fn a_failure_is_shrunk_to_the_fault_that_makes_it() {
     let torn = Case { faults: FaultPlan::Each(vec![FaultClass::TornCommit]), desk: false, varied: false, ..case(3) };
     let mut tries = 0;
-    let (smaller, verdict) = shrink(&torn, Duration::from_secs(60), |n, _| tries = n).unwrap().expect("it fails");
+    let tried = |n: usize, _: &Case| {
+        tries = n;
+        true
+    };
+    let (smaller, verdict) = shrink(&torn, Duration::from_secs(60), tried).unwrap().expect("it fails");
     assert!((1..=TRIALS_MAX).contains(&tries), "{tries} tries");
     // Out of time from the beginning: what fails is given as it is, verified all the same.
     let (same, _) = shrink(&torn, Duration::ZERO, |_, _| panic!("no time for a try")).unwrap().expect("it fails");
