@@ -113,6 +113,21 @@ pub(crate) enum Command {
     Config(ConfigCommand),
 }
 
+impl Command {
+    /// Whether the exit code answers a question, whatever becomes of the output.
+    pub(crate) fn is_question(&self) -> bool {
+        matches!(
+            self,
+            Self::Status(StatusArgs { check: true, .. })
+                | Self::Check(_)
+                | Self::Replay(_)
+                | Self::Sim(_)
+                | Self::Db(DbCommand::Check(_))
+                | Self::Config(ConfigCommand::Check(_))
+        )
+    }
+}
+
 /// Which database.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct DbArgs {

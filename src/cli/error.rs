@@ -210,7 +210,7 @@ impl CliError {
             Self::NotJournalled { .. } => "see 'atra status' and its disk; it is journalled as soon as that is possible".into(),
             Self::NotFound { next, .. } | Self::Verdict { next, .. } => next.clone(),
             Self::Desk(error) if !is_of_data(error) => {
-                "mend it under [desk] of the configuration or in ATRA_DESK_…; 'atra config show' prints what is in force"
+                "correct it under [desk] of the configuration or in ATRA_DESK_…; 'atra config show' prints what is in force"
                     .into()
             }
             Self::File { .. } => "check the name and your rights to it".into(),
@@ -218,7 +218,7 @@ impl CliError {
             Self::NotWritable { .. } => "make the file and its folder writable, or use another --db FILE".into(),
             Self::Folder { .. } => "check your rights to the folder above it, or use another --db FILE".into(),
             Self::Import { source: ImportError::TooManyRefused { .. }, .. } => {
-                "mend the file, or raise --refused-max; each row that was refused is listed with --dry-run".into()
+                "fix the file, or raise --refused-max; each row that was refused is listed with --dry-run".into()
             }
             Self::Import { source: ImportError::Interval { .. }, .. } => {
                 "give the interval of the rows with --interval".into()
@@ -240,16 +240,17 @@ impl CliError {
                 "name a column of the file in --map, or its number from 1".into()
             }
             Self::Import { source: ImportError::Packed { .. } | ImportError::Damaged { .. }, .. } => {
-                "get the file anew: it is cut off or damaged".into()
+                "get the file again: it is cut off or damaged".into()
             }
             Self::Import { .. } | Self::NoRow { .. } => {
                 "look at the file's first lines: time, open, high, low, close, volume are needed".into()
             }
-            Self::SomeFiles { .. } => "mend them and import again: what is there already stays as it is".into(),
+            Self::SomeFiles { .. } => "fix them and import again: what is there already stays as it is".into(),
             Self::Block { .. } | Self::Damaged { .. } => {
                 "keep the file, and put a backup in its place with 'atra db restore'; without one, import into a new --db FILE".into()
             }
             Self::TeamEnded { next, .. } => next.clone(),
+            Self::Store(StoreError::Pruned { floor, .. }) => format!("use --after {floor}, or a backup from before"),
             Self::Runtime(RuntimeError::Deadline(_)) => "nothing acknowledged is lost: start it again".into(),
             _ => return None,
         };

@@ -68,6 +68,9 @@ use self::{
 pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
     let json = cli.json;
     let mut out = Output::new(json);
+    if cli.command.is_question() {
+        out.outlive_reader();
+    }
     match cli.command {
         Command::Run(args) => {
             // Its live view comes from other tasks: standard output is taken again at the end.

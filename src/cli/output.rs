@@ -43,6 +43,8 @@ pub(crate) struct Output {
     out: BufWriter<StdoutLock<'static>>,
     json: bool,
     colours: bool,
+    /// Whether the command goes on when its reader has gone: its exit code says more than its output.
+    outlives_reader: bool,
     /// The width of the terminal; `None` if standard output is none, and nothing is cut or wrapped.
     columns: Option<usize>,
 }
@@ -53,7 +55,13 @@ impl Output {
         let stdout = io::stdout();
         let is_terminal = !json && stdout.is_terminal();
         let columns = is_terminal.then(|| columns(&console::Term::stdout()));
-        Self { out: BufWriter::new(stdout.lock()), json, colours: is_terminal && wants_colours(), columns }
+        Self {
+            out: BufWriter::new(stdout.lock()),
+            json,
+            outlives_reader: false,
+            colours: is_terminal && wants_colours(),
+            columns,
+        }
     }
 
     /// Whether a program reads.
@@ -64,13 +72,13 @@ impl Output {
     /// A line of JSON.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string(value).map_err(|error| CliError::Output(error.into()))?;
-        writeln!(self.out, "{}", escape::json(&text)).map_err(CliError::Output)
+        self.put(&format!("{}\n", escape::json(&text)))
     }
 
     /// A value as JSON for people, in lines.
     pub(crate) fn pretty(&mut self, value: &impl Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(value).map_err(|error| CliError::Output(error.into()))?;
-        writeln!(self.out, "{}", escape::json(&text)).map_err(CliError::Output)
+        self.put(&format!("{}\n", escape::json(&text)))
     }
 
     /// A line of text, wrapped at words on a terminal. A line end in it is escaped.
@@ -88,8 +96,8 @@ impl Output {
     /// Text that has its line ends, as it is: never wrapped or cut.
     pub(crate) fn text(&mut self, text: &str) -> Result<(), CliError> {
         let clean = escape::escaped_but(text, |c| c == '\n' || is_mark(c));
-        let text = styled(&clean, self.colours);
-        self.out.write_all(text.as_bytes()).map_err(CliError::Output)
+        let text = styled(&clean, self.colours).into_owned();
+        self.put(&text)
     }
 
     /// `text`, set off if a person looks at a terminal.
@@ -127,7 +135,25 @@ impl Output {
 
     /// Hands everything over; the last act of a command.
     pub(crate) fn finish(&mut self) -> Result<(), CliError> {
-        self.out.flush().map_err(CliError::Output)
+        let flushed = self.out.flush();
+        self.judged(flushed)
+    }
+
+    /// Lets the command go on when its reader has gone away, since its exit code is an answer of its own.
+    pub(crate) fn outlive_reader(&mut self) {
+        self.outlives_reader = true;
+    }
+
+    fn put(&mut self, text: &str) -> Result<(), CliError> {
+        let written = self.out.write_all(text.as_bytes());
+        self.judged(written)
+    }
+
+    fn judged(&self, written: io::Result<()>) -> Result<(), CliError> {
+        match written {
+            Err(error) if self.outlives_reader && error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => written.map_err(CliError::Output),
+        }
     }
 
     fn wrapped(&mut self, text: &str, indent: usize) -> Result<(), CliError> {
@@ -139,7 +165,8 @@ impl Output {
 
     /// A line that was rendered.
     fn write(&mut self, text: &str) -> Result<(), CliError> {
-        writeln!(self.out, "{}", styled(text, self.colours)).map_err(CliError::Output)
+        let text = format!("{}\n", styled(text, self.colours));
+        self.put(&text)
     }
 }
 

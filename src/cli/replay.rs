@@ -132,7 +132,7 @@ fn refused(error: ReplayError) -> CliError {
             next: "give a backup that was made after that, with --state FILE".into(),
         },
         ReplayError::Store(error) => error.into(),
-        error => CliError::NotFound { what: error.to_string(), next: "mend the agent, or its state".into() },
+        error => CliError::NotFound { what: error.to_string(), next: "fix the agent, or its state".into() },
     }
 }
 

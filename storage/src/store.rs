@@ -53,7 +53,7 @@ pub enum StoreError {
         after: std::time::Duration,
     },
     /// What was asked for has been deleted: the journal is complete above `floor` only.
-    #[error("journal was pruned up to seq {floor}, nothing complete can be read after {after}; read on from {floor}")]
+    #[error("events up to {floor} were pruned, so the events after {after} are incomplete; read after {floor}")]
     Pruned {
         /// Where the read began.
         after: Seq,

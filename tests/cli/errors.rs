@@ -128,6 +128,27 @@ fn a_database_of_a_newer_atra_is_left_alone() {
     assert_eq!(bytes(&folder.path("a.db")), file);
 }
 
+/// Each cause has its own hint; all of them once were "check the name and your rights to it".
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hint_names_what_the_system_lacks() {
+    let folder = Folder::finished();
+    std::fs::create_dir(folder.path("gone")).expect("made");
+    let atra = env!("CARGO_BIN_EXE_atra");
+    for (script, part) in [
+        (format!("ulimit -n 8; {atra:?} status --db a.db"), "ulimit -n"),
+        (format!("ulimit -n 20; {atra:?} status --db a.db"), "ulimit -n"),
+        (format!("cd gone; rmdir ../gone; {atra:?} status --db a.db"), "working directory was deleted"),
+        (format!("{atra:?} status --db a.db/x"), "a file and no folder"),
+        (format!("{atra:?} db backup /nowhere/b.db --db a.db"), "/nowhere"),
+    ] {
+        let mut command = std::process::Command::new("bash");
+        command.args(["-c", &script]).current_dir(folder.0.path()).stdin(std::process::Stdio::null());
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        Running::spawn(&mut command).end().fails(1, &[part]);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_read_only_database_can_be_read_and_not_run() {

@@ -119,6 +119,16 @@ fn an_interrupted_command_has_its_own_exit_code_and_leaves_the_database_as_it_wa
     assert!(before == super::bytes(&folder.path("a.db")));
 }
 
+/// A monitor that reads one line took a crashed runtime for a healthy one.
+#[test]
+fn an_exit_code_that_is_an_answer_does_not_depend_on_a_reader() {
+    let folder = Folder::finished();
+    let mut child = folder.command(&["status", "--check", "--db", "a.db"]).spawn().expect("started");
+    drop(child.stdout.take());
+    let done = child.wait_with_output().expect("ended");
+    assert_eq!(done.status.code(), Some(3), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
 #[test]
 fn closed_or_full_streams_end_nothing() {
     let folder = Folder::with_candles();

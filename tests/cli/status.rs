@@ -23,6 +23,7 @@ fn the_exit_code_tells_healthy_stopped_suspended_and_crashed_apart() {
     running.signal("-STOP");
     let (code, status) = folder.check("a.db");
     assert_eq!((code, &status["degraded"][0]["kind"]), (4, &"suspended".into()), "{status}");
+    folder.atra(&["risk", "kill", "--db", "a.db"]).fails(1, &["did not respond", "kill -CONT"]);
     running.signal("-CONT");
 
     running.signal("-TERM");

@@ -382,6 +382,11 @@ mod tests {
     use super::super::walkforward::{WalkForwardConfig, walk_forward};
     use super::*;
 
+    #[test]
+    fn text_of_data_is_text_of_the_page() {
+        assert_eq!(escaped("a<b>&'\"\u{202e}\u{9b}\u{1b}"), "a&lt;b&gt;&amp;&#39;&quot;\\u{202e}\\u{9b}\\u{1b}");
+    }
+
     /// A page of `n` candles of each of so many series; the first one's run stands for all.
     fn page(n: usize, n_series: usize) -> String {
         let candles: Vec<Candle> = Simulator::new(5, "15m".parse().unwrap(), 1_640_995_200_000).take(n).collect();

@@ -200,7 +200,7 @@ impl Told<'_> {
             return out.line("Too few candles for a walk-forward: nothing here is out of sample.");
         }
         out.line(
-            &out.paint(Style::Bold, "Out of sample, each series by itself: pairs of averages, chosen anew as it goes"),
+            &out.paint(Style::Bold, "Out of sample, each series by itself: pairs of averages, chosen again as it goes"),
         )?;
         let of: [fn(&WalkForwardReport) -> f64; 4] =
             [|w| w.return_pct, |w| w.buy_and_hold_pct, |w| w.median_fixed_pct, |w| w.best_fixed.1];

@@ -66,7 +66,7 @@ pub(super) fn walk_text(
     out.table(
         &["", "return", ""],
         &[
-            row("walk-forward", walk.return_pct, format!("chosen anew every {} candles", config.step)),
+            row("walk-forward", walk.return_pct, format!("chosen again every {} candles", config.step)),
             row("buy and hold", walk.buy_and_hold_pct, String::new()),
             row("median pair", walk.median_fixed_pct, "held throughout".into()),
             row("best pair", walk.best_fixed.1, format!("{}/{}, known only in hindsight", best.fast, best.slow)),

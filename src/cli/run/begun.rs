@@ -60,7 +60,7 @@ impl Begun {
             return Ok(());
         }
         let what = format!("this journal was begun with other settings: {}", differing.join("; "));
-        let next = "set them as they were, use --fresh to begin anew (the candles stay), or another --db FILE";
+        let next = "set them as they were, use --fresh to begin again (the candles stay), or another --db FILE";
         Err(CliError::Usage { what, next })
     }
 

@@ -159,10 +159,10 @@ async fn desk_on_file(config: Config, args: &RunArgs, json: bool) -> Result<(), 
     let is_told = tokio::select! {
         // Biased: a report that is done is printed.
         biased;
-        told = finished.tell(&config.db, json) => told.map(|()| true)?,
-        () = stop::time_is_up() => false,
+        told = finished.tell(&config.db, json) => told.map(|()| true),
+        () = stop::time_is_up() => Ok(false),
     };
-    if !is_told {
+    if let Ok(false) = is_told {
         note("atra: stopped cleanly; the report was left out: it would take longer than runtime.stop_deadline_ms");
         if json {
             let mut out = Output::new(json);
@@ -170,7 +170,9 @@ async fn desk_on_file(config: Config, args: &RunArgs, json: bool) -> Result<(), 
             out.finish()?;
         }
     }
-    ended.into_result()
+    // A team that gave up is what the exit code says, whether the report could be printed or not.
+    ended.into_result()?;
+    is_told.map(drop)
 }
 
 /// Opens the database and starts the desk. A signal ends it where it waits, except that a runtime that has begun to start
