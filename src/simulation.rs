@@ -203,7 +203,7 @@ fn simulate(case: &Case, traced: bool) -> Result<SimReport<()>, CaseError> {
     swarm = crowd::teams(case.agents, beat, &Limits::default()).fold(swarm, Swarm::team);
     let has_crowd = case.agents > 0;
     // The pace of the candles begins anew at each start: every death may cost the desk its downtime.
-    let patience = long * 3 + Duration::from_secs(4 * 3_600);
+    let patience = long.saturating_mul(3).saturating_add(Duration::from_secs(4 * 3_600));
     Ok(swarm.simulate(|sim| async move {
         let caller = sim.clone();
         let calls = async move {

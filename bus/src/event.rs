@@ -21,10 +21,10 @@ impl Seq {
         self.0
     }
 
-    /// The following place.
+    /// The following place; the last one has none and is its own.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

@@ -18,6 +18,7 @@ pub mod payload;
 mod queue;
 pub mod setting;
 pub mod subscription;
+mod time;
 pub mod topic;
 
 pub use bus::{Bus, BusOptions, SubscriberStatus};
@@ -30,30 +31,5 @@ pub use observer::Observer;
 pub use payload::{Payload, PayloadError};
 pub use setting::{InvalidSetting, InvalidSettings, SettingCheck};
 pub use subscription::{Interest, Journal, JournalError, Page, Subscription};
+pub use time::{Timestamp, later};
 pub use topic::{Filter, Topic, TopicError};
-
-/// Milliseconds since 1970-01-01T00:00:00 UTC. Signed: data may be older than the epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub struct Timestamp(pub i64);
-
-impl Timestamp {
-    /// The instant `duration` later; saturates at the ends of the range.
-    #[must_use]
-    pub fn after(self, duration: std::time::Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
-    }
-
-    /// Milliseconds since the epoch.
-    #[must_use]
-    pub const fn millis(self) -> i64 {
-        self.0
-    }
-}
-
-impl std::fmt::Display for Timestamp {
-    /// Milliseconds as a plain number; the command line formats dates.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}

@@ -377,7 +377,7 @@ fn run_all(args: &SimRun, from: u64, to: u64) -> Result<Sum, CliError> {
         bar.set_style(style);
     }
     let (next, sum, began) = (AtomicU64::new(from), Mutex::new(Sum::default()), Instant::now());
-    let limit = args.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    let limit = args.minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
     let failed: Mutex<Option<CliError>> = Mutex::new(None);
     std::thread::scope(|scope| {
         for _ in 0..jobs.min(usize::try_from(to - from).unwrap_or(usize::MAX)) {

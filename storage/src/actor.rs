@@ -337,7 +337,7 @@ impl StorageActor {
                 _ => return Ending::Broken(failed(error.clone(), was_unknown), error),
             }
             Gauges::add(&self.gauges.retries, 1);
-            pause = (pause * 2).min(self.options.backoff_max);
+            pause = pause.saturating_mul(2).min(self.options.backoff_max);
         }
     }
 
@@ -410,7 +410,7 @@ impl StorageActor {
                 attempt += 1;
                 sleep(pause).await;
             }
-            pause = (pause * 2).min(self.options.backoff_max);
+            pause = pause.saturating_mul(2).min(self.options.backoff_max);
         }
     }
 

@@ -304,13 +304,21 @@ async fn an_event_comes_back_as_it_was_written(place: &mut dyn Place) {
         ..Event::clone(&event("b-2", "to.someone", "null", 2))
     };
     let full = Committed { seq: Seq(2), event: Arc::new(full), cause_seq: Some(Seq(1)), seen: Some(Seq(0)) };
-    commit(&mut store, &of_events(vec![root.clone(), full.clone()])).await;
-    for written in [root, full] {
+    let mut written = vec![root, full];
+    // The ends of time, and the first day that has a year of five digits.
+    for time in [Timestamp::MIN, Timestamp(0), Timestamp(253_402_300_800_000), Timestamp::MAX] {
+        let seq = Seq(written.len() as u64 + 1);
+        let event = Event { time, ..Event::clone(&event("a", "x.y", "1", seq.get())) };
+        written.push(Committed { seq, event: Arc::new(event), cause_seq: None, seen: None });
+    }
+    commit(&mut store, &of_events(written.clone())).await;
+    let after = written.last().expect("an event").seq.next();
+    for written in written {
         let found = reader.event(written.seq).await.expect("a read").expect("the event");
         assert_eq!(found.event.payload.json().expect("JSON"), written.event.payload.json().expect("JSON"));
         assert_eq!(format!("{found:?}"), format!("{written:?}"));
     }
-    assert!(reader.event(Seq(3)).await.expect("a read").is_none());
+    assert!(reader.event(after).await.expect("a read").is_none());
     assert!(reader.event(Seq(0)).await.expect("a read").is_none());
 }
 

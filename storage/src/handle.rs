@@ -330,8 +330,9 @@ impl Storage {
             _ => {
                 // Relaxed: a guess.
                 let commit = Duration::from_micros(self.0.gauges.last_commit_micros.load(Ordering::Relaxed));
-                let batches = 1 + queued / options.batch_commands_max;
-                (commit * batches as u32).clamp(RETRY_AFTER_MIN, options.backoff_max)
+                let batches = 1 + queued / options.batch_commands_max.max(1);
+                // Not `clamp`: it panics where the least is above the most.
+                commit.saturating_mul(batches as u32).max(RETRY_AFTER_MIN).min(options.backoff_max)
             }
         };
         let (commands_max, bytes_max) = (options.queue_commands_max, options.queue_bytes_max);

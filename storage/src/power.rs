@@ -7,6 +7,7 @@
 //!
 //! [`Store::renew`]: crate::Store::renew
 
+use atra_bus::later;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -90,7 +91,7 @@ impl StorageActor {
         };
         if is_due {
             warn!(%cause, "database could not be written anew");
-            self.power.renew_at = Some(Instant::now() + self.options.backoff_max);
+            self.power.renew_at = Some(later(Instant::now(), self.options.backoff_max));
         }
         let refused: Vec<_> = commands.extract_if(.., |command| wants(command)).collect();
         self.answer_all(refused, &Rejected::Failed(StoreError::Unflushed(cause)));

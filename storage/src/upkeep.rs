@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use atra_bus::Seq;
+use atra_bus::{Seq, later};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -87,7 +87,7 @@ impl StorageActor {
         if upkeep.prune_to.is_some() {
             return Some(Duration::ZERO);
         }
-        let checkpoint = self.is_dirty.then(|| upkeep.active_at + self.options.checkpoint_after_idle);
+        let checkpoint = self.is_dirty.then(|| later(upkeep.active_at, self.options.checkpoint_after_idle));
         let look = upkeep.is_looking.then(|| upkeep.looked_at + LOOK_EVERY);
         let retention = self.options.keep.is_limited().then_some(upkeep.retention_at);
         let next = checkpoint.into_iter().chain(look).chain(retention).min()?;
@@ -205,7 +205,7 @@ impl StorageActor {
         if !keep.is_limited() || self.upkeep.prune_to.is_some() || Instant::now() < self.upkeep.retention_at {
             return;
         }
-        self.upkeep.retention_at = Instant::now() + self.options.retention_every;
+        self.upkeep.retention_at = later(Instant::now(), self.options.retention_every);
         self.answer_committed();
         match plan_prune(&*self.store.reader(), keep).await {
             Ok(plan) if !plan.is_empty() => self.upkeep.prune_to = Some(plan.upto),

@@ -239,6 +239,20 @@ fn only_one_file_reads_the_wall_clock() {
     assert_eq!(env.lines(|line| line.contains("SystemTime::now")).len(), 1);
 }
 
+/// Times are added to by the methods of `Timestamp`, and waits to instants by `later`: neither can overflow.
+#[test]
+fn the_kernel_never_calculates_with_the_number_in_a_time() {
+    const TIMES: [&str; 10] = ["now", "time", "due", "wall", "until", "planned", "expected", "read", "start", "since"];
+    let calculates = |line: &str| {
+        line.match_indices(".0 ").any(|(at, found)| {
+            let name = line[..at].rsplit(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default();
+            TIMES.contains(&name) && line[at + found.len()..].starts_with(['+', '-', '*'])
+        }) || line.contains("Instant::now() + self")
+    };
+    let is_kernel = |source: &Source| KERNEL.iter().any(|folder| source.is_in(&format!("{folder}/src")));
+    none("arithmetic on a time that can overflow", &search(is_kernel, calculates));
+}
+
 #[test]
 fn only_the_step_sender_commits_turns() {
     // Whoever holds a `Storage` could submit; others have a `submit` and a `Step` of their own (the desk's broker).

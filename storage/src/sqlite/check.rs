@@ -105,7 +105,7 @@ async fn check_on(reader: &SqliteReader) -> Result<CheckReport, sqlx::Error> {
     let floor = floor(&mut db).await?;
     let row = db.fetch_one(sqlx::query(CHECK_SEQS).bind(floor.get() as i64)).await?;
     let (n, first, last): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    if first as u64 != floor.get() + 1 || n as u64 != (last as u64).saturating_sub(floor.get()) {
+    if first as u64 != floor.next().get() || n as u64 != (last as u64).saturating_sub(floor.get()) {
         let from = floor.next();
         problems.push(format!(
             "journal has {n} events of seqs {first} to {last}: it must have all from {from} on without gaps"

@@ -162,14 +162,19 @@ impl Readers {
 
 impl Watch {
     fn set(&self, deadline: Option<Duration>) {
-        let until = deadline.map_or(NEVER, |deadline| (self.base.elapsed() + deadline).as_micros() as u64);
+        let until = deadline.map_or(NEVER, |deadline| micros(self.base.elapsed().saturating_add(deadline)));
         self.until.store(until, Ordering::Relaxed);
     }
 
     fn is_over(&self) -> bool {
         let until = self.until.load(Ordering::Relaxed);
-        until != NEVER && self.base.elapsed().as_micros() as u64 > until
+        until != NEVER && micros(self.base.elapsed()) > until
     }
+}
+
+/// What does not fit is never.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(NEVER)
 }
 
 /// Puts the calling thread behind the others. Elsewhere than on Linux a nice value is the whole process's.

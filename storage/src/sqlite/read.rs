@@ -427,7 +427,7 @@ impl Read for SqliteReader {
         let oldest = newest.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
         let (mut after, last) = (self.floor().await?, self.last_seq().await?);
         while after < last {
-            let upto = Seq(after.get() + AGE_PAGE);
+            let upto = Seq(after.get().saturating_add(AGE_PAGE));
             let query = query(queries::FIRST_FROM_TIME).bind(seq_of(after)).bind(seq_of(upto)).bind(oldest);
             if let Some(first) = self.number(query).await? {
                 return Ok(Seq(first as u64 - 1));
