@@ -112,11 +112,12 @@ pub enum Missed {
     /// Fires once, for the last of them.
     #[default]
     Last,
-    /// Fires for each.
+    /// Fires for each of the newest `limits.missed_max`.
     All,
 }
 
-/// A recurring timer: fires at every multiple of `every` since the epoch, on the team's clock.
+/// A recurring timer: fires at every multiple of `every` since the epoch, on the team's clock; on a `wall` clock on the
+/// machine's. If that goes back, times that have passed come again; it waits for two intervals at most.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     /// Unique within the agent; the event's topic is `sys.schedule.<agent>.<name>`.

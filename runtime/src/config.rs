@@ -17,8 +17,12 @@ use atra_storage::{Keep, Level, Span, SqliteOptions, StorageOptions};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use crate::ClockLimits;
+
 /// The most worker threads. 1,024: above the cores of any machine; more only cost memory.
 const THREADS_MAX: usize = 1_024;
+/// The largest bound of the clock, in milliseconds. Ten years: more would not be a bound.
+const DECADE_MS: u64 = 3_652 * 86_400_000;
 
 /// Section `[runtime]`: the process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,11 +33,25 @@ pub struct ProcessConfig {
     /// How long a stop may take before everything is ended, in milliseconds. 30,000: far above what the default limits
     /// leave under way, and what service managers grant.
     pub stop_deadline_ms: u64,
+    /// The largest jump of the machine's clock that is followed at once, in milliseconds. 7,200,000.
+    pub clock_step_max_ms: u64,
+    /// How long a larger jump must last before it is followed, in milliseconds. 60,000.
+    pub clock_hold_ms: u64,
+    /// How far ahead of the clock the time of an event may be, in milliseconds. 86,400,000: a caller is refused beyond
+    /// it, and no team's wall clock follows.
+    pub event_ahead_max_ms: u64,
 }
 
 impl Default for ProcessConfig {
     fn default() -> Self {
-        Self { threads: 0, stop_deadline_ms: 30_000 }
+        let clock = ClockLimits::default();
+        Self {
+            threads: 0,
+            stop_deadline_ms: 30_000,
+            clock_step_max_ms: millis(clock.step_max),
+            clock_hold_ms: millis(clock.hold),
+            event_ahead_max_ms: millis(clock.ahead_max),
+        }
     }
 }
 
@@ -52,7 +70,20 @@ impl ProcessConfig {
         let mut check = SettingCheck::new("runtime");
         check.range("threads", self.threads, 0..=THREADS_MAX);
         check.range("stop_deadline_ms", self.stop_deadline_ms, 1..=86_400_000);
+        check.range("clock_step_max_ms", self.clock_step_max_ms, 0..=DECADE_MS);
+        check.range("clock_hold_ms", self.clock_hold_ms, 0..=86_400_000);
+        check.range("event_ahead_max_ms", self.event_ahead_max_ms, 0..=DECADE_MS);
         check.finish()
+    }
+
+    /// The bounds of the wall clock.
+    #[must_use]
+    pub fn clock(&self) -> ClockLimits {
+        ClockLimits {
+            step_max: Duration::from_millis(self.clock_step_max_ms),
+            hold: Duration::from_millis(self.clock_hold_ms),
+            ahead_max: Duration::from_millis(self.event_ahead_max_ms),
+        }
     }
 }
 

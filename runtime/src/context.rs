@@ -126,7 +126,7 @@ pub enum ReadError {
 /// A timer that a turn set or cancelled.
 #[derive(Debug, Clone)]
 pub(crate) enum TimerChange {
-    Set { id: String, due: Timestamp, draft: Draft },
+    Set { id: String, due: Timestamp, delay: Duration, draft: Draft },
     Cancel { id: String },
 }
 
@@ -271,8 +271,10 @@ impl Context<'_> {
         self.write(key, Draft::new(Topic::memory(key)?, ()))
     }
 
-    /// Sets a timer: `event` comes back to this agent as an input of its own once `delay` has passed on the
-    /// team's clock. The answer cancels it. Timers are committed with the step and survive restarts.
+    /// Sets a timer: `event` comes back to this agent as an input of its own once `delay` has passed: on an `events`
+    /// clock of the team's time, on a `wall` clock of monotonic time, whatever the machine's clock does. The answer
+    /// cancels it. Timers are committed with the step and survive restarts of the team and of the process; a new process
+    /// takes what is left of the delay from the machine's clock, and never more than the delay.
     ///
     /// # Errors
     /// [`PublishError::TooLarge`] or [`PublishError::Reserved`]; nothing was recorded.
@@ -283,7 +285,8 @@ impl Context<'_> {
         }
         self.measure(&draft)?;
         let id = self.next_id().to_string();
-        self.effects.timers.push(TimerChange::Set { id: id.clone(), due: self.input.now.after(delay), draft });
+        let due = self.input.now.after(delay);
+        self.effects.timers.push(TimerChange::Set { id: id.clone(), due, delay, draft });
         Ok(id)
     }
 

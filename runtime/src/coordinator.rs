@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    ClockLimits,
+    clock::BoundedEnv,
     kernel::{JournalReader, Kernel, Releaser},
     memory::{Entry, SharedMemory},
     runtime::{Inner, Runtime, TeamHandle},
@@ -45,6 +47,7 @@ pub enum StartError {
 pub struct RuntimeBuilder {
     store: Box<dyn Store>,
     env: Arc<dyn Env>,
+    clock: ClockLimits,
     storage: StorageOptions,
     bus: BusOptions,
     level: Level,
@@ -65,6 +68,7 @@ impl RuntimeBuilder {
         Self {
             store,
             env: Arc::new(SystemEnv::new()),
+            clock: ClockLimits::default(),
             storage: StorageOptions::default(),
             bus: BusOptions::default(),
             level: Level::Process,
@@ -85,6 +89,13 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn env(mut self, env: Arc<dyn Env>) -> Self {
         self.env = env;
+        self
+    }
+
+    /// Bounds of the wall clock.
+    #[must_use]
+    pub fn clock(mut self, clock: ClockLimits) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -168,7 +179,8 @@ impl RuntimeBuilder {
         let limits = self.teams.iter().map(|team| team.limits.event_bytes_max);
         let event_bytes_max = limits.max().unwrap_or(crate::Limits::default().event_bytes_max);
         let kernel = Arc::new(Kernel {
-            env: self.env,
+            env: Arc::new(BoundedEnv::new(self.env, self.clock)),
+            clock: self.clock,
             storage,
             reader,
             bus,

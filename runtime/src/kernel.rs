@@ -10,11 +10,12 @@ use atra_storage::{
 use rustc_hash::FxHashSet;
 use serde_json::Value;
 
-use crate::memory::SharedMemory;
+use crate::{ClockLimits, memory::SharedMemory};
 
 /// Handles on everything that a team or a caller needs.
 pub(crate) struct Kernel {
     pub(crate) env: Arc<dyn Env>,
+    pub(crate) clock: ClockLimits,
     pub(crate) storage: Storage,
     pub(crate) reader: Arc<dyn Read>,
     pub(crate) bus: Bus,

@@ -7,6 +7,7 @@
 //! What is not: nothing here knows SQL or a market. Only the team executor commits turns.
 
 pub mod agent;
+mod clock;
 pub mod config;
 pub mod context;
 mod coordinator;
@@ -27,6 +28,7 @@ pub use agent::{
     Agent, AgentError, AgentSpec, Missed, Offsets, OnPoison, Publishes, Query, Schedule, Source, SourceItem,
     StateReader, StateWriter,
 };
+pub use clock::ClockLimits;
 pub use context::{Context, PublishError, ReadError};
 pub use coordinator::{RuntimeBuilder, StartError};
 pub use ledger::{EffectError, ModelCall};

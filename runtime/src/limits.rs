@@ -30,6 +30,9 @@ pub struct Limits {
     pub foreign_events_max: usize,
     /// Pending timers of one agent. 10,000: they live in memory.
     pub timers_max: usize,
+    /// Times of one schedule with `Missed::All` that are caught up on after a pause. 100,000: a day of seconds; what is
+    /// older is left out, with an error in the log.
+    pub missed_max: u64,
     /// Restarts without a committed input in between before the team is marked failed. 10.
     pub restarts_max: u32,
     /// Dead letters per 1,000 inputs before the team is marked failed. 100: one in ten is not poison any
@@ -59,6 +62,7 @@ impl Default for Limits {
             read_ahead_inputs_max: 4_096,
             foreign_events_max: 512,
             timers_max: 10_000,
+            missed_max: 100_000,
             restarts_max: 10,
             dead_letters_per_thousand_max: 100,
             backoff_first_ms: 10,
@@ -88,6 +92,7 @@ impl Limits {
         check.range("read_ahead_inputs_max", self.read_ahead_inputs_max, 1..=1_000_000);
         check.range("foreign_events_max", self.foreign_events_max, 1..=1_000_000);
         check.range("timers_max", self.timers_max, 0..=10_000_000);
+        check.range("missed_max", self.missed_max, 1..=10_000_000);
         check.range("restarts_max", self.restarts_max, 0..=1_000_000);
         check.range("dead_letters_per_thousand_max", self.dead_letters_per_thousand_max, 0..=1_000_000);
         check.range("backoff_first_ms", self.backoff_first_ms, 1..=DAY_MS);

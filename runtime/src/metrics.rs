@@ -68,6 +68,7 @@ pub(crate) fn read(runtime: &Runtime) -> Vec<Metric> {
     for team in runtime.status() {
         let name = team.team.as_str();
         figures.add_of("atra_team_inputs_total", "team", name, team.inputs);
+        figures.add_of("atra_team_inputs_ahead_total", "team", name, team.inputs_ahead);
         figures.add_of("atra_team_turns_total", "team", name, team.turns);
         figures.add_of("atra_team_steps_total", "team", name, team.steps);
         figures.add_of("atra_team_events_total", "team", name, team.events);

@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use atra_bus::{Batch, Committed, Event, EventId, Filter, Interest, Name, Seq, Timestamp};
+use atra_bus::{Batch, Committed, Event, EventId, Filter, Interest, Name, Seq};
 use atra_storage::{Ancestor, FactKind, Read, StoreError};
 use rustc_hash::FxHashSet;
 use serde_json::Value;
@@ -27,7 +27,9 @@ use crate::{
     ledger::EffectLedger,
     memory::SharedMemory,
     supervisor::{PAGE_KEYS, Stored, interest, start},
-    team::{Crew, Decided, Member, RoundEvent, Routes, Timers, TurnFailure, TurnRules, TurnWatch},
+    team::{
+        CLOCK_TOPIC, Crew, Decided, Member, RoundEvent, Routes, TeamClock, Timers, TurnFailure, TurnRules, TurnWatch,
+    },
 };
 
 /// Journal rows read at once.
@@ -217,7 +219,7 @@ struct Sandbox {
     crew: Crew,
     routes: Routes,
     timers: Timers,
-    now: Timestamp,
+    time: TeamClock,
     position: Arc<AtomicU64>,
     letters: Arc<BTreeSet<(Name, EventId)>>,
     /// Foreign inputs of which it is not known yet whether the team had taken them before its next own one.
@@ -255,7 +257,7 @@ impl Sandbox {
         Ok(Self {
             wants: interest(&team),
             routes: Routes::new(team.specs.clone()),
-            now: stored.clock,
+            time: stored.clock,
             team,
             stored,
             shared,
@@ -334,6 +336,10 @@ impl Sandbox {
             self.comparison.recorded(row);
             return self.comparison.compare();
         }
+        if row.event.topic == CLOCK_TOPIC {
+            self.time.take_row(&row.event);
+            return None;
+        }
         let position = row.seen.unwrap_or_default();
         match self.own(place, &row) {
             Ok(to) => self.input(row, position, to).await,
@@ -380,12 +386,15 @@ impl Sandbox {
     /// Handles an input again: its whole cascade.
     async fn input(&mut self, input: Committed, position: Seq, to: Option<usize>) -> Option<Difference> {
         let is_own = input.seen.is_some() && input.event.topic.subject() != "sys.init";
-        if self.team.clock == Clock::Wall || is_own {
-            self.now = self.now.max(input.event.time);
+        match self.team.clock {
+            // Timers and first starts are for one member.
+            Clock::Wall if to.is_none() => self.time.follow(input.event.time),
+            Clock::Events if !is_own => {}
+            _ => self.time.advance(input.event.time),
         }
         // Relaxed: one task; only how long old versions are kept depends on it.
         self.position.store(position.get(), Ordering::Relaxed);
-        let at = TurnInput { now: self.now, position, attempt: 1 };
+        let at = TurnInput { now: self.time.now, position, attempt: 1 };
         let rules = TurnRules { input: at, skips: Some(self.letters.clone()), gate: None };
         self.inputs += 1;
         if let Err(failure) = self.cascade(&input, to, &rules).await {
@@ -413,7 +422,7 @@ impl Sandbox {
             for (member, change) in decided.timers.drain(..) {
                 match change {
                     // What has no JSON form was refused at the call.
-                    TimerChange::Set { id, due, draft } => drop(self.timers.set(member, &id, due, draft)),
+                    TimerChange::Set { id, due, draft, .. } => drop(self.timers.set(member, &id, due, draft, None)),
                     TimerChange::Cancel { id } => self.timers.cancel(member, &id),
                 }
             }
@@ -459,7 +468,7 @@ fn surroundings(
 
 /// Members and timers, from stored state.
 async fn build(team: &Team, shared: &Arc<TeamShared>, stored: &Stored) -> Result<(Crew, Timers), ReplayError> {
-    let mut timers = Timers::new(team.specs.clone());
+    let mut timers = Timers::new(team.specs.clone(), team.limits.missed_max);
     let mut members = Vec::new();
     for (place, spec) in team.specs.iter().enumerate() {
         let facts = &stored.members[place];

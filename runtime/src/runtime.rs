@@ -12,7 +12,7 @@ use std::{
 
 use atra_bus::{
     Draft, Event, EventId, Filter, Interest, Name, Observer, PayloadError, Seq, SubscriberStatus, Subscription, Task,
-    Topic, TopicError,
+    Timestamp, Topic, TopicError,
 };
 use atra_storage::{Level, Publish, Read, Rejected, StorageMetrics, StoreError};
 use serde::Serialize;
@@ -57,6 +57,20 @@ pub enum RuntimeError {
         bytes: usize,
         /// The limit.
         limit: usize,
+    },
+    /// The event's time is too far ahead of the runtime's clock.
+    #[error(
+        "time {time} of the event is {ahead:?} ahead of the clock ({now}), the limit is {limit:?} (event_ahead_max_ms); times are in milliseconds"
+    )]
+    AheadOfClock {
+        /// The event's time.
+        time: Timestamp,
+        /// The clock.
+        now: Timestamp,
+        /// Measured.
+        ahead: Duration,
+        /// The limit.
+        limit: Duration,
     },
     /// Callers' passing events have nobody to reach: publish them as durable.
     #[error("a caller's event on {0} must be durable")]
@@ -155,6 +169,8 @@ pub struct TeamStatus {
     pub state: TeamState,
     /// Inputs handled in this process.
     pub inputs: u64,
+    /// Inputs whose time was too far ahead of the clock to move the team's.
+    pub inputs_ahead: u64,
     /// Turns in this process.
     pub turns: u64,
     /// Committed steps in this process.
@@ -265,6 +281,7 @@ impl Runtime {
             team: team.plan.name.clone(),
             state: team.states.borrow().clone(),
             inputs: read(&team.counters.inputs),
+            inputs_ahead: read(&team.counters.inputs_ahead),
             turns: read(&team.counters.turns),
             steps: read(&team.counters.steps),
             events: read(&team.counters.events),
@@ -604,6 +621,12 @@ impl PublishCall<'_> {
         let taken = |caller: &Name| self.runtime.kernel.agents.contains(caller) || *caller == self.runtime.kernel.name;
         if let Some(caller) = self.caller.as_ref().filter(|caller| taken(caller)) {
             return Err(reserved(&format!("{caller} is the name of an agent or of the runtime, not of a caller")));
+        }
+        if let Some(time) = self.draft.time {
+            let (now, limit) = (self.runtime.kernel.env.now(), self.runtime.kernel.clock.ahead_max);
+            if time > now.after(limit) {
+                return Err(RuntimeError::AheadOfClock { time, now, ahead: time.since(now), limit });
+            }
         }
         let limit = self.runtime.kernel.event_bytes_max;
         let bytes = self.draft.payload.json()?.len();

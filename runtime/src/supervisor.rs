@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use atra_bus::{Event, EventId, Filter, Interest, Name, Payload, Seq, Timestamp, Topic};
+use atra_bus::{Event, EventId, Filter, Interest, Name, Payload, Seq, Timestamp, Topic, later};
 use atra_storage::{FactKind, FactPage, Read, Rejected, StoreError, TeamRow};
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
@@ -30,9 +30,9 @@ use crate::{
     ledger::EffectLedger,
     memory::Entry,
     team::{
-        CLOCK_KEY, Careful, Clock, Counters, Crew, Executor, Guilty, INIT_KEY, Inputs, Mark, Member, Placement,
-        SourceReader, StepSender, Suspects, Team, TeamControl, TeamExit, TeamParts, Timers, TurnFault, TurnWatch,
-        contained, letter, panic_text, within,
+        CEILING_KEY, CLOCK_KEY, Careful, Clock, Counters, Crew, Executor, Guilty, INIT_KEY, Inputs, Mark, Member,
+        Moment, Placement, Rings, SourceReader, StepSender, Suspects, Team, TeamClock, TeamControl, TeamExit,
+        TeamParts, Timers, TurnFault, TurnWatch, contained, letter, panic_text, within,
     },
 };
 
@@ -113,6 +113,8 @@ pub(crate) struct Supervisor {
     position: Arc<AtomicU64>,
     /// Commands that came while nothing ran, for the next incarnation; as bounded as their queue.
     stash: VecDeque<TeamControl>,
+    /// When the timers of a wall clock ring.
+    rings: Rings,
     /// A pause holds until it is taken back, over restarts too.
     paused: bool,
 }
@@ -145,6 +147,7 @@ impl Supervisor {
             state,
             counters: Arc::default(),
             watches,
+            rings: Rings::default(),
             paused: false,
             restarts: Arc::default(),
             suspects: Suspects::default(),
@@ -240,7 +243,7 @@ impl Supervisor {
 
     /// Waits before the next incarnation; `false` when told to stop meanwhile.
     async fn back_off(&mut self, restart: u32) -> bool {
-        let until = tokio::time::Instant::now() + self.plan.limits.backoff(restart);
+        let until = later(tokio::time::Instant::now(), self.plan.limits.backoff(restart));
         loop {
             tokio::select! {
                 // Biased: a stop during the pause is obeyed at once.
@@ -357,7 +360,11 @@ impl Supervisor {
             agents: kernel.agents.clone(),
             ledger,
         });
-        let mut timers = Timers::new(self.plan.specs.clone());
+        let mut timers = Timers::new(self.plan.specs.clone(), self.plan.limits.missed_max);
+        if self.plan.clock == Clock::Wall {
+            let now = Moment { wall: kernel.env.now(), at: kernel.env.monotonic() };
+            timers = timers.on_wall(self.rings.clone(), now);
+        }
         let mut members = Vec::new();
         let mut sources = Vec::new();
         for (place, spec) in self.plan.specs.iter().enumerate() {
@@ -385,7 +392,12 @@ impl Supervisor {
         let inputs = Inputs {
             env: kernel.env.clone(),
             clock: self.plan.clock,
-            now: stored.clock,
+            time: stored.clock,
+            ahead_max: kernel.clock.ahead_max,
+            plausible_upto: Timestamp::MIN,
+            held: None,
+            first: self.plan.specs.first().map_or_else(|| self.plan.name.clone(), |spec| spec.name.clone()),
+            counters: self.counters.clone(),
             subscription: kernel.bus.subscribe(interest(&self.plan), row.cursor),
             foreign: VecDeque::new(),
             foreign_events_max: self.plan.limits.foreign_events_max,
@@ -513,7 +525,7 @@ pub(crate) struct MemberFacts {
 pub(crate) struct Stored {
     pub(crate) members: Vec<MemberFacts>,
     pub(crate) memory: BTreeMap<String, Option<Entry>>,
-    pub(crate) clock: Timestamp,
+    pub(crate) clock: TeamClock,
     /// Places of members that have had their `sys.init`.
     had_init: BTreeSet<usize>,
     resting: bool,
@@ -548,7 +560,8 @@ impl Stored {
             stored.read_memory(reader, prefix).await?;
         }
         let meta = by_key(reader, FactKind::Meta, &plan.name).await?;
-        stored.clock = Timestamp(meta.get(CLOCK_KEY).and_then(|json| json.parse().ok()).unwrap_or_default());
+        let time = |key: &str| meta.get(key).and_then(|json| json.parse().ok()).map(Timestamp);
+        stored.clock = TeamClock { now: time(CLOCK_KEY).unwrap_or_default(), ceiling: time(CEILING_KEY) };
         stored.resting = meta.contains_key(STATE_KEY);
         for (input, json) in by_key(reader, FactKind::Attempt, &plan.name).await? {
             if let (Ok(input), Ok(mark)) = (input.parse(), serde_json::from_str(&json)) {

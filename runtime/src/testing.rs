@@ -137,7 +137,7 @@ impl AgentBench {
             agents: Arc::new(std::iter::once(spec.name.clone()).collect()),
             ledger: None,
         });
-        let timers = Timers::new(vec![spec.clone()]);
+        let timers = Timers::new(vec![spec.clone()], Limits::default().missed_max);
         let (agent, member): (Option<Box<dyn Agent>>, _) = (Some(Box::new(agent)), None);
         Self { spec, team, agent, member, timers, now: Timestamp::default(), steps: 0, state: BTreeMap::new() }
     }
@@ -283,9 +283,9 @@ impl AgentBench {
         }
         for change in effects.timers {
             match change {
-                TimerChange::Set { id, due, draft } => {
+                TimerChange::Set { id, due, draft, .. } => {
                     decided.timers.push((due, draft.clone()));
-                    let set = self.timers.set(0, &id, due, draft);
+                    let set = self.timers.set(0, &id, due, draft, None);
                     set.map_err(|error| TurnFault::Failed(error.to_string()))?;
                 }
                 TimerChange::Cancel { id } => self.timers.cancel(0, &id),

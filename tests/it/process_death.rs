@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
+use async_trait::async_trait;
 use atra_bus::{Draft, Event};
-use atra_runtime::{AgentSpec, Context, Limits, OnPoison, RuntimeBuilder, Team, TeamState};
+use atra_runtime::{Agent, AgentError, AgentSpec, Context, Limits, OnPoison, RuntimeBuilder, Team, TeamState};
 use atra_storage::{FactKind, FactRow, SqliteOptions, SqliteReader, SqliteStore};
 
 use crate::support::{Script, lines, topic};
@@ -26,6 +27,25 @@ fn deadly(name: &'static str, on_poison: OnPoison) -> Script<u64> {
     })
 }
 
+/// Takes the process down late in its turn: after it has decided something, and has waited.
+struct Late;
+
+#[async_trait]
+impl Agent for Late {
+    fn spec(&self) -> AgentSpec {
+        AgentSpec::new("late").subscribes("in.n").publishes_on("out.>", true)
+    }
+    async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        let n = *event.get::<u64>()?;
+        cx.publish(Draft::new(topic("out.late"), n))?;
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        if n == 13 {
+            std::process::abort();
+        }
+        Ok(())
+    }
+}
+
 /// One of the teams, by name.
 fn team(name: &str) -> Team {
     match name {
@@ -33,6 +53,10 @@ fn team(name: &str) -> Team {
             .agent(|| deadly("first", OnPoison::DeadLetter))
             .agent(|| deadly("second", OnPoison::DeadLetter))
             .limits(Limits { deaths_max: 3, ..Limits::default() }),
+        "late" => Team::of(|| Late).limits(Limits { deaths_max: 2, ..Limits::default() }),
+        "once" => {
+            Team::of(|| deadly("once", OnPoison::DeadLetter)).limits(Limits { deaths_max: 1, ..Limits::default() })
+        }
         "ledger" => Team::of(|| deadly("ledger", OnPoison::Stop)).limits(Limits { deaths_max: 3, ..Limits::default() }),
         _ => Team::of(|| deadly("deadly", OnPoison::DeadLetter)),
     }
@@ -105,6 +129,17 @@ fn two_agents_that_abort_the_process_on_one_event_are_both_found_out() {
     let owners: Vec<_> = letters.iter().map(|letter| letter.owner.as_str()).collect();
     assert_eq!((lives, owners), (2 + 3 + 3 + 1, vec!["first", "second"]));
     assert!(lines.iter().any(|line| line == "out.second 14"), "{lines:?}");
+}
+
+/// Whatever the limit, and wherever in the turn: the last try has no marks, and finds it out all the same.
+#[test]
+fn an_event_that_aborts_the_process_late_in_its_turn_becomes_a_dead_letter() {
+    for (team, deaths_max) in [("late", 2), ("once", 1)] {
+        let (lives, letters, _, lines) = lives(team);
+        assert_eq!((lives, letters.len()), (2 + deaths_max + 1, 1), "{team}");
+        assert!(lines.iter().any(|line| *line == format!("out.{team} 20")), "{lines:?}");
+        assert!(!lines.iter().any(|line| *line == format!("out.{team} 13")), "{lines:?}");
+    }
 }
 
 /// A ledger skips nothing, whatever takes the process down.

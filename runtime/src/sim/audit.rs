@@ -5,6 +5,7 @@
 //! hashes of facts, the place of each event, what each agent still has to be given.
 
 mod routes;
+mod timers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -15,6 +16,7 @@ use atra_bus::{Event, EventId, Interest, Name, Seq};
 use atra_storage::{FactKind, FactRow, Read, StoreError, TeamRow, WriteBatch};
 use routes::Route;
 use rustc_hash::{FxHashMap, FxHashSet};
+use timers::Timers;
 
 use super::{
     disk::is_flushed,
@@ -29,6 +31,8 @@ const VIOLATIONS_MAX: usize = 8;
 /// Virtual time after which an event that nobody has taken makes a team stuck, in milliseconds. Above the longest
 /// planned stall, pause and downtime together.
 const STUCK_MS: u64 = 30 * 60_000;
+/// The same once nothing goes wrong any more: what a busy team may take to come to a timer.
+const LATE_MS: u64 = 60_000;
 
 /// The auditor's handle.
 #[derive(Clone)]
@@ -51,6 +55,7 @@ struct State {
     /// Hashes of facts by hash of their key, and all of them folded into one.
     facts: FxHashMap<u64, u64>,
     facts_fold: u64,
+    timers: Timers,
     /// Versions of memory keys, in the order in which the keys were first written.
     memory: Vec<(Arc<str>, Vec<Version>)>,
     letters: FxHashSet<(usize, EventId)>,
@@ -279,13 +284,17 @@ impl Audit {
     pub(crate) async fn reopened(&self, reader: &dyn Read, power: bool) -> Result<(), StoreError> {
         let last = reader.last_seq().await?;
         let teams = reader.teams().await?;
-        let mut fold = 0;
+        let at_ms = self.engine.now_ms();
+        let (mut fold, mut timers) = (0, Timers::default());
         for kind in FactKind::ALL {
             for row in reader.facts(kind, None).await? {
-                fold ^= fact_hash(fact_key(kind, &row.owner, &row.key), row.value.as_deref().unwrap_or_default());
+                let key = fact_key(kind, &row.owner, &row.key);
+                fold ^= fact_hash(key, row.value.as_deref().unwrap_or_default());
+                if kind == FactKind::Timer {
+                    timers.fact(at_ms, key, &row);
+                }
             }
         }
-        let at_ms = self.engine.now_ms();
         let mut state = self.state();
         let same = |state: &State| {
             let is_known = |row: &TeamRow| {
@@ -330,6 +339,7 @@ impl Audit {
             agent.alive = false;
         }
         state.stopped = false;
+        state.timers = timers;
         state.remember(at_ms, Recent::Opened(last));
         Ok(())
     }
@@ -443,7 +453,7 @@ impl Audit {
         let at_ms = self.engine.now_ms();
         let mut guard = self.state();
         let state = &mut *guard;
-        let mut stuck = Vec::new();
+        let (mut stuck, mut late) = (Vec::new(), Vec::new());
         for place in 0..state.agents.len() {
             let cursor = state.cursor_of(state.agents[place].team);
             state.forget_taken(place, cursor);
@@ -455,12 +465,26 @@ impl Audit {
                 stuck.push((agent.spec.name.clone(), *seq, *since));
             }
         }
-        if stuck.is_empty() {
+        for timer in state.timers.overdue(at_ms, if all { LATE_MS } else { STUCK_MS }) {
+            let is_excused = state
+                .by_name
+                .get(&timer.owner)
+                .is_none_or(|place| excused.contains(&state.teams[state.agents[*place].team].name));
+            if !is_excused {
+                late.push((timer.owner.clone(), timer.after_ms, timer.since_ms));
+            }
+        }
+        if stuck.is_empty() && late.is_empty() {
             state.check(at_ms, Invariant::NotStuck, true, "", String::new);
         }
         for (name, seq, since) in stuck {
             state.check(at_ms, Invariant::NotStuck, false, name.as_str(), || {
                 format!("has not settled seq {seq}, which was committed at {since} ms")
+            });
+        }
+        for (name, after, since) in late {
+            state.check(at_ms, Invariant::NotStuck, false, name.as_str(), || {
+                format!("a timer of {after} ms that was set or found at {since} ms has not rung")
             });
         }
     }
@@ -726,6 +750,9 @@ impl State {
             None => self.facts.remove(&key),
         };
         self.facts_fold ^= old.unwrap_or(0);
+        if fact.kind == FactKind::Timer {
+            self.timers.fact(at_ms, key, fact);
+        }
         if self.keeps_volatile {
             before.facts.push((key, old));
         }

@@ -16,6 +16,7 @@ use atra_storage::{Level, Loaded, Read, Store, StoreError, WriteBatch};
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
+    SIM_START,
     audit::Audit,
     driven::{DrivenReader, ReadBug},
     engine::{Engine, Meddler, Meddling, WakeBug},
@@ -63,10 +64,20 @@ pub(crate) struct FaultyStore {
     pub(crate) inner: Box<dyn Store>,
     pub(crate) world: DiskWorld,
     pub(crate) group: u32,
+    /// Commits that this life of the process asked for.
+    pub(crate) commits: u64,
 }
 
 /// The longest step of the wall clock: a correction after a long sleep, not another year.
 const CLOCK_STEP_MAX_MS: u64 = 30_000;
+
+/// A jump of the wall clock that stays, in either direction: an hour too much or too little, or above what is followed at
+/// once.
+const CLOCK_JUMPS_MS: [i64; 4] = [-3_600_000, 3_600_000, -4 * 3_600_000, 4 * 3_600_000];
+/// The longest moment for which the wall clock is off by decades. A little less than the runtime's default hold.
+const CLOCK_MOMENT_MAX_MS: u64 = 50_000;
+/// Ten years.
+const DECADE_MS: i64 = 3_652 * 86_400_000;
 
 /// The longest time for which a task is not polled: a machine that is busy with something else.
 const STALL_MAX_MS: u64 = 1_000;
@@ -84,10 +95,29 @@ impl FaultyStore {
         let _ = self.world.orders.try_send(order);
     }
 
+    /// Wall time jumps by hours for good, or for a moment by ten years or back to 1970.
+    fn jump_clock(&self, draw: u64) {
+        let off_by = self.world.clock_off_by.clone();
+        let kind = draw >> 32;
+        if kind & 1 == 0 {
+            // Relaxed: one thread.
+            off_by.fetch_add(CLOCK_JUMPS_MS[(kind >> 1 & 3) as usize], Ordering::Relaxed);
+            return;
+        }
+        let by_ms = if kind & 2 == 0 { DECADE_MS } else { -SIM_START.millis() };
+        off_by.fetch_add(by_ms, Ordering::Relaxed);
+        let moment = Duration::from_millis(draw % CLOCK_MOMENT_MAX_MS);
+        let back = async move {
+            sleep(moment).await;
+            off_by.fetch_sub(by_ms, Ordering::Relaxed);
+        };
+        self.world.engine.detach(0, "clock", Box::pin(back));
+    }
+
     /// Carries out what does not end the commit; gives what does.
     async fn begin(&self, n: u64) -> Result<Vec<(FaultClass, u64)>, StoreError> {
         let mut later = Vec::new();
-        for (class, draw) in self.world.faults.commit(n) {
+        for (class, draw) in self.world.faults.commit(n, self.group, self.commits) {
             match class {
                 FaultClass::Latency => sleep(Duration::from_millis(draw % 20)).await,
                 FaultClass::DiskStall => sleep(Duration::from_millis(draw % 60_000)).await,
@@ -95,6 +125,7 @@ impl FaultyStore {
                     let step = (draw % (2 * CLOCK_STEP_MAX_MS)) as i64 - CLOCK_STEP_MAX_MS as i64;
                     self.world.clock_off_by.fetch_add(step, Ordering::Relaxed);
                 }
+                FaultClass::ClockJump => self.jump_clock(draw),
                 FaultClass::Pause => self.order(Order::Pause { draw }),
                 FaultClass::Restart => self.order(Order::Restart { draw }),
                 FaultClass::Stop => self.order(Order::Stop { draw }),
@@ -120,6 +151,7 @@ impl Store for FaultyStore {
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
         // Relaxed: one thread.
         let n = self.world.commits.fetch_add(1, Ordering::Relaxed) + 1;
+        self.commits += 1;
         let later = self.begin(n).await?;
         let changed = self.world.bugs.batch.as_ref().map(|bug| bug(n, batch.clone()));
         let batches = changed.as_deref().unwrap_or(std::slice::from_ref(batch));

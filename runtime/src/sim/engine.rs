@@ -294,6 +294,11 @@ impl Engine {
         self.0.now_ms.load(Ordering::Relaxed)
     }
 
+    /// Virtual monotonic time, as of the same poll.
+    pub(crate) fn instant(&self) -> tokio::time::Instant {
+        self.0.origin + Duration::from_millis(self.now_ms())
+    }
+
     /// Polls so far.
     pub(crate) fn polls(&self) -> u64 {
         self.state().polls

@@ -64,11 +64,13 @@ pub enum FaultClass {
     Kill,
     /// A task of the runtime is not polled for up to a second.
     TaskStall,
+    /// Wall time jumps by hours for good, or by decades for a moment.
+    ClockJump,
 }
 
 impl FaultClass {
     /// What atra promises to survive.
-    pub const SURVIVED: [Self; 19] = [
+    pub const SURVIVED: [Self; 20] = [
         Self::AgentPanic,
         Self::AgentError,
         Self::AgentHang,
@@ -88,6 +90,7 @@ impl FaultClass {
         Self::SourceFail,
         Self::Kill,
         Self::TaskStall,
+        Self::ClockJump,
     ];
     /// What nothing can survive: each must make an invariant fail, which shows that the checkers bite.
     pub const NOT_PROMISED: [Self; 2] = [Self::DiskLies, Self::TornCommit];
@@ -120,6 +123,7 @@ impl FaultClass {
             Self::AgentPanic => Some(Self::AgentError),
             Self::AgentHang => Some(Self::AgentSlow),
             Self::Kill => Some(Self::TaskStall),
+            Self::ClockJump => Some(Self::ClockStep),
             _ => None,
         }
     }
@@ -139,7 +143,7 @@ impl FaultClass {
             Self::DiskStall | Self::Pause | Self::Restart | Self::ClockStep => 400,
             Self::DiskFull | Self::AgentError | Self::SourceFail => 600,
             Self::Crash | Self::AgentPanic => 800,
-            Self::PowerLoss | Self::Stop => 1_200,
+            Self::PowerLoss | Self::Stop | Self::ClockJump => 1_200,
             Self::AgentHang => 3_000,
             Self::DiskLies | Self::TornCommit => 200,
             // Of polls there are ten for each commit, and many more where agents are.
@@ -184,6 +188,13 @@ pub enum FaultAt {
         /// 1, 2, 3 …
         n: u64,
     },
+    /// The n-th commit of one life of the process. Never drawn: for plans that kill each life at the same write.
+    CommitOfLife {
+        /// 1, 2, 3 …
+        life: u32,
+        /// 1, 2, 3 …
+        n: u64,
+    },
 }
 
 impl FaultAt {
@@ -192,9 +203,14 @@ impl FaultAt {
             Self::Turn { event, subscriber, .. } => mix(hash_text(subscriber.as_str()), event.seed()),
             Self::Input { source, offset } => input_key(source, offset),
             Self::Commit { n } => mix(0xC0, *n),
+            Self::CommitOfLife { life, n } => life_key(*life, *n),
             Self::Poll { task, nth, n } => poll_key(task, *nth, *n),
         }
     }
+}
+
+fn life_key(life: u32, n: u64) -> u64 {
+    mix(mix(0xC1, life.into()), n)
 }
 
 fn poll_key(task: &str, nth: u32, n: u64) -> u64 {
@@ -218,7 +234,7 @@ impl Fault {
     /// The same at half the count that it is addressed by.
     pub(super) fn sooner(&self) -> Self {
         let mut sooner = self.clone();
-        if let FaultAt::Commit { n } | FaultAt::Poll { n, .. } = &mut sooner.at {
+        if let FaultAt::Commit { n } | FaultAt::CommitOfLife { n, .. } | FaultAt::Poll { n, .. } = &mut sooner.at {
             *n = n.div_ceil(2);
         }
         sooner
@@ -435,13 +451,13 @@ impl Faults {
         Some(draw & 2 == 0)
     }
 
-    /// What goes wrong at the n-th commit: each with random bits of its own.
-    pub(crate) fn commit(&self, n: u64) -> Vec<(FaultClass, u64)> {
+    /// What goes wrong at the n-th commit, which is the `nth` of this life: each with random bits of its own.
+    pub(crate) fn commit(&self, n: u64, life: u32, nth: u64) -> Vec<(FaultClass, u64)> {
         use FaultClass::{
-            ClockStep, CommitBusy, CommitLost, CommitUnknown, Crash, DiskFull, DiskLies, DiskStall, Latency, Pause,
-            PowerLoss, Restart, Stop, TornCommit,
+            ClockJump, ClockStep, CommitBusy, CommitLost, CommitUnknown, Crash, DiskFull, DiskLies, DiskStall, Latency,
+            Pause, PowerLoss, Restart, Stop, TornCommit,
         };
-        const ALL: [FaultClass; 14] = [
+        const ALL: [FaultClass; 15] = [
             Latency,
             DiskStall,
             ClockStep,
@@ -456,17 +472,22 @@ impl Faults {
             PowerLoss,
             DiskLies,
             CommitUnknown,
+            ClockJump,
         ];
         let mut state = self.state();
         if state.is_quiet() {
             return Vec::new();
         }
-        let key = mix(0xC0, n);
+        let (key, of_life) = (mix(0xC0, n), life_key(life, nth));
         let mut found = Vec::new();
         for class in ALL {
             if state.fires(class, key) {
                 state.record(class, key, || FaultAt::Commit { n });
                 found.push((class, mix(mix(state.seed, key), class as u64)));
+            } else if state.exactly.is_some() && state.fires(class, of_life) {
+                state.record(class, of_life, || FaultAt::CommitOfLife { life, n: nth });
+                // The same in each life: before the commit, or behind it.
+                found.push((class, mix(mix(state.seed, nth), class as u64)));
             }
         }
         found

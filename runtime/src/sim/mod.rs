@@ -75,7 +75,8 @@ use self::{
     world::{ORDERS_MAX, Plan, STOP_DEADLINE, World},
 };
 use crate::{
-    AgentError, ModelCall, Runtime, RuntimeBuilder, StartError, Team, TeamStatus, ledger::Model, team::panic_text,
+    AgentError, ClockLimits, ModelCall, Runtime, RuntimeBuilder, StartError, Team, TeamStatus, ledger::Model,
+    team::panic_text,
 };
 
 /// Where virtual wall time begins: 2020-01-01T00:00:00 UTC.
@@ -134,6 +135,7 @@ pub struct Swarm {
     policy: Policy,
     level: Level,
     storage: StorageOptions,
+    clock: ClockLimits,
     plan: FaultPlan,
     checks: OwnChecks,
     traced: bool,
@@ -196,6 +198,7 @@ impl Swarm {
             policy: Policy::Random,
             level: Level::Process,
             storage: StorageOptions::default(),
+            clock: ClockLimits::default(),
             plan: FaultPlan::None,
             checks: OwnChecks::default(),
             traced: false,
@@ -256,6 +259,13 @@ impl Swarm {
     #[must_use]
     pub fn storage(mut self, options: StorageOptions) -> Self {
         self.storage = options;
+        self
+    }
+
+    /// Bounds of the wall clock.
+    #[must_use]
+    pub fn clock(mut self, clock: ClockLimits) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -408,7 +418,7 @@ impl Swarm {
             let env = Arc::new(SwarmEnv::new(engine, 1, SIM_START, Arc::new(AtomicI64::new(0))));
             let store = self.disk.open()?;
             let mut builder = RuntimeBuilder::on(store).env(env).own_thread(false);
-            builder = builder.level(self.level).storage(self.storage);
+            builder = builder.level(self.level).storage(self.storage).clock(self.clock);
             for team in self.teams {
                 builder = builder.team(team);
             }
@@ -540,6 +550,7 @@ impl Swarm {
             teams,
             level: self.level,
             storage: self.storage,
+            clock: self.clock,
             look_every: self.look_every,
             checks: self.checks,
         };

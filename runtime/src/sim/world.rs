@@ -29,7 +29,7 @@ use super::{
     faults::Faults,
     invariant::Invariant,
 };
-use crate::{Runtime, RuntimeBuilder, RuntimeError, Team, TeamState};
+use crate::{ClockLimits, Runtime, RuntimeBuilder, RuntimeError, Team, TeamState};
 
 /// Pause between two tries of a publish, in virtual time.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
@@ -50,6 +50,7 @@ pub(crate) struct Plan {
     pub(crate) teams: Vec<Team>,
     pub(crate) level: Level,
     pub(crate) storage: StorageOptions,
+    pub(crate) clock: ClockLimits,
     pub(crate) look_every: Duration,
     pub(crate) checks: OwnChecks,
 }
@@ -111,11 +112,11 @@ impl World {
         if let Err(error) = self.audit.reopened(&*inner.reader(), power).await {
             return Some(Err(error.to_string()));
         }
-        let store = FaultyStore { inner, world: self.disk_world.clone(), group };
+        let store = FaultyStore { inner, world: self.disk_world.clone(), group, commits: 0 };
         let off_by = self.disk_world.clock_off_by.clone();
         let env = Arc::new(SwarmEnv::new(self.engine.clone(), group, SIM_START, off_by));
         let builder = RuntimeBuilder::new(store).env(env).own_thread(false);
-        let mut builder = builder.level(self.plan.level).storage(self.plan.storage.clone());
+        let mut builder = builder.level(self.plan.level).storage(self.plan.storage.clone()).clock(self.plan.clock);
         for team in &self.plan.teams {
             builder = builder.team(team.clone());
         }

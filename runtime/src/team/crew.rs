@@ -60,15 +60,25 @@ pub(crate) struct TurnRules {
 }
 
 /// Commits, before a turn, which (agent, event) is about to be tried: if the process dies, it died there.
+///
+/// The end of a turn is committed too, and a process that dies at that very write looks as if it had died in the turn.
+/// Two rules keep such deaths from adding up to `deaths_max`:
+///
+/// - Before a turn that has deaths, the gate makes one more commit for each of them. A process that dies at the n-th
+///   write of each life dies somewhere else in the next one.
+/// - The last try runs without marks, under one mark that was committed before the whole input. Only a turn that takes
+///   the process down without any write beside it is given up.
 pub(crate) struct Gate {
-    pub(crate) steps: Arc<StepSender>,
-    pub(crate) team: Name,
-    pub(crate) input: EventId,
+    steps: Arc<StepSender>,
+    team: Name,
+    input: EventId,
     /// In which turns of this input the process died before, and how often.
-    pub(crate) deaths: Vec<Death>,
-    pub(crate) deaths_max: u32,
+    deaths: Vec<Death>,
+    deaths_max: u32,
+    /// The place in `deaths` of the turn whose last try this is: the input is tried without marks of its turns.
+    last_try: Option<usize>,
     /// One turn at a time, also apart: the mark must name the turn that is running.
-    pub(crate) one: tokio::sync::Mutex<()>,
+    one: tokio::sync::Mutex<()>,
 }
 
 /// Deaths of the process in one turn.
@@ -83,13 +93,55 @@ pub(crate) struct Death {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Mark {
     #[serde(default)]
-    pub(crate) turns: Vec<Death>,
+    turns: Vec<Death>,
+    /// The place in `turns` of the one whose last try is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_try: Option<usize>,
+}
+
+impl Mark {
+    /// The deaths so far. A mark of a last try that is found again means that the process died in it.
+    fn deaths(self) -> Vec<Death> {
+        let mut turns = self.turns;
+        if let Some(turn) = self.last_try.and_then(|place| turns.get_mut(place)) {
+            turn.deaths = turn.deaths.saturating_add(1);
+        }
+        turns
+    }
 }
 
 impl Gate {
-    /// Marks that no turn is running: a death from here on is nobody's.
-    pub(crate) async fn clear(&self) -> Result<(), Rejected> {
-        self.write(self.deaths.clone()).await
+    pub(crate) fn new(
+        steps: &Arc<StepSender>,
+        team: &Name,
+        input: EventId,
+        found: Option<Mark>,
+        deaths_max: u32,
+    ) -> Self {
+        let deaths = found.unwrap_or_default().deaths();
+        let is_last = |death: &Death| death.deaths > 0 && death.deaths.saturating_add(1) == deaths_max;
+        let last_try = deaths.iter().position(is_last);
+        let one = tokio::sync::Mutex::new(());
+        Self { steps: steps.clone(), team: team.clone(), input, deaths, deaths_max, last_try, one }
+    }
+
+    pub(crate) fn is_last_try(&self) -> bool {
+        self.last_try.is_some()
+    }
+
+    /// Marks that the input is under way and none of its turns.
+    pub(crate) async fn begin(&self) -> Result<(), Rejected> {
+        self.write(Mark { turns: self.deaths.clone(), last_try: self.last_try }).await
+    }
+
+    /// Marks that no turn is running: a death from here on is held against none.
+    async fn clear(&self) -> Result<(), Rejected> {
+        self.write(Mark { turns: self.deaths.clone(), last_try: None }).await
+    }
+
+    /// Marks the end of the input's turns. After a last try the step that follows does that.
+    pub(crate) async fn end(&self, has_failed: bool) -> Result<(), Rejected> {
+        if self.is_last_try() && !has_failed { Ok(()) } else { self.clear().await }
     }
 
     /// Marks that a turn is about to run; refuses one that has killed too often.
@@ -100,17 +152,26 @@ impl Gate {
             turns.push(Death { agent: agent.clone(), event, deaths: 0 });
             turns.len() - 1
         });
-        let deaths = &mut turns[place].deaths;
-        if *deaths >= self.deaths_max {
-            return Err(TurnFault::Died(*deaths));
+        let deaths = turns[place].deaths;
+        if deaths >= self.deaths_max {
+            return Err(TurnFault::Died(deaths));
         }
-        *deaths += 1;
-        let marked = self.write(turns).await;
+        if self.is_last_try() {
+            return Ok(());
+        }
+        let marked = async {
+            for _ in 0..deaths {
+                self.clear().await?;
+            }
+            turns[place].deaths = deaths + 1;
+            self.write(Mark { turns, last_try: None }).await
+        };
+        let marked = marked.await;
         marked.map_err(|rejected| TurnFault::Failed(format!("its attempt could not be marked: {rejected}")))
     }
 
-    async fn write(&self, turns: Vec<Death>) -> Result<(), Rejected> {
-        let value = Some(json!(Mark { turns }).to_string().into());
+    async fn write(&self, mark: Mark) -> Result<(), Rejected> {
+        let value = Some(json!(mark).to_string().into());
         let fact = FactWrite { kind: FactKind::Attempt, owner: self.team.clone(), key: self.input.to_string(), value };
         self.steps.send_facts(vec![fact]).await
     }

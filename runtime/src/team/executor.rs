@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::{Bus, Event, EventId, Name, Seq};
+use atra_bus::{Bus, Event, EventId, Name, Seq, later};
 use atra_storage::{Ancestor, FactKind, Receipt, Rejected};
 use serde_json::{Value, json};
 use tokio::{
@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{
     alarm::Alarm,
+    clock::TeamClock,
     crew::{Crew, Decided, Gate, Mark, RoundEvent, Routes, TurnRules},
     inputs::{Input, Inputs},
     member::{TurnFailure, TurnFault},
@@ -109,6 +110,8 @@ pub(crate) struct Careful {
 pub(crate) struct Counters {
     /// Inputs whose cascades were handled.
     pub(crate) inputs: AtomicU64,
+    /// Those whose time was too far ahead to move the clock.
+    pub(crate) inputs_ahead: AtomicU64,
     /// Those of them that are committed.
     pub(crate) settled: AtomicU64,
     pub(crate) turns: AtomicU64,
@@ -166,7 +169,7 @@ pub(crate) struct Executor {
     /// written the cursor since: setting a timer for every wait costs more than a cursor written early.
     cursor_alarm: Option<Alarm>,
     /// The clock as it is stored.
-    clock_written: i64,
+    clock_written: TeamClock,
     stopping: Option<TeamExit>,
     /// Whatever happens on the way to the stop, it is one: nobody says it twice.
     told_to_stop: bool,
@@ -185,7 +188,7 @@ impl Executor {
     pub(crate) fn new(parts: TeamParts) -> Self {
         let routes = Routes::new(parts.specs.clone());
         let committed = parts.steps.cursor();
-        let clock_written = parts.inputs.now.0;
+        let clock_written = parts.inputs.time;
         // Relaxed: one executor at a time counts it down.
         let is_careful = parts.careful.inputs_left.load(Ordering::Relaxed) > 0;
         Self {
@@ -264,7 +267,7 @@ impl Executor {
         self.parts.position.store(cursor.get(), Ordering::Relaxed);
         let behind = self.in_flight.is_empty() && cursor > self.parts.steps.cursor();
         if behind && self.cursor_alarm.is_none() {
-            let due = self.cursor_written_at + Duration::from_millis(self.parts.shared.limits.cursor_every_ms);
+            let due = later(self.cursor_written_at, Duration::from_millis(self.parts.shared.limits.cursor_every_ms));
             self.cursor_alarm = Some(Alarm::set(due).await);
         }
         self.parts.inputs.set_alarm();
@@ -341,6 +344,9 @@ impl Executor {
     // === inputs ===
 
     async fn take(&mut self, input: Input) -> Flow {
+        if let Input::Clock { event } = input {
+            return self.take_clock(event).await;
+        }
         let id = input.event().id;
         let suspect = self.parts.suspects.input == Some(id);
         let suspected = self.parts.suspects.input.is_some();
@@ -357,12 +363,12 @@ impl Executor {
         };
         // Relaxed: only how long old versions are kept depends on it.
         self.parts.position.store(position.get(), Ordering::Relaxed);
-        let input_clock = TurnInput { now: self.parts.inputs.now, position, attempt };
+        let input_clock = TurnInput { now: self.parts.inputs.time.now, position, attempt };
         let rules = TurnRules { input: input_clock, skips, gate };
         let begun = self.begin(input, position);
         let cascade = self.cascade(begun, &rules).await;
         if let Some(gate) = &rules.gate {
-            gate.clear().await.map_err(TeamExit::Fenced)?;
+            gate.end(cascade.is_err()).await.map_err(TeamExit::Fenced)?;
         }
         if let Some(rejected) = self.parts.steps.refused() {
             return Err(TeamExit::Fenced(rejected));
@@ -396,6 +402,17 @@ impl Executor {
         }
     }
 
+    /// A row of the clock: journalled where it stands among the inputs, and nobody's turn.
+    async fn take_clock(&mut self, row: Arc<Event>) -> Flow {
+        let seen = self.parts.inputs.cursor();
+        self.step.push(row, Ancestor::None, Some(seen));
+        self.step.inputs += 1;
+        self.parts.counters.inputs.fetch_add(1, Ordering::Relaxed);
+        // The input behind it may need a step of its own.
+        let alone = self.parts.suspects.input.is_some() || self.is_careful || self.parts.acting;
+        if alone { self.settle(false).await } else { Ok(()) }
+    }
+
     fn tries(&self) -> u32 {
         self.parts.suspects.attempts.values().copied().max().unwrap_or(0)
     }
@@ -410,6 +427,11 @@ impl Executor {
                 let anchor = self.step.push(produced.event.clone(), Ancestor::None, Some(seen));
                 self.step.offsets.insert((member, produced.partition), produced.offset);
                 RoundEvent { event: produced.event, from: None, to: None, anchor }
+            }
+            // Not here: see `take`.
+            Input::Clock { event } => {
+                let anchor = self.step.push(event.clone(), Ancestor::None, Some(seen));
+                RoundEvent { event, from: None, to: None, anchor }
             }
             Input::Timer { member, event } => {
                 let anchor = self.step.push(event.clone(), Ancestor::None, Some(seen));
@@ -429,19 +451,13 @@ impl Executor {
     async fn mark(&mut self, input: EventId) -> Result<Option<Arc<Gate>>, TeamExit> {
         let found = self.parts.careful.marks.remove(&input);
         let is_marked = found.is_some();
-        let gate = Gate {
-            steps: self.parts.steps.clone(),
-            team: self.parts.name.clone(),
-            input,
-            deaths: found.unwrap_or_default().turns,
-            deaths_max: self.parts.shared.limits.deaths_max,
-            one: tokio::sync::Mutex::new(()),
-        };
-        if is_marked {
-            return Ok(Some(Arc::new(gate)));
+        let deaths_max = self.parts.shared.limits.deaths_max;
+        let gate = Gate::new(&self.parts.steps, &self.parts.name, input, found, deaths_max);
+        // Else the mark is there already.
+        if !is_marked || gate.is_last_try() {
+            gate.begin().await.map_err(TeamExit::Fenced)?;
         }
-        gate.clear().await.map_err(TeamExit::Fenced)?;
-        Ok(None)
+        Ok(is_marked.then(|| Arc::new(gate)))
     }
 
     // === rounds ===
@@ -501,11 +517,16 @@ impl Executor {
     }
 
     fn record_timers(&mut self, root: &Arc<Event>) -> Result<(), TurnFailure> {
+        if self.decided.timers.is_empty() {
+            return Ok(());
+        }
+        let moment = self.parts.inputs.moment();
         for (member, change) in self.decided.timers.drain(..) {
             match change {
-                TimerChange::Set { id, due, draft } => {
+                TimerChange::Set { id, due, delay, draft } => {
                     let agent = &self.parts.specs[member].name;
-                    let set = self.parts.inputs.timers.set(member, &id, due, draft);
+                    let wall = moment.map(|moment| (delay, moment));
+                    let set = self.parts.inputs.timers.set(member, &id, due, draft, wall);
                     let most = self.parts.shared.limits.timers_max;
                     let full = self.parts.inputs.timers.count_of(member) > most;
                     let fault = match set {
@@ -586,10 +607,14 @@ impl Executor {
     }
 
     async fn send(&mut self, cursor: Seq, mut step: OpenStep) -> Flow {
-        let now = self.parts.inputs.now;
-        if now.0 != self.clock_written {
-            self.clock_written = now.0;
+        let TeamClock { now, ceiling } = self.parts.inputs.time;
+        let written = std::mem::replace(&mut self.clock_written, self.parts.inputs.time);
+        if now != written.now {
             step.fact(FactKind::Meta, &self.parts.name, CLOCK_KEY, Some(itoa::Buffer::new().format(now.0).into()));
+        }
+        if ceiling != written.ceiling {
+            let ceiling = ceiling.map(|ceiling| ceiling.to_string().into());
+            step.fact(FactKind::Meta, &self.parts.name, CEILING_KEY, ceiling);
         }
         let in_flight_max = if self.parts.acting { 1 } else { self.parts.shared.limits.steps_in_flight_max.max(1) };
         while self.in_flight.len() >= in_flight_max {
@@ -654,6 +679,8 @@ impl Executor {
 
 /// The key of the clock's fact; its owner is the team.
 pub(crate) const CLOCK_KEY: &str = "clock";
+/// The key of the fact with the ceiling of a wall clock, while there is one; its owner is the team.
+pub(crate) const CEILING_KEY: &str = "clock.ceiling";
 /// The key of the fact that an agent has had its `sys.init`; its owner is the agent.
 pub(crate) const INIT_KEY: &str = "init";
 

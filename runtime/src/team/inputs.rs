@@ -10,19 +10,21 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{self, Poll, ready},
     time::Duration,
 };
 
-use atra_bus::{Committed, Env, Event, Seq, Subscription, Timestamp};
+use atra_bus::{Committed, Env, Event, Name, Seq, Subscription, Timestamp};
 use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
+    clock::TeamClock,
+    executor::Counters,
     plan::Clock,
     source::{Item, Produced, SourceReader},
-    timers::Timers,
+    timers::{Moment, Timers},
 };
 
 /// Foreign events in a row while an own input is ready: keeps a flood from starving the team's sources.
@@ -39,6 +41,8 @@ pub(crate) enum Input {
     Timer { member: usize, event: Arc<Event> },
     /// The first start ever of a member.
     Init { member: usize, event: Arc<Event> },
+    /// What the team's wall clock makes of the times that follow; nobody's turn.
+    Clock { event: Arc<Event> },
 }
 
 impl Input {
@@ -46,7 +50,7 @@ impl Input {
         match self {
             Self::Foreign(committed) => &committed.event,
             Self::Product { produced, .. } => &produced.event,
-            Self::Timer { event, .. } | Self::Init { event, .. } => event,
+            Self::Timer { event, .. } | Self::Init { event, .. } | Self::Clock { event } => event,
         }
     }
 }
@@ -55,9 +59,18 @@ impl Input {
 pub(crate) struct Inputs {
     pub(crate) env: Arc<dyn Env>,
     pub(crate) clock: Clock,
-    /// The team's clock, which never goes back. `Wall`: the greatest time of an input so far, so that it is
+    /// The team's clock, which never goes back. `Wall`: the greatest plausible time of an input so far, so that it is
     /// recorded with the inputs and a repetition reads the same. `Events`: moved by own sources only.
-    pub(crate) now: Timestamp,
+    pub(crate) time: TeamClock,
+    /// How far ahead of the machine's clock the time of an input may be.
+    pub(crate) ahead_max: Duration,
+    /// Times up to this one are plausible: as of the last look at the machine's clock.
+    pub(crate) plausible_upto: Timestamp,
+    /// An input that was taken and waits behind a row of the clock.
+    pub(crate) held: Option<Input>,
+    /// The first member, which publishes the clock's rows.
+    pub(crate) first: Name,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) subscription: Subscription,
     pub(crate) foreign: VecDeque<Committed>,
     pub(crate) foreign_events_max: usize,
@@ -74,17 +87,56 @@ pub(crate) struct Inputs {
     pub(crate) alarm: Option<Pin<Box<Sleep>>>,
 }
 
+/// The longest wait for a schedule until the wall clock is looked at again. 10 s: it may be set meanwhile.
+const CLOCK_LOOK_EVERY: Duration = Duration::from_secs(10);
+
 /// By how much an alarm may be off and is left alone. What rings too early is set again.
 const ALARM_OFF_MAX: Duration = Duration::from_millis(1);
 
 impl Inputs {
     /// The next input that is here, if any. Errors are a source's.
     pub(crate) fn next_ready(&mut self) -> Result<Option<Input>, String> {
-        let input = self.choose()?;
-        if let (Clock::Wall, Some(input)) = (self.clock, &input) {
-            self.now = self.now.max(input.event().time);
+        if let Some(input) = self.held.take() {
+            self.time.follow(input.event().time);
+            return Ok(Some(input));
         }
-        Ok(input)
+        let input = self.choose()?;
+        Ok(if self.clock == Clock::Wall { input.map(|input| self.date(input)) } else { input })
+    }
+
+    /// Moves a wall clock by an input that was taken, or holds it behind a row of the clock.
+    fn date(&mut self, input: Input) -> Input {
+        let event = input.event();
+        if !matches!(input, Input::Foreign(_) | Input::Product { .. }) {
+            self.time.advance(event.time);
+            return input;
+        }
+        if event.time > self.plausible_upto || self.time.ceiling.is_some() {
+            let wall = self.env.now();
+            self.plausible_upto = wall.after(self.ahead_max);
+            // Relaxed: a figure for people.
+            let is_ahead = event.time > self.plausible_upto;
+            self.counters.inputs_ahead.fetch_add(u64::from(is_ahead), Ordering::Relaxed);
+            if let Some(row) = self.time.row_before(event, &self.first, wall, self.ahead_max) {
+                if is_ahead {
+                    tracing::warn!(
+                        agent = %self.first, topic = %event.topic, event = %event.id, source = %event.source, time = %event.time,
+                        now = %wall, ahead_max = ?self.ahead_max,
+                        "time of an input is too far ahead of the clock and does not move it"
+                    );
+                }
+                self.time.take_row(&row);
+                self.held = Some(input);
+                return Input::Clock { event: row };
+            }
+        }
+        self.time.follow(event.time);
+        input
+    }
+
+    /// Both clocks of the machine; timers of a wall clock are set by them.
+    pub(crate) fn moment(&self) -> Option<Moment> {
+        (self.clock == Clock::Wall).then(|| Moment { wall: self.env.now(), at: self.env.monotonic() })
     }
 
     fn choose(&mut self) -> Result<Option<Input>, String> {
@@ -116,7 +168,11 @@ impl Inputs {
 
     /// The seq up to which everything that the members subscribe to was taken.
     pub(crate) fn cursor(&self) -> Seq {
-        self.foreign.front().map_or_else(|| self.subscription.cursor(), |next| Seq(next.seq.get() - 1))
+        let next = match &self.held {
+            Some(Input::Foreign(held)) => Some(held),
+            _ => self.foreign.front(),
+        };
+        next.map_or_else(|| self.subscription.cursor(), |next| Seq(next.seq.get() - 1))
     }
 
     /// Whether every source has ended.
@@ -138,16 +194,22 @@ impl Inputs {
         }
     }
 
-    /// Sets the alarm to the first timer that falls due on a wall clock; called before it waits.
+    /// Sets the alarm to the first timer of a wall clock that rings or falls due; called before it waits.
     pub(crate) fn set_alarm(&mut self) {
-        if let Some(due) = self.next_alarm() {
-            let wait = u64::try_from(due.0.saturating_sub(self.env.now().0)).unwrap_or(0);
-            self.arm(Instant::now() + Duration::from_millis(wait));
+        if self.clock != Clock::Wall {
+            return;
+        }
+        let schedule = self.timers.next_due().map(|due| {
+            let wait = due.since(self.env.now());
+            self.env.monotonic() + wait.min(CLOCK_LOOK_EVERY)
+        });
+        if let Some(at) = self.timers.next_ring().into_iter().chain(schedule).min() {
+            self.arm(at);
         }
     }
 
-    fn next_alarm(&self) -> Option<Timestamp> {
-        if self.clock == Clock::Wall { self.timers.next_due() } else { None }
+    fn has_alarm(&self) -> bool {
+        self.clock == Clock::Wall && (self.timers.next_due().is_some() || self.timers.next_ring().is_some())
     }
 
     /// Ready when something may be there to be taken, or nothing is left in the journal. An error is the journal's:
@@ -156,7 +218,7 @@ impl Inputs {
         if let Poll::Ready(outcome) = self.poll_foreign(cx) {
             return Poll::Ready(outcome);
         }
-        if self.next_alarm().is_some()
+        if self.has_alarm()
             && let Some(alarm) = &mut self.alarm
             && alarm.as_mut().poll(cx).is_ready()
         {
@@ -219,11 +281,13 @@ impl Inputs {
         if self.sources.is_empty() && self.timers.is_idle() {
             return Ok(None);
         }
-        // The wall clock says what is due; the team's clock is moved by the inputs' own recorded times.
-        let wall = self.env.now();
-        self.timers.schedule_from(wall);
-        if let Some(due) = self.timers.take_due(wall) {
-            return Ok(Some(Input::Timer { member: due.member, event: due.event }));
+        // The machine's clocks say what is due; the team's clock is moved by the inputs' own recorded times.
+        if !self.timers.is_idle() {
+            let now = Moment { wall: self.env.now(), at: self.env.monotonic() };
+            self.timers.schedule_from(now.wall);
+            if let Some(due) = self.timers.take_due_at(now) {
+                return Ok(Some(Input::Timer { member: due.member, event: due.event }));
+            }
         }
         loop {
             let Some((place, _)) = self.first_head(false) else { return Ok(None) };
@@ -237,12 +301,12 @@ impl Inputs {
         loop {
             let Some((place, time)) = self.first_head(true) else { return Ok(None) };
             if let Some(time) = time {
-                self.timers.schedule_from(time);
+                self.timers.schedule_from(time.max(self.time.now));
                 if let Some(due) = self.timers.take_due(time) {
-                    self.now = self.now.max(due.event.time);
+                    self.time.advance(due.event.time);
                     return Ok(Some(Input::Timer { member: due.member, event: due.event }));
                 }
-                self.now = self.now.max(time);
+                self.time.advance(time);
             }
             if let Some(input) = self.take_from(place)? {
                 return Ok(Some(input));

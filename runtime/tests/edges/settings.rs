@@ -153,7 +153,7 @@ fn the_configuration_sections_are_checked_with_the_names_of_their_keys() {
             "storage.read_deadline_ms",
         ]
     );
-    let process = config::ProcessConfig { threads: usize::MAX >> 1, stop_deadline_ms: 0 };
+    let process = config::ProcessConfig { threads: usize::MAX >> 1, stop_deadline_ms: 0, ..Default::default() };
     assert_eq!(process.check().unwrap_err().settings().len(), 2);
     assert_eq!(config::ProcessConfig::default().check(), Ok(()));
     assert_eq!(config::StorageConfig::default().check(), Ok(()));

@@ -187,6 +187,7 @@ async fn start(config: Config, args: &RunArgs) -> Result<Started, CliError> {
     let Prepared { store, team, config, mut health, market, before, is_killed, besides } = prepared;
     let in_force = serde_json::to_value(&config).unwrap_or_default();
     let builder = RuntimeBuilder::new(store).storage(config.storage.options()).level(config.storage.level);
+    let builder = builder.clock(config.runtime.clock());
     let runtime = tokio::select! {
         // Biased: what has started is stopped the usual way.
         biased;

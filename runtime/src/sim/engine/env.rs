@@ -34,6 +34,10 @@ impl Env for SwarmEnv {
         Timestamp(passed.0.saturating_add(self.off_by.load(Ordering::Relaxed)))
     }
 
+    fn monotonic(&self) -> tokio::time::Instant {
+        self.engine.instant()
+    }
+
     fn random(&self) -> u64 {
         self.engine.random()
     }
