@@ -16,6 +16,7 @@ mod kept;
 pub mod memory;
 pub mod metrics;
 pub mod options;
+pub mod output;
 mod plan;
 mod power;
 mod queue;
@@ -34,12 +35,13 @@ pub use handle::{Acknowledged, Receipt, Release, Storage};
 pub use memory::{MemoryDisk, MemoryStore};
 pub use metrics::{Distribution, StorageMetrics, StorageState};
 pub use options::StorageOptions;
+pub use output::{OutputError, OutputFile};
 pub use rejected::Rejected;
 pub use retention::{ForgetPlan, Keep, NoSpan, PrunePlan, Span, plan_forget, plan_prune};
 pub use sqlite::{
     CheckReport, Copied, Info, Log, LogReader, Owner, Progress, Restored, SqliteOptions, SqliteReader, SqliteStore,
-    Vacuumed, backup, check, check_value, forget_team, info, log, owner, prune_file, refuse_half_restored, restore,
-    vacuum,
+    Vacuumed, backup, check, check_value, create_beside, forget_team, info, log, owner, prune_file, read_beside,
+    refuse_half_restored, rename_new, resolve, restore, vacuum,
 };
 pub use step::{
     Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, OPEN_EFFECT, Publish, Step, new_event_bytes,

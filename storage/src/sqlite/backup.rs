@@ -4,7 +4,7 @@
 //! Nothing is ever written over: a target that exists is an error, and what a restore replaces is kept aside.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,14 +14,18 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    SqliteOptions, SqliteStore,
+    PAGE_BYTES, SqliteOptions, SqliteStore,
     check::{CheckReport, check},
-    connection::{FileLock, base_options, sync_folder, used_bytes},
+    connection::{base_options, sync_folder, used_bytes},
     error::{classify, fatal, is_for_want_of_room},
-    files::{beside, size_of},
+    files::{FileId, size_of},
+    lock::FileLock,
+    paths::{
+        beside, give_rights_of, open_beside, refuse_open_folder, refuse_unsafe_files, resolve_db, resolve_or_keep,
+    },
     read::SqliteReader,
 };
-use crate::{Store as _, StoreError};
+use crate::{Store as _, StoreError, output::refuse_database_name};
 
 /// How often progress is told. 100 ms: a bar moves smoothly.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -75,6 +79,7 @@ pub struct Vacuumed {
 /// [`StoreError::Fatal`] when `from` cannot be read or is damaged, when `to` exists, or cannot be written;
 /// [`StoreError::Full`]. No file of that name is there then.
 pub async fn backup(from: &Path, to: &Path, tell: impl Fn(Progress) + Send) -> Result<Copied, StoreError> {
+    let (from, to) = (&resolve_db(from)?, &resolve_db(to)?);
     refuse_existing(to)?;
     let partial = beside(to, ".partial");
     let _lock = Partial::take(&partial, to)?;
@@ -85,6 +90,7 @@ pub async fn backup(from: &Path, to: &Path, tell: impl Fn(Progress) + Send) -> R
     }
     let copied = copied?;
     refuse_existing(to)?;
+    keep_rights(from, &partial);
     std::fs::rename(&partial, to).map_err(|error| fatal(to, format!("the copy could not get its name: {error}")))?;
     sync_folder(to)?;
     Ok(copied)
@@ -98,10 +104,16 @@ pub async fn backup(from: &Path, to: &Path, tell: impl Fn(Progress) + Send) -> R
 /// # Errors
 /// [`StoreError::InUse`] when a runtime has `db`; as [`backup`] for `from`. `db` is as it was then.
 pub async fn restore(db: &Path, from: &Path, tell: impl Fn(Progress) + Send) -> Result<Restored, StoreError> {
-    if db.canonicalize().is_ok_and(|db| from.canonicalize().is_ok_and(|from| from == db)) {
+    let (given, db, from) = (db, &resolve_db(db)?, &resolve_db(from)?);
+    if db == from || FileId::of(db).is_ok_and(|db| FileId::of(from).is_ok_and(|from| from.is_same(db))) {
         return Err(fatal(from, "it is the database itself: name the backup"));
     }
-    let mut lock = FileLock::take(db)?;
+    refuse_open_folder(db)?;
+    refuse_unsafe_files(db)?;
+    let mut lock = FileLock::take(db).await?;
+    if db.exists() {
+        lock.take_inode().await?;
+    }
     if !db.exists() && size_of(db, "-wal") > 0 {
         let log = beside(db, "-wal");
         let cause =
@@ -115,6 +127,7 @@ pub async fn restore(db: &Path, from: &Path, tell: impl Fn(Progress) + Send) -> 
         let _ = std::fs::remove_file(&fresh);
     }
     let copied = copied?;
+    keep_rights(if db.exists() { db } else { from }, &fresh);
     // From here until the end the database may be missing or without its log: nobody begins on it meanwhile.
     let whole = restored(db);
     rename(&fresh, &whole, db)?;
@@ -123,8 +136,16 @@ pub async fn restore(db: &Path, from: &Path, tell: impl Fn(Progress) + Send) -> 
     sync_folder(db)?;
     // It was written anew, flushed and checked, which is what level `power` waits for after an error of the disk.
     lock.set_unflushed(false);
+    // What counts as acknowledged is what the copy has.
+    lock.clear_acknowledged();
     drop(lock);
-    Ok(Restored { copied, aside })
+    Ok(Restored { copied, aside: aside.map(|aside| as_given(aside, given)) })
+}
+
+/// The path of a file beside a database, as the database was named, if that leads to it.
+fn as_given(path: PathBuf, db: &Path) -> PathBuf {
+    let given = path.file_name().map(|name| db.with_file_name(name));
+    given.filter(|given| resolve_or_keep(given) == path).unwrap_or(path)
 }
 
 /// The copy on its way to its place.
@@ -137,6 +158,7 @@ fn restored(db: &Path) -> PathBuf {
 /// # Errors
 /// [`StoreError::Fatal`] that says so.
 pub fn refuse_half_restored(db: &Path) -> Result<(), StoreError> {
+    let db = &resolve_or_keep(db);
     let copy = restored(db);
     if !copy.exists() {
         return Ok(());
@@ -162,11 +184,16 @@ fn rename(from: &Path, to: &Path, db: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// As [`SqliteStore::open`], and [`StoreError::Full`]; the file is as it was then.
 pub async fn vacuum(path: &Path, tell: impl Fn(Progress) + Send) -> Result<Vacuumed, StoreError> {
+    let path = &resolve_db(path)?;
     let bytes_before = size_of(path, "") + size_of(path, "-wal");
     let mut store = SqliteStore::open(SqliteOptions { create: false, readers: 1, ..SqliteOptions::new(path) }).await?;
+    let bytes_total = match store.db.as_mut() {
+        Some(db) => used_bytes(db, path).await?,
+        None => 0,
+    };
+    store.reserve_index(bytes_total / PAGE_BYTES)?;
     let done = match store.db.as_mut() {
         Some(db) => {
-            let bytes_total = used_bytes(db, path).await?;
             let grown = || Progress { what: "compacting", bytes: size_of(path, "-wal"), bytes_total };
             while_telling(db.execute("VACUUM"), grown, tell).await.map(drop).map_err(|error| classify(path, &error))
         }
@@ -228,24 +255,43 @@ async fn while_telling<T>(work: impl Future<Output = T>, now: impl Fn() -> Progr
 }
 
 /// A file in the making that nobody else makes: locked, and empty.
-struct Partial(#[expect(dead_code, reason = "held for its lock")] File);
+struct Partial(File);
 
 impl Partial {
     fn take(path: &Path, of: &Path) -> Result<Self, StoreError> {
-        let open = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-        let file = open.map_err(|error| {
-            fatal(of, format!("{} cannot be written: {error}; check the folder and its rights", path.display()))
-        })?;
+        let failed = |error| {
+            fatal(
+                of,
+                format!("{} cannot be written: {error}; check the file, its folder and their rights", path.display()),
+            )
+        };
+        let file = open_beside(path, of).map_err(failed)?;
         if file.try_lock().is_err() {
             return Err(fatal(of, format!("another process is writing {}; wait for it", path.display())));
         }
         // What an interrupted one left.
-        file.set_len(0).map_err(|error| fatal(of, format!("{} cannot be written: {error}", path.display())))?;
+        file.set_len(0).map_err(failed)?;
         Ok(Self(file))
     }
 }
 
+impl Drop for Partial {
+    /// Explicitly: a process that another thread has just forked has the same handle.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+/// Gives a copy the access rights of a database. A copy that is its maker's alone is no error.
+fn keep_rights(of: &Path, copy: &Path) {
+    let given = of.metadata().and_then(|of| give_rights_of(&of, &File::open(copy)?));
+    if let Err(error) = given {
+        tracing::warn!(copy = %copy.display(), %error, "the copy could not get the access rights of the database");
+    }
+}
+
 fn refuse_existing(to: &Path) -> Result<(), StoreError> {
+    refuse_database_name(to).map_err(|error| fatal(to, format!("{error}: name another file")))?;
     if to.symlink_metadata().is_ok() {
         return Err(fatal(to, "it exists already, and a backup writes over nothing: name another file"));
     }

@@ -12,7 +12,9 @@ use super::{
     chain::{Linking, ORIGIN_KEY, Origin},
     connection::{pragma, sqlite_version, used_bytes},
     error,
-    files::{Log, Owner, log, owner, size_of},
+    files::{Log, log, size_of},
+    lock::{Owner, owner},
+    paths::resolve_db,
     prune::floor,
     queries::{
         CHECK_CAUSES, CHECK_CHAIN, CHECK_FACTS_AHEAD, CHECK_MEMORY, CHECK_ORPHANS, CHECK_SEQS, CHECK_TEAMS_AHEAD,
@@ -234,7 +236,7 @@ async fn count(db: &mut SqliteConnection, sql: &'static str) -> Result<u64, sqlx
 /// # Errors
 /// As [`SqliteReader::open_read_only`].
 pub async fn info(path: impl AsRef<Path>) -> Result<Info, StoreError> {
-    let path = path.as_ref();
+    let path = &resolve_db(path.as_ref())?;
     let reader = SqliteReader::open_concrete(path).await?;
     let info = info_on(path, &reader).await;
     reader.close().await;

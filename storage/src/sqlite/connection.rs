@@ -1,21 +1,16 @@
 //! Opening: who may, on which file, with which settings; all of it checked before anything is written.
 
-use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{Read as _, Seek as _, Write as _},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs::File, path::Path, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _, SqliteConnection,
     sqlite::SqliteConnectOptions,
 };
 
-use tracing::warn;
-
 use super::{
     error::{classify, classify_opening, fatal},
+    paths::folder_of,
+    room::refuse_without_room,
     schema::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION},
 };
 use crate::{Level, StoreError};
@@ -57,80 +52,6 @@ pub(super) fn base_options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-/// Behind the number of the process in the lock file: the disk failed, and the database was not written anew since.
-const UNFLUSHED: &str = " unflushed";
-
-/// The lock that makes one runtime the only writer: an operating-system lock on `<db>.lock`, gone with the
-/// process however that ends. The file itself stays, since removing it would race with the next one.
-#[derive(Debug)]
-pub(super) struct FileLock {
-    file: File,
-    is_unflushed: bool,
-}
-
-impl FileLock {
-    pub(super) fn take(db: &Path) -> Result<Self, StoreError> {
-        let path = lock_path(db);
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.map_err(|error| {
-            fatal(
-                db,
-                format!("lock file {} cannot be opened: {error}; check the folder and its rights", path.display()),
-            )
-        })?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // Only for the message: who holds it may not have written its number yet.
-                let _ = file.read_to_string(&mut holder);
-                let holder = holder.split_whitespace().next().unwrap_or_default();
-                let holder = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
-                return Err(StoreError::InUse { path: db.display().to_string(), holder });
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(fatal(db, format!("lock file {} cannot be locked: {error}", path.display())));
-            }
-        }
-        let mut before = String::new();
-        let read = file.read_to_string(&mut before).map(|_| ());
-        let mut lock = Self { file, is_unflushed: before.contains(UNFLUSHED) };
-        let written = read.and_then(|()| lock.write());
-        written.map_err(|error| fatal(db, format!("lock file {} cannot be written: {error}", path.display())))?;
-        Ok(lock)
-    }
-
-    /// Who holds it, and whether the file is in doubt.
-    fn write(&mut self) -> std::io::Result<()> {
-        let text = if self.is_unflushed { UNFLUSHED } else { "" };
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        write!(self.file, "{}{text}", std::process::id())
-    }
-
-    pub(super) fn is_unflushed(&self) -> bool {
-        self.is_unflushed
-    }
-
-    /// Keeps for the next process that the disk has failed. It need not survive the machine: what is read after that
-    /// is what the disk holds.
-    pub(super) fn set_unflushed(&mut self, is_unflushed: bool) {
-        if self.is_unflushed == is_unflushed {
-            return;
-        }
-        self.is_unflushed = is_unflushed;
-        if let Err(error) = self.write() {
-            warn!(%error, "lock file could not be written: the next process will not know that the disk has failed");
-        }
-    }
-}
-
-fn lock_path(db: &Path) -> PathBuf {
-    let mut path = db.as_os_str().to_owned();
-    path.push(".lock");
-    path.into()
-}
-
 /// Opens the writing connection: checks whose file it is, settles its settings, brings its tables up to date.
 pub(super) async fn open_writer(path: &Path, create: bool) -> Result<SqliteConnection, StoreError> {
     let is_there = path.exists();
@@ -138,6 +59,7 @@ pub(super) async fn open_writer(path: &Path, create: bool) -> Result<SqliteConne
         return Err(fatal(path, "it does not exist; create it by starting a runtime on it"));
     }
     let of = |error: sqlx::Error| classify_opening(path, &error);
+    refuse_without_room(path)?;
     let mut db = base_options(path).create_if_missing(create).connect().await.map_err(of)?;
     check_sqlite_version(&mut db, path).await?;
     let version = identify(&mut db, path).await?;
@@ -146,6 +68,8 @@ pub(super) async fn open_writer(path: &Path, create: bool) -> Result<SqliteConne
     }
     set_level(&mut db, path, Level::Process).await?;
     migrate(&mut db, path, version).await?;
+    // The log and its index are opened by the first read, at the latest by this one.
+    pragma(&mut db, path, "user_version").await?;
     // The names of new files, and that the journal of their making is gone: it would undo it.
     sync_folder(path)?;
     // From here on the storage actor retries, visibly.
@@ -279,9 +203,8 @@ pub(super) async fn close(db: SqliteConnection, path: &Path) -> Result<(), Store
 
 /// Makes names in a file's folder last.
 pub(super) fn sync_folder(file: &Path) -> Result<(), StoreError> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     // Where a folder cannot be opened, there is nothing to flush.
-    match File::open(folder) {
+    match File::open(folder_of(file)) {
         Ok(folder) => {
             folder.sync_all().map_err(|error| fatal(file, format!("its folder could not be flushed: {error}")))
         }

@@ -1,12 +1,14 @@
 //! From what SQLite says to what the storage actor does.
 
 use std::{
-    fs::OpenOptions,
-    io::{ErrorKind, Seek as _, SeekFrom, Write as _},
+    io::{Seek as _, SeekFrom, Write as _},
     path::Path,
 };
 
-use super::files::{beside, size_of};
+use super::{
+    files::size_of,
+    room::{is_no_room, try_room},
+};
 use crate::StoreError;
 
 // Primary result codes, <https://www.sqlite.org/rescode.html>.
@@ -98,15 +100,11 @@ fn sizes(db: &Path) -> u64 {
 /// Whether a file beside another cannot grow beyond so many bytes, because a quota or a limit of size forbids it:
 /// SQLite tells only a full disk apart from other failures of a write.
 fn is_out_of_room(path: &Path, bytes: u64) -> bool {
-    let file = beside(path, "-room");
-    let written = OpenOptions::new().write(true).create(true).truncate(true).open(&file).and_then(|mut room| {
+    let written = try_room(path, |mut room| {
         room.seek(SeekFrom::Start(bytes))?;
         room.write_all(&[0; 4096])
     });
-    // If it cannot be removed it is an empty file, and truncated the next time.
-    let _ = std::fs::remove_file(&file);
-    let kind = written.err().map(|error| error.kind());
-    matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge))
+    written.is_err_and(|error| is_no_room(&error))
 }
 
 pub(super) fn fatal(path: &Path, cause: impl Into<String>) -> StoreError {

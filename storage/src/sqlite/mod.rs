@@ -6,21 +6,32 @@ mod check;
 mod connection;
 mod error;
 mod files;
+mod guard;
+mod lock;
 mod names;
+pub(crate) mod paths;
 mod pool;
 mod prune;
 mod queries;
 mod read;
+mod room;
 mod schema;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_files;
 #[cfg(test)]
+mod tests_lock;
+#[cfg(test)]
 mod tests_plans;
 #[cfg(test)]
+mod tests_room;
+#[cfg(test)]
 mod tests_upkeep;
+#[cfg(test)]
+mod tests_watch;
 mod trim;
+mod watch;
 mod write;
 
 use std::{
@@ -37,20 +48,25 @@ use tracing::warn;
 pub use backup::{Copied, Progress, Restored, Vacuumed, backup, refuse_half_restored, restore, vacuum};
 pub use chain::check_value;
 pub use check::{CheckReport, Info, check, info};
-pub use files::{Log, LogReader, Owner, log, owner};
+pub use files::{Log, LogReader, log};
+pub use lock::{Owner, owner};
+pub use paths::{create_beside, read_beside, rename_new, resolve};
 pub use read::SqliteReader;
 pub use schema::SCHEMA_VERSION;
 pub use trim::{forget_team, prune_file};
 
 use self::{
     chain::Link,
-    connection::{FileLock, ReadMode, close, open_writer, set_level, used_bytes},
+    connection::{ReadMode, close, open_writer, set_level, used_bytes},
     error::{classify, fatal, is_failed_write},
-    files::{FileId, size_of, unmoved_bytes},
+    files::{FileId, size_of},
+    lock::FileLock,
     names::{BatchNames, Interner},
+    paths::{create_db, refuse_open_folder, refuse_second_name, refuse_unsafe_files, resolve_db},
     prune::{floor, next_piece, prune},
     queries::{COMMIT, FORGET_RUNS, LAST_LINK, NAMES_AFTER, ROLLBACK, TEAMS},
     read::ReadTimes,
+    watch::LogWatch,
     write::{WriteError, Written, write},
 };
 use crate::{Level, Loaded, Read, Sizes, Store, StoreError, TeamRow, WriteBatch, options::DAY};
@@ -61,6 +77,9 @@ const SHORTEN_PATIENCE_MS: u32 = 100;
 
 /// How long the writing anew waits for readers. 2 s: nobody else is served meanwhile.
 const RENEW_PATIENCE_MS: u32 = 2_000;
+
+/// The size of a page as SQLite makes it.
+const PAGE_BYTES: u64 = 4_096;
 
 /// What a [`SqliteStore`] is opened with.
 #[derive(Debug, Clone)]
@@ -109,9 +128,21 @@ impl SqliteOptions {
 /// A store on a SQLite file, locked for this runtime alone.
 #[derive(Debug)]
 pub struct SqliteStore {
+    /// Resolved: without links.
     path: PathBuf,
+    /// As it was named.
+    given: PathBuf,
     /// `None` after closing, and while it has to be opened again.
     db: Option<SqliteConnection>,
+    /// The log and its index; `None` without a connection.
+    watch: Option<LogWatch>,
+    /// The files are not what was opened: nothing is committed or moved any more.
+    fault: Option<StoreError>,
+    /// The last seq that was committed, and the last one that is in the database file and not in the log only.
+    last: Seq,
+    moved: Seq,
+    /// It was said that the name it was opened by leads elsewhere.
+    was_moved_link: bool,
     is_closed: bool,
     /// What `synchronous` is set to.
     level: Level,
@@ -149,20 +180,36 @@ impl SqliteStore {
     /// or not writable. [`StoreError::Settings`] when a bound is out of its range.
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
         options.check()?;
-        let SqliteOptions { path, create, readers, read_deadline, slow_after } = options;
+        let SqliteOptions { path: given, create, readers, read_deadline, slow_after } = options;
+        // Before anything else: every file of the database is named after this path.
+        let path = resolve_db(&given)?;
         if !create && !path.exists() {
             refuse_half_restored(&path)?;
             return Err(fatal(&path, "it does not exist; create it by starting a runtime on it"));
         }
-        let lock = FileLock::take(&path)?;
+        refuse_open_folder(&path)?;
+        refuse_unsafe_files(&path)?;
+        let mut lock = FileLock::take(&path).await?;
         refuse_half_restored(&path)?;
+        if create {
+            create_db(&path)?;
+        }
+        lock.take_inode().await?;
+        refuse_second_name(&path)?;
         let db = open_writer(&path, create).await?;
         let id = FileId::of(&path)?;
+        let watch = LogWatch::begin(&path).map_err(|error| fatal(&path, format!("its log cannot be read: {error}")))?;
         let times = ReadTimes { deadline: read_deadline, slow_after };
         let reader = Arc::new(SqliteReader::new(&path, readers, ReadMode::Runtime, times));
         Ok(Self {
             path,
+            given,
             db: Some(db),
+            watch: Some(watch),
+            fault: None,
+            last: Seq::ZERO,
+            moved: Seq::ZERO,
+            was_moved_link: false,
             is_closed: false,
             level: Level::Process,
             is_in_transaction: false,
@@ -195,6 +242,9 @@ impl SqliteStore {
     /// [`StoreError::Busy`], [`StoreError::Full`] or [`StoreError::Fatal`]; nothing is deleted then.
     pub async fn forget_runs(&mut self) -> Result<(), StoreError> {
         self.begin_at(Level::Power).await?;
+        if let Some(lock) = &mut self.lock {
+            lock.clear_acknowledged();
+        }
         let path = self.path.clone();
         let db = self.db()?;
         let forgotten = sqlx::raw_sql(FORGET_RUNS).execute(db).await.map_err(|error| classify(&path, &error));
@@ -203,7 +253,7 @@ impl SqliteStore {
             return Err(error);
         }
         self.reader.forget_last();
-        self.link = Link::START;
+        (self.link, self.last, self.moved) = (Link::START, Seq::ZERO, Seq::ZERO);
         Ok(())
     }
 
@@ -241,6 +291,10 @@ impl SqliteStore {
         if self.db.is_none() && !self.is_closed {
             return Err(StoreError::Unknown("the connection was given up; load first".into()));
         }
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        self.reserve_index(0)?;
         if self.level != level {
             let path = self.path.clone();
             set_level(self.db()?, &path, level).await?;
@@ -256,9 +310,13 @@ impl Store for SqliteStore {
         if self.is_closed {
             return Err(fatal(&self.path, "it was closed"));
         }
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
         if self.db.is_none() {
             let opened = open_writer(&self.path, false).await;
             self.db = Some(self.noted(opened)?);
+            self.watch = LogWatch::begin(&self.path).ok();
             self.level = Level::Process;
             self.is_in_transaction = false;
         }
@@ -267,6 +325,8 @@ impl Store for SqliteStore {
         let loaded = load(db).await.map_err(|error| classify(&path, &error))?;
         let (loaded, names, link) = loaded;
         (self.names, self.link) = (names, link);
+        self.refuse_lost_events(loaded.last_seq)?;
+        self.last = loaded.last_seq;
         self.reader.raise_floor(loaded.floor);
         let is_unflushed = self.lock.as_ref().is_some_and(FileLock::is_unflushed);
         Ok(Loaded { is_unflushed, ..loaded })
@@ -300,10 +360,12 @@ impl Store for SqliteStore {
             self.names.learn(&text, id);
         }
         self.link = link;
+        self.last = batch.events.last().map_or(self.last, |event| event.seq);
         Ok(())
     }
 
     async fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.refuse_damaged_log().await?;
         let path = self.path.clone();
         let db = self.db()?;
         // Passive: it waits for nobody and moves what it can.
@@ -333,7 +395,10 @@ impl Store for SqliteStore {
     }
 
     async fn look(&mut self, deep: bool) -> Result<Option<Sizes>, StoreError> {
-        self.id.check(&self.path)?;
+        let unmoved_bytes = self.look_at_files().await?;
+        if deep {
+            self.warn_of_moved_link();
+        }
         if deep && let Some(db) = &mut self.db {
             let path = self.path.clone();
             // What it is now is told with the next look; an error is the next commit's to tell.
@@ -341,12 +406,12 @@ impl Store for SqliteStore {
         }
         let (readers, reads_cut) = self.reader.counts();
         let wal_bytes = size_of(&self.path, "-wal");
-        let unmoved_bytes = unmoved_bytes(&self.path);
         let Self { used_bytes, log_held_by, .. } = *self;
         Ok(Some(Sizes { used_bytes, wal_bytes, unmoved_bytes, log_held_by, readers, reads_cut }))
     }
 
     async fn shorten_log(&mut self) -> Result<bool, StoreError> {
+        self.refuse_damaged_log().await?;
         let path = self.path.clone();
         let of = |error: sqlx::Error| classify(&path, &error);
         let db = self.db()?;
@@ -369,7 +434,10 @@ impl Store for SqliteStore {
     async fn renew(&mut self) -> Result<(), StoreError> {
         self.load().await?;
         self.begin_at(Level::Power).await?;
+        self.refuse_damaged_log().await?;
         let path = self.path.clone();
+        let pages = used_bytes(self.db()?, &path).await? / PAGE_BYTES;
+        self.reserve_index(pages)?;
         let renewed = write_anew(self.db()?, &path).await;
         self.noted(renewed)?;
         let report = check(&path).await?;
@@ -384,7 +452,10 @@ impl Store for SqliteStore {
 
     async fn close(&mut self) -> Result<(), StoreError> {
         self.is_closed = true;
+        let was_known = self.fault.is_some();
+        let looked = self.look_at_files().await.map(drop);
         if self.has_written
+            && looked.is_ok()
             && let Some(db) = &mut self.db
         {
             // Bounded by the limit. Nothing depends on it but speed.
@@ -394,12 +465,19 @@ impl Store for SqliteStore {
         }
         // Readers first: the last connection to close moves the log into the file and removes it.
         self.reader.close().await;
-        let closed = match self.db.take() {
+        let closed = match self.db_to_close().await {
             Some(db) => close(db, &self.path).await,
             None => Ok(()),
         };
+        if closed.is_ok()
+            && self.fault.is_none()
+            && self.refuse_lost_events(self.last).is_ok()
+            && let Some(lock) = &mut self.lock
+        {
+            lock.clear_acknowledged();
+        }
         self.lock = None;
-        closed
+        if was_known { closed } else { closed.and(looked) }
     }
 
     fn reader(&self) -> Arc<dyn Read> {
@@ -443,6 +521,7 @@ impl SqliteStore {
             if let Some(lock) = &mut self.lock {
                 lock.set_unflushed(true);
             }
+            self.watch = None;
             // It is broken anyway.
             let _ = close(db, &self.path).await;
         }

@@ -24,8 +24,10 @@ use super::{
     connection::{ReadMode, identify, reader_options},
     error::{INTERRUPT, classify, code, fatal},
     names::{NameTable, Wanted},
+    paths::{refuse_unsafe_files, resolve_db},
     pool::{Readers, Reading},
     queries,
+    room::refuse_without_room,
 };
 use crate::{Block, FactKind, FactPage, FactRow, PAGE_BYTES, Read, SeriesRow, StoreError, TeamRow};
 
@@ -122,9 +124,12 @@ impl SqliteReader {
     }
 
     pub(super) async fn open_concrete(path: &Path) -> Result<Self, StoreError> {
+        let path = &resolve_db(path)?;
         if !path.exists() {
             return Err(fatal(path, "there is no such file"));
         }
+        refuse_unsafe_files(path)?;
+        refuse_without_room(path)?;
         let reader = Self::new(path, 2, ReadMode::CommandLine, ReadTimes::COMMAND);
         match reader.identify().await {
             Ok(()) => Ok(reader),

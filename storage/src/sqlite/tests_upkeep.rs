@@ -91,7 +91,8 @@ async fn one_writer_and_the_fixed_readers_are_all_the_connections_and_nobody_hea
     futures::join!(actor.run(), work);
     if cfg!(target_os = "linux") {
         let most = most.into_inner();
-        assert!((2..=4).contains(&most), "{most} connections were open at once");
+        // One more handle has the lock.
+        assert!((3..=5).contains(&most), "{most} handles were open at once");
     }
     assert_eq!(storage.metrics().retries, 0);
     assert!(storage.metrics().sizes.readers <= 3);
