@@ -72,7 +72,12 @@ impl SettingCheck {
     }
 
     /// The value lies in `allowed`; `false` when not.
-    pub fn range<T: PartialOrd + fmt::Display>(&mut self, field: &str, value: T, allowed: RangeInclusive<T>) -> bool {
+    pub fn range<T: PartialOrd + fmt::Display + Copy>(
+        &mut self,
+        field: &str,
+        value: T,
+        allowed: RangeInclusive<T>,
+    ) -> bool {
         let is_allowed = allowed.contains(&value);
         if !is_allowed {
             self.refuse(field, value, format!("from {} to {}", allowed.start(), allowed.end()));
@@ -89,14 +94,14 @@ impl SettingCheck {
     }
 
     /// The value is not above that of another field.
-    pub fn at_most<T: PartialOrd + fmt::Display>(&mut self, field: &str, value: T, other: &str, limit: T) {
+    pub fn at_most<T: PartialOrd + fmt::Display + Copy>(&mut self, field: &str, value: T, other: &str, limit: T) {
         if value > limit {
             self.refuse(field, value, format!("at most {limit} ({other})"));
         }
     }
 
     /// The value is not below that of another field.
-    pub fn at_least<T: PartialOrd + fmt::Display>(&mut self, field: &str, value: T, other: &str, limit: T) {
+    pub fn at_least<T: PartialOrd + fmt::Display + Copy>(&mut self, field: &str, value: T, other: &str, limit: T) {
         if value < limit {
             self.refuse(field, value, format!("at least {limit} ({other})"));
         }

@@ -145,10 +145,10 @@ impl LogWatch {
         match self.seen {
             Some((seen, at)) if seen == head && at == changed_at => return Ok(Some(unmoved)),
             // Written to, and no commit: it was rolled back, or somebody else wrote.
-            Some((seen, at)) if is_same_log(&seen, &head) && at != changed_at => {
-                if valid_pages(&self.log, pages) < pages {
-                    return Err(overwritten(&self.log_path));
-                }
+            Some((seen, at))
+                if is_same_log(&seen, &head) && at != changed_at && valid_pages(&self.log, pages) < pages =>
+            {
+                return Err(overwritten(&self.log_path));
             }
             _ => {}
         }
