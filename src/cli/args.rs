@@ -277,6 +277,9 @@ pub(crate) struct ImportArgs {
     /// Rows that may be refused before the whole file is.
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub(crate) refused_max: usize,
+    /// Bytes of a file, unpacked, such as 500M or 8G [default: 4G; 256M of JSON and of what is packed twice].
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_size: Option<u64>,
 }
 
 fn column(text: &str) -> Result<(String, String), String> {
@@ -287,6 +290,18 @@ fn column(text: &str) -> Result<(String, String), String> {
         }
         _ => Err(format!("write it as close=NAME or close=5; columns are {}", ROLES.join(", "))),
     }
+}
+
+/// Bytes as people write them: 500000, 500M, 8G, 8GiB.
+fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u32); 5] = [("", 0), ("K", 10), ("M", 20), ("G", 30), ("T", 40)];
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim().to_ascii_uppercase();
+    let unit = unit.strip_suffix("IB").or_else(|| unit.strip_suffix('B')).unwrap_or(&unit);
+    let shift = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, shift)| *shift);
+    let bytes = number.parse::<u64>().ok().zip(shift).and_then(|(n, shift)| n.checked_mul(1 << shift));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "write bytes as 500M, 8G or 4000000000".into())
 }
 
 /// Decimal places that a factor of 1, 0.1, … 1e-10 moves a price by.
@@ -383,7 +398,8 @@ pub(crate) struct TailArgs {
     pub(crate) db: DbArgs,
 }
 
-fn after(text: &str) -> Result<EventRef, String> {
+/// An event, or 0 for the beginning.
+pub(crate) fn after(text: &str) -> Result<EventRef, String> {
     if text == "0" { Ok(EventRef::Seq(Seq::ZERO)) } else { text.parse() }
 }
 

@@ -232,6 +232,14 @@ impl CliError {
             Self::Import { source: ImportError::Symbols { .. }, .. } => "make a file of each, and import them all".into(),
             // They say it.
             Self::Import { source: ImportError::Archive { .. } | ImportError::Foreign { .. }, .. } => return None,
+            Self::Import {
+                source: ImportError::TooLarge { .. } | ImportError::TooLargeToHold { .. } | ImportError::Ratio { .. },
+                ..
+            } => "look into the file; if it is what you want, raise --max-size above what it unpacks to, or import it in parts"
+                .into(),
+            Self::Import { source: ImportError::TooManyCandles { .. }, .. } => {
+                "split the file, for example by year, and import its parts one after another".into()
+            }
             Self::Import { source: ImportError::MissingColumn { missing, .. }, .. } => {
                 let role = missing.split(',').next().unwrap_or_default();
                 format!("say which column is what: --map {role}=NAME, or its number from 1")

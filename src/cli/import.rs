@@ -233,14 +233,15 @@ async fn write_resampled(
             "conflicting": conflicting, "with_holes": longer.with_holes, "unfinished_left_out": longer.is_cut,
         }));
     }
-    let mut line = format!("{series}: added {} candles made of {from}", grouped(added as u64));
-    for (n, what) in [
-        (equal, "were there already"),
-        (conflicting.len(), "were there with other numbers: the stored ones stay"),
-        (longer.with_holes, "have holes"),
+    let mut line = format!("{series}: added {} made of {from}", counted(added as u64, "candle"));
+    let stored = "there with other numbers: the stored";
+    for (n, one, many) in [
+        (equal, "was there already", "were there already"),
+        (conflicting.len(), &*format!("was {stored} one stays"), &*format!("were {stored} ones stay")),
+        (longer.with_holes, "has holes", "have holes"),
     ] {
         if n > 0 {
-            line += &format!(", {} {what}", grouped(n as u64));
+            line += &format!(", {} {}", grouped(n as u64), if n == 1 { one } else { many });
         }
     }
     if longer.is_cut {
@@ -279,7 +280,12 @@ fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliEr
         let what = format!("{} is a folder", file.display());
         return Err(CliError::Usage { what, next: "name the files in it, such as FOLDER/*.csv" });
     }
+    let usual = ImportOptions::default();
     let options = ImportOptions {
+        size_max: args.max_size.unwrap_or(usual.size_max),
+        held_max: args.max_size.unwrap_or(usual.held_max),
+        // Who says how large the file may become expects it.
+        ratio_max: if args.max_size.is_some() { u64::MAX } else { usual.ratio_max },
         interval: args.interval,
         refused_max: args.refused_max,
         gaps: args.gaps.into(),
@@ -287,7 +293,7 @@ fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliEr
         map: args.map.clone(),
         time_unit: args.time_unit.map(Into::into),
         price_shift: args.scale,
-        ..ImportOptions::default()
+        ..usual
     };
     let bar = if is_alone { bytes_bar(&file.display().to_string()) } else { ProgressBar::hidden() };
     let progress = |progress: Progress| bar.set_position(progress.bytes as u64);
@@ -363,9 +369,9 @@ fn tell(done: &Done<'_>, out: &mut Output) -> Result<(), CliError> {
     }
     let verb = if *dry_run { "would add" } else { "added" };
     let heading = format!(
-        "{}: {verb} {} candles to {} in {:.2} s",
+        "{}: {verb} {} to {} in {:.2} s",
         parsed.file.display(),
-        grouped(found.added as u64),
+        counted(found.added as u64, "candle"),
         parsed.series,
         wall.as_secs_f64()
     );
@@ -399,8 +405,8 @@ fn details(report: &ImportReport, found: &MergeReport) -> Vec<String> {
     if let Some((first, last)) = report.span {
         let (first, last) = (Moment(first), Moment(last));
         lines.push(format!(
-            "{} rows from {first} to {last}, times in {}",
-            grouped(report.rows as u64),
+            "{} from {first} to {last}, times in {}",
+            counted(report.rows as u64, "row"),
             report.units.join(", ")
         ));
     }

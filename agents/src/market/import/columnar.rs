@@ -4,7 +4,7 @@
 //! is rounded and counted, times are told by type or magnitude. What the libraries panic on is a damaged file.
 
 #[cfg(feature = "columnar")]
-pub(super) use self::enabled::{feather, feather_seekable, parquet, parquet_seekable};
+pub(super) use self::enabled::{check_unpacked, feather, feather_seekable, parquet, parquet_seekable};
 #[cfg(not(feature = "columnar"))]
 pub(super) use self::missing::{
     missing as feather, missing as feather_seekable, missing as parquet, missing as parquet_seekable,
@@ -21,12 +21,14 @@ mod missing {
 
 #[cfg(feature = "columnar")]
 mod enabled {
+    use std::cell::Cell;
     use std::fmt::{Display, Write};
     use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
     use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::sync::{Arc, Mutex, PoisonError};
+    use std::sync::{Arc, Mutex, Once, PoisonError};
 
     use ::parquet::errors;
+    use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
     use ::parquet::file::reader::{ChunkReader, FileReader as _, Length, SerializedFileReader};
     use ::parquet::record::Field;
     use arrow_array::Array;
@@ -39,6 +41,8 @@ mod enabled {
     use arrow_ipc::reader::FileReader;
     use arrow_schema::{DataType, TimeUnit};
 
+    use super::super::batches;
+    use super::super::container::ANY_RATIO_BYTES;
     use super::super::layout::{self, COLUMNS_MAX};
     use super::super::rows::Rows;
     use super::super::{Import, ImportError, ImportOptions, PROGRESS_ROWS, Progress};
@@ -46,11 +50,36 @@ mod enabled {
     /// Rows for which room is made on the word of a file: 30 years of minutes. Room that is not used takes no memory.
     const ROWS_EXPECTED_MAX: usize = 1 << 24;
 
-    /// What the decoders of the libraries say, a panic included.
-    fn guarded<T>(what: &'static str, decode: impl FnOnce() -> Result<T, ImportError>) -> Result<T, ImportError> {
-        let decoded = catch_unwind(AssertUnwindSafe(decode));
-        decoded.unwrap_or_else(|_| Err(ImportError::Damaged { what, why: "its decoder gave up".into() }))
+    thread_local! {
+        /// Whether this thread is inside of a decoder, whose panics are errors of the file and not of the program.
+        static DECODES: Cell<bool> = const { Cell::new(false) };
     }
+
+    /// What the decoders of the libraries say, a panic included. Its message goes into the error and not to standard error.
+    fn guarded<T>(what: &'static str, decode: impl FnOnce() -> Result<T, ImportError>) -> Result<T, ImportError> {
+        static HOOK: Once = Once::new();
+        // The hook of the process is wrapped once; every other thread still has what was there before.
+        HOOK.call_once(|| {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                // A thread that is ending has no local values left, and decodes nothing.
+                if !DECODES.try_with(Cell::get).unwrap_or(false) {
+                    before(info);
+                }
+            }));
+        });
+        let outer = DECODES.replace(true);
+        let decoded = catch_unwind(AssertUnwindSafe(decode));
+        DECODES.set(outer);
+        decoded.unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
+            let said: String = said.unwrap_or("for no reason that it gives").chars().take(SAID_CHARS).collect();
+            Err(ImportError::Damaged { what, why: format!("its decoder gave up: {said}") })
+        })
+    }
+
+    /// Characters of a decoder's panic in an error.
+    const SAID_CHARS: usize = 200;
 
     fn damaged(what: &'static str) -> impl Fn(&dyn Display) -> ImportError {
         move |why| {
@@ -101,11 +130,11 @@ mod enabled {
     // === Parquet ===
 
     pub(crate) fn parquet(
-        bytes: &[u8],
+        bytes: Vec<u8>,
         options: &ImportOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Import, ImportError> {
-        parquet_of(bytes::Bytes::copy_from_slice(bytes), options, progress)
+        parquet_of(bytes::Bytes::from(bytes), options, progress)
     }
 
     pub(crate) fn parquet_seekable(
@@ -170,6 +199,7 @@ mod enabled {
         guarded("Parquet", || {
             let damaged = damaged("Parquet");
             let reader = SerializedFileReader::new(source).map_err(|error| damaged(&error))?;
+            check_chunks(reader.metadata(), options)?;
             let metadata = reader.metadata().file_metadata();
             let fields = metadata.schema_descr().root_schema().get_fields();
             let names: Vec<String> = fields.iter().map(|field| field.name().to_owned()).collect();
@@ -193,6 +223,28 @@ mod enabled {
         })
     }
 
+    /// Checks what the columns say that they unpack to. A page that lies about it is found when it is unpacked.
+    fn check_chunks(metadata: &ParquetMetaData, options: &ImportOptions) -> Result<(), ImportError> {
+        let chunks = || metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
+        let sum = |of: fn(&ColumnChunkMetaData) -> i64| {
+            chunks().fold(0_u64, |sum, chunk| sum.saturating_add(u64::try_from(of(chunk)).unwrap_or(0)))
+        };
+        let unpacked = sum(ColumnChunkMetaData::uncompressed_size);
+        check_unpacked(sum(ColumnChunkMetaData::compressed_size), unpacked, options)
+    }
+
+    /// Checks bytes that a file says it unpacks to.
+    pub(crate) fn check_unpacked(packed: u64, unpacked: u64, options: &ImportOptions) -> Result<(), ImportError> {
+        let limit = options.ratio_max;
+        if unpacked > options.size_max {
+            return Err(ImportError::TooLarge { limit: options.size_max });
+        }
+        if unpacked > ANY_RATIO_BYTES && unpacked / limit.max(1) > packed {
+            return Err(ImportError::Ratio { packed, unpacked, limit });
+        }
+        Ok(())
+    }
+
     fn push_field(texts: &mut Texts, field: &Field) {
         match field {
             Field::Double(value) => texts.push(Some(value)),
@@ -214,29 +266,33 @@ mod enabled {
     // === Feather ===
 
     pub(crate) fn feather(
-        bytes: &[u8],
+        bytes: Vec<u8>,
         options: &ImportOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Import, ImportError> {
-        feather_of(Cursor::new(bytes), options, progress)
+        let len = bytes.len() as u64;
+        feather_of(Cursor::new(bytes), len, options, progress)
     }
 
     pub(crate) fn feather_seekable(
-        source: impl Read + Seek,
+        (source, len): (impl Read + Seek, u64),
         options: &ImportOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Import, ImportError> {
-        feather_of(BufReader::new(source), options, progress)
+        feather_of(BufReader::new(source), len, options, progress)
     }
 
     /// One batch is held at a time.
     fn feather_of(
-        source: impl Read + Seek,
+        mut source: impl Read + Seek,
+        len: u64,
         options: &ImportOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Import, ImportError> {
         guarded("Feather", || {
             let damaged = damaged("Feather");
+            batches::check(&mut source, len, options)?;
+            source.rewind().map_err(|source| ImportError::Read { source })?;
             let reader = FileReader::try_new(source, None).map_err(|error| damaged(&error))?;
             let names: Vec<String> = reader.schema().fields().iter().map(|field| field.name().clone()).collect();
             let layout = layout::of_names(&names, &options.map)?;
@@ -324,7 +380,7 @@ mod enabled {
             let batch = RecordBatch::try_from_iter(names.into_iter().zip(columns)).unwrap();
             let mut writer = FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
             writer.write(&batch).unwrap();
-            feather(&writer.into_inner().unwrap(), &ImportOptions::default(), &mut |_| {}).unwrap()
+            feather(writer.into_inner().unwrap(), &ImportOptions::default(), &mut |_| {}).unwrap()
         }
 
         /// Columns as polars and pandas write them were no columns.

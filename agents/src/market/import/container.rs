@@ -1,17 +1,18 @@
-//! What a file is, told from its bytes, and what it is packed in.
+//! What a file is, told from its bytes, and what it is packed in; with the limits that hold for every kind.
 
-use std::io::{BufReader, Cursor, Read};
+use std::cell::Cell;
+use std::io::{BufReader, Cursor, Read, Seek};
 
-use super::ImportError;
+use super::{ImportError, ImportOptions};
 
-/// Four decades of one-minute candles; a bound against an archive that unpacks without end.
-const UNPACKED_BYTES_MAX: u64 = 4 << 30;
 /// Packings within packings: a zip of a gzip happens, more does not.
-const DEPTH_MAX: usize = 3;
+pub(super) const DEPTH_MAX: usize = 3;
 /// What is read of a text at once: enough to see its layout, little beside its candles.
 const TEXT_BYTES: usize = 1 << 20;
 /// Space before the first bracket of JSON that is looked over.
 const SPACE_MAX: usize = 64;
+/// Bytes that a packed file may unpack to at any ratio: nobody is hurt by so few.
+pub(super) const ANY_RATIO_BYTES: u64 = 64 << 20;
 
 /// What plain bytes are.
 pub(super) enum Content {
@@ -19,25 +20,37 @@ pub(super) enum Content {
     Json,
     Parquet,
     Feather,
+    Gzip,
+    Zip,
     /// Something that is known and not read, in words.
     Foreign(&'static str),
 }
 
-/// Unpacks gzip and zip, and hands the plain bytes over.
-pub(super) fn unpack<T>(bytes: &[u8], take: impl FnOnce(&[u8]) -> Result<T, ImportError>) -> Result<T, ImportError> {
-    let mut unpacked = Vec::new();
-    for depth in 0..=DEPTH_MAX {
-        let packed: &[u8] = if depth == 0 { bytes } else { &unpacked };
-        let next = match packed {
-            [0x1f, 0x8b, ..] => gzip(packed)?,
-            [b'P', b'K', 3, 4, ..] => zip(packed)?,
-            _ => break,
-        };
-        unpacked = next;
+/// What was found in a file, unpacked. Everything but text is held as a whole.
+pub(super) enum Opened<'a> {
+    Text(Text<'a>),
+    Json(Vec<u8>),
+    Parquet(Vec<u8>),
+    Feather(Vec<u8>),
+    Zip(Vec<u8>),
+}
+
+/// How many bytes of the packed file were read.
+#[derive(Clone, Copy)]
+pub(super) enum Packed<'a> {
+    /// So many up to now.
+    Read(&'a Cell<u64>),
+    /// So many in all, of an entry in an archive.
+    Whole(u64),
+}
+
+impl Packed<'_> {
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Read(read) => read.get(),
+            Self::Whole(bytes) => bytes,
+        }
     }
-    // An empty file in a packing is as good as an empty file.
-    let is_packed = matches!(bytes, [0x1f, 0x8b, ..] | [b'P', b'K', 3, 4, ..]);
-    take(if is_packed { &unpacked } else { bytes })
 }
 
 /// Text that is read as it comes.
@@ -45,8 +58,11 @@ pub(super) struct Text<'a> {
     /// What was read and not yet taken.
     pub(super) bytes: Vec<u8>,
     reader: Box<dyn Read + 'a>,
-    left: u64,
+    packed: Packed<'a>,
     packing: Option<&'static str>,
+    unpacked: u64,
+    size_max: u64,
+    ratio_max: u64,
 }
 
 impl Text<'_> {
@@ -57,52 +73,73 @@ impl Text<'_> {
             Some(what) => ImportError::Packed { what, source },
             None => ImportError::Read { source },
         })?;
-        self.left = self.left.checked_sub(n as u64).ok_or(TOO_LARGE)?;
+        self.unpacked += n as u64;
+        if self.unpacked > self.size_max {
+            return Err(ImportError::TooLarge { limit: self.size_max });
+        }
+        let (packed, unpacked, limit) = (self.packed.bytes(), self.unpacked, self.ratio_max);
+        if unpacked > ANY_RATIO_BYTES && unpacked / limit.max(1) > packed {
+            return Err(ImportError::Ratio { packed, unpacked, limit });
+        }
         Ok((n as u64) < wanted)
     }
-}
 
-/// Hands text over as it comes, unpacked if it is packed with gzip; anything else as all of its bytes.
-pub(super) fn stream<T>(
-    reader: Box<dyn Read + '_>,
-    text: impl FnOnce(Text<'_>) -> Result<T, ImportError>,
-    whole: impl FnOnce(Vec<u8>) -> Result<T, ImportError>,
-) -> Result<T, ImportError> {
-    let mut seen = Text { bytes: Vec::new(), reader, left: UNPACKED_BYTES_MAX, packing: None };
-    for depth in 0..=DEPTH_MAX {
-        let is_all = seen.more()?;
-        match sniff(&seen.bytes) {
-            Content::Csv if matches!(seen.bytes[..], [0x1f, 0x8b, ..]) && depth < DEPTH_MAX => {
-                let Text { bytes, reader, left, .. } = seen;
-                let packed = BufReader::with_capacity(TEXT_BYTES / 8, Cursor::new(bytes).chain(reader));
-                let reader = Box::new(flate2::bufread::MultiGzDecoder::new(packed));
-                seen = Text { bytes: Vec::new(), reader, left, packing: Some("gzip") };
+    /// All that comes, if it may be held.
+    fn whole(mut self, what: &'static str, held_max: u64, mut is_all: bool) -> Result<Vec<u8>, ImportError> {
+        loop {
+            if self.bytes.len() as u64 > held_max {
+                return Err(ImportError::TooLargeToHold { what, limit: held_max });
             }
-            Content::Csv if !matches!(seen.bytes[..], [b'P', b'K', 3, 4, ..]) => {
-                // As if nothing of it had been read yet.
-                let Text { bytes, reader, left, packing } = seen;
-                let reader = Box::new(Cursor::new(bytes).chain(reader));
-                return text(Text { bytes: Vec::new(), reader, left, packing });
+            if is_all {
+                return Ok(self.bytes);
             }
-            _ => {
-                if !is_all {
-                    while !seen.more()? {}
-                }
-                return whole(seen.bytes);
-            }
+            is_all = self.more()?;
         }
     }
-    whole(seen.bytes)
 }
 
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>, ImportError> {
-    let read = limited(flate2::read::MultiGzDecoder::new(bytes), bytes.len().saturating_mul(4));
-    read.map_err(|source| ImportError::Packed { what: "gzip", source })?.ok_or(TOO_LARGE)
+/// Unpacks what is packed with gzip; hands text over as it comes, and anything else as a whole.
+pub(super) fn open<'a>(
+    reader: Box<dyn Read + 'a>,
+    packed: Packed<'a>,
+    options: &ImportOptions,
+) -> Result<Opened<'a>, ImportError> {
+    let ImportOptions { size_max, held_max, ratio_max, .. } = *options;
+    let mut seen = Text { bytes: Vec::new(), reader, packed, packing: None, unpacked: 0, size_max, ratio_max };
+    for _ in 0..=DEPTH_MAX {
+        let is_all = seen.more()?;
+        return Ok(match sniff(&seen.bytes) {
+            Content::Gzip => {
+                let Text { bytes, reader, .. } = seen;
+                let source = BufReader::with_capacity(TEXT_BYTES / 8, Cursor::new(bytes).chain(reader));
+                let reader = Box::new(flate2::bufread::MultiGzDecoder::new(source));
+                let packing = Some("gzip");
+                seen = Text { bytes: Vec::new(), reader, packed, packing, unpacked: 0, size_max, ratio_max };
+                continue;
+            }
+            Content::Csv => {
+                // As if nothing of it had been read yet.
+                let Text { bytes, reader, packing, .. } = seen;
+                let reader = Box::new(Cursor::new(bytes).chain(reader));
+                Opened::Text(Text { bytes: Vec::new(), reader, packed, packing, unpacked: 0, size_max, ratio_max })
+            }
+            Content::Json => Opened::Json(seen.whole("JSON", held_max, is_all)?),
+            Content::Parquet => Opened::Parquet(seen.whole("a packed or piped Parquet file", held_max, is_all)?),
+            Content::Feather => Opened::Feather(seen.whole("a packed or piped Feather file", held_max, is_all)?),
+            Content::Zip => Opened::Zip(seen.whole("a packed or piped zip archive", held_max, is_all)?),
+            Content::Foreign(what) => return Err(ImportError::Foreign { what }),
+        });
+    }
+    Err(TOO_DEEP)
 }
 
-fn zip(bytes: &[u8]) -> Result<Vec<u8>, ImportError> {
+/// Hands over the one file of a zip archive, as it comes, and its packed size.
+pub(super) fn of_zip<T>(
+    source: impl Read + Seek,
+    take: impl FnOnce(&mut dyn Read, u64) -> Result<T, ImportError>,
+) -> Result<T, ImportError> {
     let damaged = |error: zip::result::ZipError| ImportError::Packed { what: "zip", source: error.into() };
-    let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
+    let mut archive = zip::ZipArchive::new(source).map_err(damaged)?;
     let mut files = Vec::new();
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(damaged)?;
@@ -112,23 +149,23 @@ fn zip(bytes: &[u8]) -> Result<Vec<u8>, ImportError> {
         }
     }
     let [index] = files[..] else { return Err(ImportError::Archive { count: files.len() }) };
-    let entry = archive.by_index(index).map_err(damaged)?;
-    let expected = usize::try_from(entry.size()).unwrap_or(0).min(bytes.len().saturating_mul(20));
-    limited(entry, expected).map_err(|source| ImportError::Packed { what: "zip", source })?.ok_or(TOO_LARGE)
+    let mut entry = archive.by_index(index).map_err(damaged)?;
+    let packed = entry.compressed_size();
+    take(&mut entry, packed).map_err(|error| match error {
+        ImportError::Read { source } => ImportError::Packed { what: "zip", source },
+        error => error,
+    })
 }
 
-const TOO_LARGE: ImportError = ImportError::TooLarge { limit: UNPACKED_BYTES_MAX };
-
-/// All that comes, or `None` if it is more than the limit.
-fn limited(reader: impl Read, expected: usize) -> std::io::Result<Option<Vec<u8>>> {
-    let mut plain = Vec::with_capacity(expected);
-    reader.take(UNPACKED_BYTES_MAX).read_to_end(&mut plain)?;
-    Ok((plain.len() as u64) < UNPACKED_BYTES_MAX).map(|fits| fits.then_some(plain))
-}
+/// More packings than anybody makes.
+pub(super) const TOO_DEEP: ImportError =
+    ImportError::Foreign { what: "packed more than three times: unpack it and import the file in it" };
 
 /// What plain bytes are.
 pub(super) fn sniff(bytes: &[u8]) -> Content {
     match bytes {
+        [0x1f, 0x8b, ..] => Content::Gzip,
+        [b'P', b'K', 3, 4, ..] => Content::Zip,
         [b'P', b'A', b'R', b'1', ..] => Content::Parquet,
         [b'A', b'R', b'R', b'O', b'W', b'1', ..] => Content::Feather,
         [b'F', b'E', b'A', b'1', ..] => Content::Foreign("Feather of version 1: write it again with version 2"),

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::layout::{self, COLUMNS_MAX};
@@ -18,6 +18,9 @@ const DEPTH_MAX: usize = 4;
 /// The entries of an object, in the file's order.
 struct Entries<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
+/// Keys of an object that are looked at: far more than a row or an envelope has, and few to look through for each row.
+const KEYS_MAX: usize = 1_024;
+
 impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
@@ -29,6 +32,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(key) = map.next_key::<Name<'de>>()? {
+                    if entries.len() >= KEYS_MAX {
+                        return Err(serde::de::Error::custom(format!("an object has more than {KEYS_MAX} keys")));
+                    }
                     entries.push((key.0, map.next_value()?));
                 }
                 Ok(Entries(entries))
@@ -36,6 +42,39 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
         }
         deserializer.deserialize_map(Object)
     }
+}
+
+/// The values of an array, at most so many.
+struct Values(usize);
+
+impl<'de> DeserializeSeed<'de> for Values {
+    type Value = Vec<&'de RawValue>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Values {
+    type Value = Vec<&'de RawValue>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = sequence.next_element()? {
+            if values.len() >= self.0 {
+                return Err(serde::de::Error::custom(format!("an array has more than {} values", self.0)));
+            }
+            values.push(value);
+        }
+        Ok(values)
+    }
+}
+
+/// The values of an array of rows, or of a column of them.
+fn rows_of<'a>(raw: &'a RawValue, options: &ImportOptions) -> Result<Vec<&'a RawValue>, ImportError> {
+    let mut deserializer = serde_json::Deserializer::from_str(raw.get());
+    Values(options.candles_max).deserialize(&mut deserializer).map_err(damaged)
 }
 
 /// A key, borrowed where it has no escapes.
@@ -54,7 +93,8 @@ fn field<'a>(raw: &&'a RawValue) -> &'a [u8] {
 
 /// The values of a row; none for one that is no array, which is refused for its want of columns.
 fn array<'a>(row: &&'a RawValue) -> Vec<&'a RawValue> {
-    serde_json::from_str(row.get()).unwrap_or_default()
+    let mut deserializer = serde_json::Deserializer::from_str(row.get());
+    Values(KEYS_MAX).deserialize(&mut deserializer).unwrap_or_default()
 }
 
 /// Imports JSON.
@@ -64,8 +104,13 @@ pub(super) fn import(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Import, ImportError> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let values: Vec<&RawValue> =
-        serde_json::Deserializer::from_slice(bytes).into_iter().collect::<Result<_, _>>().map_err(damaged)?;
+    let mut values: Vec<&RawValue> = Vec::new();
+    for value in serde_json::Deserializer::from_slice(bytes).into_iter() {
+        if values.len() >= options.candles_max {
+            return Err(ImportError::TooManyCandles { limit: options.candles_max });
+        }
+        values.push(value.map_err(damaged)?);
+    }
     match values[..] {
         [one] => import_value(one, options, progress, 0),
         // A value a line.
@@ -81,8 +126,7 @@ fn import_value(
 ) -> Result<Import, ImportError> {
     let text = value.get();
     if text.starts_with('[') {
-        let rows: Vec<&RawValue> = serde_json::from_str(text).map_err(damaged)?;
-        return import_rows(&rows, options, progress);
+        return import_rows(&rows_of(value, options)?, options, progress);
     }
     let Entries(entries) = serde_json::from_str(text).map_err(damaged)?;
     let arrays = entries.iter().filter(|(_, value)| value.get().starts_with('['));
@@ -155,7 +199,7 @@ fn import_columns(
     let (mut names, mut columns) = (Vec::new(), Vec::new());
     for (name, value) in arrays {
         names.push(name.clone().into_owned());
-        columns.push(serde_json::from_str::<Vec<&RawValue>>(value.get()).map_err(damaged)?);
+        columns.push(rows_of(value, options)?);
     }
     let layout = layout::of_names(&names, &options.map)?;
     let n_rows = columns.iter().map(Vec::len).max().unwrap_or(0);

@@ -114,11 +114,14 @@ pub(super) fn of_rows(rows: impl Iterator<Item = Vec<Option<f64>>>, map: &Map) -
 }
 
 /// Finds the delimiter, the header or its absence, and the columns.
-pub(super) fn detect(bytes: &[u8], map: &Map) -> Result<Layout, ImportError> {
+pub(super) fn detect(bytes: &[u8], map: &Map, line_max: usize) -> Result<Layout, ImportError> {
     let mut fields = [&[][..]; COLUMNS_MAX];
     let mut start = 0;
     for (lines, line) in bytes.split_inclusive(|b| *b == b'\n').take(COMMENT_LINES_MAX).enumerate() {
         let next = start + line.len();
+        if line.len() >= line_max && !line.ends_with(b"\n") {
+            return Err(ImportError::LineTooLong { line: lines + 1, limit: line_max });
+        }
         let delimiter = [b',', b';', b'\t']
             .into_iter()
             .max_by_key(|d| (line.iter().filter(|b| *b == d).count(), *d == b','))

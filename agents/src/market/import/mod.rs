@@ -4,14 +4,17 @@
 //!
 //! Text is read as it comes and never held as a whole, packed or not; Parquet and Feather are read a batch at a time from a
 //! file. JSON is held while it is read: which of its parts are the candles is known at its end. What stays is 48 bytes a
-//! candle. Prices become
-//! integer ticks with as many decimals as the file needs; digits beyond the fifteenth are binary noise and are rounded,
+//! candle. Every reader has the same limits, so that no file can take memory or time out of proportion: bytes unpacked,
+//! how many times its size a packed file unpacks to, bytes of a line, candles, bytes that are held. Prices become integer
+//! ticks with as many decimals as the file needs; digits beyond the fifteenth are binary noise and are rounded,
 //! and counted. A bad row is put aside with its line number and a reason; too many stop the import. Whatever the file's
 //! order, the candles come out sorted and without duplicates, so importing twice changes nothing.
 //!
 //! It leaves the store to others, and never guesses silently: the unit of the times, the order of the columns, whether
 //! the file was newest first and which interval the rows have are all in the [`ImportReport`].
 
+#[cfg(feature = "columnar")]
+mod batches;
 mod columnar;
 mod container;
 mod dates;
@@ -21,12 +24,12 @@ mod number;
 mod rows;
 
 use std::cell::Cell;
-use std::io::{Read, Seek};
+use std::io::{Cursor, Read, Seek};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use self::container::Content;
+use self::container::{Content, Opened, Packed};
 use self::layout::COLUMNS_MAX;
 pub use self::number::Unit;
 use self::rows::Rows;
@@ -85,6 +88,18 @@ pub struct ImportOptions {
     pub time_unit: Option<Unit>,
     /// Prices are multiplied by 10 to the power of minus this: 5 for a file of prices times 100,000.
     pub price_shift: u8,
+    /// Bytes read of a file, unpacked. 4 GiB: four decades of one-minute candles.
+    pub size_max: u64,
+    /// Bytes of what has to be held as a whole while it is read: JSON, and columnar files or archives that are packed once
+    /// more or come from a pipe; also what a batch or page of a columnar file says that it unpacks to. 256 MiB.
+    pub held_max: u64,
+    /// Bytes of a line of text. 1 MiB: a thousand times the longest line of a candle.
+    pub line_max: usize,
+    /// Candles of a file; each is held with 48 bytes. 20 million: 38 years of minutes, 1 GB.
+    pub candles_max: usize,
+    /// How many times its packed size a file may unpack to, beyond the first 64 MiB. 100: candles pack to a fifth, flat ones
+    /// to a fiftieth.
+    pub ratio_max: u64,
 }
 
 impl Default for ImportOptions {
@@ -99,6 +114,11 @@ impl Default for ImportOptions {
             map: Vec::new(),
             time_unit: None,
             price_shift: 0,
+            size_max: 4 << 30,
+            held_max: 256 << 20,
+            line_max: 1 << 20,
+            candles_max: 20_000_000,
+            ratio_max: 100,
         }
     }
 }
@@ -156,6 +176,9 @@ pub enum RefusedReason {
     /// No trades, and [`FlatPolicy::Refuse`].
     #[error("flat candle without volume")]
     Flat,
+    /// More candles than are held; it makes the whole file an [`ImportError::TooManyCandles`].
+    #[error("more candles than are held")]
+    TooMany,
 }
 
 /// A row that was put aside.
@@ -266,7 +289,7 @@ pub enum ImportError {
         missing: &'static str,
     },
     /// Too many rows had to be put aside.
-    #[error("{count} rows refused, limit {limit}; the first at line {}: {}", first.line, first.reason)]
+    #[error("{} refused, limit {limit}; the first at line {}: {}", counted(*count as u64, "row"), first.line, first.reason)]
     TooManyRefused {
         /// Rows refused so far.
         count: usize,
@@ -300,7 +323,10 @@ pub enum ImportError {
         first: String,
     },
     /// Candles are missing, and [`GapPolicy::Refuse`].
-    #[error("{gaps} gaps, {missing} candles missing; the first behind {}", calendar::minute(first.after))]
+    #[error(
+        "{}, {} missing; the first after {}",
+        counted(*gaps as u64, "gap"), counted(*missing, "candle"), calendar::minute(first.after)
+    )]
     Gaps {
         /// How many gaps.
         gaps: usize,
@@ -339,11 +365,43 @@ pub enum ImportError {
         #[source]
         source: std::io::Error,
     },
-    /// A packed file unpacks to more than is read.
-    #[error("it unpacks to more than {limit} bytes")]
+    /// The file is larger, unpacked, than is read.
+    #[error("it has more than {limit} bytes, unpacked")]
     TooLarge {
         /// The limit.
         limit: u64,
+    },
+    /// A file that has to be held as a whole is larger than that.
+    #[error("it is {what}, which is held in memory while it is read, and has more than {limit} bytes, unpacked")]
+    TooLargeToHold {
+        /// What it is.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// A packed file unpacks to far more than candles do.
+    #[error("it unpacks to more than {limit} times its packed size ({unpacked} bytes out of {packed})")]
+    Ratio {
+        /// Bytes read of it.
+        packed: u64,
+        /// Bytes that they unpacked to.
+        unpacked: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A line of text is too long for a candle.
+    #[error("line {line} has more than {limit} bytes; is it a csv file of candles?")]
+    LineTooLong {
+        /// The line, from 1.
+        line: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// More candles than are held.
+    #[error("it has more than {limit} candles: import it in parts")]
+    TooManyCandles {
+        /// The limit.
+        limit: usize,
     },
     /// An archive does not hold exactly one file.
     #[error("the archive holds {count} files, not one: unpack it and import them by name")]
@@ -382,6 +440,11 @@ fn at_line(line: usize) -> String {
     if line > 0 { format!("line {line}: ") } else { String::new() }
 }
 
+/// `1 gap`, `2 gaps`.
+fn counted(n: u64, one: &str) -> String {
+    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+}
+
 /// A distance in time as an interval is written, if it is one.
 fn length(millis: i64) -> String {
     Interval::from_millis(millis).map_or_else(|| format!("{millis} ms"), |interval| interval.to_string())
@@ -406,13 +469,9 @@ pub fn import_candles(
     options: &ImportOptions,
     mut progress: impl FnMut(Progress),
 ) -> Result<Import, ImportError> {
-    container::unpack(bytes, |plain| match container::sniff(plain) {
-        Content::Csv => import_csv(plain, options, &mut progress),
-        Content::Json => json::import(plain, options, &mut progress),
-        Content::Parquet => columnar::parquet(plain, options, &mut progress),
-        Content::Feather => columnar::feather(plain, options, &mut progress),
-        Content::Foreign(what) => Err(ImportError::Foreign { what }),
-    })
+    let mut progress = |done: Progress| progress(Progress { bytes_total: bytes.len(), ..done });
+    let mut source = bytes;
+    File { options, packed: None, depth: 0 }.read(&mut source, bytes.len() as u64, &mut progress)
 }
 
 /// As [`import_candles`], from what is read bit by bit; `bytes_total` is for the progress alone, 0 if it is not known.
@@ -425,22 +484,64 @@ pub fn import_from(
     options: &ImportOptions,
     mut progress: impl FnMut(Progress),
 ) -> Result<Import, ImportError> {
-    let read = Cell::new(0);
-    let counted = Counted { reader, read: &read };
-    let mut progress = |rows| {
+    File { options, packed: None, depth: 0 }.read(reader, bytes_total, &mut progress)
+}
+
+/// A file, or the entry of an archive.
+#[derive(Clone, Copy)]
+struct File<'o> {
+    options: &'o ImportOptions,
+    /// Packed bytes of an entry.
+    packed: Option<u64>,
+    /// Archives around it.
+    depth: usize,
+}
+
+impl File<'_> {
+    fn read(
+        self,
+        reader: &mut dyn Read,
+        bytes_total: u64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Import, ImportError> {
+        let Self { options, packed, .. } = self;
+        let read = Cell::new(0);
+        let counted = Counted { reader, read: &read };
         let bytes_total = usize::try_from(bytes_total).unwrap_or(usize::MAX);
-        progress(Progress { bytes: read.get(), bytes_total, rows });
-    };
-    container::stream(
-        Box::new(counted),
-        |text| import_text(text, options, &mut progress),
-        |bytes| import_candles(&bytes, options, |_| {}),
-    )
+        let mut told = |rows| {
+            // Of an entry, what is read is unpacked already.
+            let bytes = usize::try_from(read.get()).unwrap_or(usize::MAX);
+            progress(Progress {
+                bytes: if packed.is_some() { bytes.min(bytes_total) } else { bytes },
+                bytes_total,
+                rows,
+            });
+        };
+        let packed = packed.map_or(Packed::Read(&read), Packed::Whole);
+        match container::open(Box::new(counted), packed, options)? {
+            Opened::Text(text) => import_text(text, options, &mut told),
+            Opened::Json(bytes) => json::import(&bytes, options, &mut |done| told(done.rows)),
+            Opened::Parquet(bytes) => columnar::parquet(bytes, options, &mut |done| told(done.rows)),
+            Opened::Feather(bytes) => columnar::feather(bytes, options, &mut |done| told(done.rows)),
+            Opened::Zip(bytes) => self.read_zip(Cursor::new(bytes), progress),
+        }
+    }
+
+    /// Reads the one file of a zip archive, as it comes.
+    fn read_zip(self, source: impl Read + Seek, progress: &mut dyn FnMut(Progress)) -> Result<Import, ImportError> {
+        let depth = self.depth + 1;
+        if depth > container::DEPTH_MAX {
+            return Err(container::TOO_DEEP);
+        }
+        container::of_zip(source, |entry, packed| {
+            Self { packed: Some(packed), depth, ..self }.read(entry, packed, progress)
+        })
+    }
 }
 
 /// As [`import_candles`], from something of `bytes_total` bytes in which one can go back and forth, such as a file. Text is
-/// read as it comes, Parquet and Feather a batch of rows at a time; JSON, and Parquet and Feather that are packed once more,
-/// are held while they are read.
+/// read as it comes, also out of a zip archive, Parquet and Feather a batch of rows at a time; JSON, and Parquet and Feather
+/// that are packed once more, are held while they are read.
 ///
 /// # Errors
 /// As [`import_candles`].
@@ -460,8 +561,12 @@ pub fn import_seekable(
         progress(Progress { bytes, bytes_total: usize::try_from(bytes_total).unwrap_or(usize::MAX), rows });
     };
     match container::sniff(&start) {
+        Content::Parquet | Content::Feather | Content::Zip if bytes_total > options.size_max => {
+            Err(ImportError::TooLarge { limit: options.size_max })
+        }
         Content::Parquet => columnar::parquet_seekable((source, bytes_total), options, &mut scaled),
-        Content::Feather => columnar::feather_seekable(source, options, &mut scaled),
+        Content::Feather => columnar::feather_seekable((source, bytes_total), options, &mut scaled),
+        Content::Zip => File { options, packed: None, depth: 0 }.read_zip(source, &mut scaled),
         _ => import_from(&mut source, bytes_total, options, progress),
     }
 }
@@ -472,13 +577,13 @@ const MAGIC_BYTES: u64 = 8;
 /// Counts what is read.
 struct Counted<'a> {
     reader: &'a mut dyn Read,
-    read: &'a Cell<usize>,
+    read: &'a Cell<u64>,
 }
 
 impl Read for Counted<'_> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         let n = self.reader.read(into)?;
-        self.read.set(self.read.get() + n);
+        self.read.set(self.read.get() + n as u64);
         Ok(n)
     }
 }
@@ -491,39 +596,29 @@ fn import_text(
 ) -> Result<Import, ImportError> {
     let mut is_last = text.more()?;
     let start = if text.bytes.starts_with(BOM) { BOM.len() } else { 0 };
-    let layout = layout::detect(&text.bytes[start..], &options.map)?;
+    // What is not read to its end yet is at least as long as a line may be.
+    let layout = layout::detect(&text.bytes[start..], &options.map, options.line_max)?;
     let mut csv = Csv { rows: Rows::new(options, layout, 0), line: layout.lines };
     let mut at = start + layout.start;
     loop {
         let whole =
             if is_last { text.bytes.len() } else { text.bytes.iter().rposition(|b| *b == b'\n').map_or(at, |n| n + 1) };
-        csv.take(&text.bytes[at..whole.max(at)], |_, _| {})?;
+        csv.take(&text.bytes[at..whole.max(at)], options.line_max)?;
         progress(csv.rows.report.rows);
         if is_last {
             return csv.rows.finish();
         }
         text.bytes.drain(..whole.max(at));
+        // Without this the rest of a long line would be looked through again with every part that is read.
+        if text.bytes.len() > options.line_max {
+            return Err(ImportError::LineTooLong { line: csv.line + 1, limit: options.line_max });
+        }
         at = 0;
         is_last = text.more()?;
     }
 }
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
-
-fn import_csv(
-    bytes: &[u8],
-    options: &ImportOptions,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Import, ImportError> {
-    let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
-    let layout = layout::detect(bytes, &options.map)?;
-    let mut csv = Csv { rows: Rows::new(options, layout, bytes.len() / 48), line: layout.lines };
-    csv.take(&bytes[layout.start..], |at, rows| {
-        progress(Progress { bytes: layout.start + at, bytes_total: bytes.len(), rows });
-    })?;
-    progress(Progress { bytes: bytes.len(), bytes_total: bytes.len(), rows: csv.rows.report.rows });
-    csv.rows.finish()
-}
 
 /// Lines of CSV.
 struct Csv<'o> {
@@ -534,20 +629,23 @@ struct Csv<'o> {
 
 impl Csv<'_> {
     /// Reads whole lines; the last one may lack its end.
-    fn take(&mut self, bytes: &[u8], mut progress: impl FnMut(usize, usize)) -> Result<(), ImportError> {
+    fn take(&mut self, bytes: &[u8], line_max: usize) -> Result<(), ImportError> {
         // One array for all lines: clearing it for each would cost as much as splitting.
         let mut fields = [&[][..]; COLUMNS_MAX];
         let mut at = 0;
         while at < bytes.len() {
             self.line += 1;
-            at = self.rows.line(bytes, at, self.line, &mut fields)?;
-            if self.line.is_multiple_of(PROGRESS_ROWS) {
-                progress(at, self.rows.report.rows);
+            let next = self.rows.line(bytes, at, self.line, &mut fields)?;
+            if next - at > line_max {
+                return Err(ImportError::LineTooLong { line: self.line, limit: line_max });
             }
+            at = next;
         }
         Ok(())
     }
 }
 
+#[cfg(test)]
+mod limit_tests;
 #[cfg(test)]
 mod tests;

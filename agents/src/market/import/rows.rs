@@ -53,7 +53,7 @@ impl<'o> Rows<'o> {
         Self {
             options,
             layout,
-            candles: Vec::with_capacity(rows_expected),
+            candles: Vec::with_capacity(rows_expected.min(options.candles_max)),
             price_decimals: 0,
             price_max: 0,
             volume_decimals: 0,
@@ -116,6 +116,7 @@ impl<'o> Rows<'o> {
     }
 
     /// Takes a row of a file without lines; `place` is its number, from 1.
+    #[inline]
     pub(super) fn fields(
         &mut self,
         place: usize,
@@ -282,6 +283,9 @@ impl<'o> Rows<'o> {
         if self.units.last() != Some(&unit) && !self.units.contains(&unit) {
             self.units.push(unit);
         }
+        if self.candles.len() >= self.options.candles_max {
+            return Err(RefusedReason::TooMany);
+        }
         self.candles.push(Candle { volume: lots, ..candle });
         Ok(())
     }
@@ -334,6 +338,9 @@ impl<'o> Rows<'o> {
     }
 
     fn refuse(&mut self, line: usize, reason: RefusedReason) -> Result<(), ImportError> {
+        if reason == RefusedReason::TooMany {
+            return Err(ImportError::TooManyCandles { limit: self.options.candles_max });
+        }
         if reason == RefusedReason::Symbol {
             return Err(ImportError::Symbols { line, first: self.report.symbol.take().unwrap_or_default() });
         }

@@ -290,7 +290,7 @@ proptest::proptest! {
 const TWO: &str = "time,open,high,low,close,volume\n1600000000,10.5,12,9,11,5\n1600000060,11,12,9,11,0.25\n";
 
 fn zipped(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in files {
         writer.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
         std::io::Write::write_all(&mut writer, bytes).unwrap();
