@@ -367,7 +367,28 @@ pub fn plain(message: &str) -> String {
         // Not the beginning of a longer name.
         (!behind.starts_with(|c: char| c.is_alphanumeric())).then(|| format!("{before}expected {words}{behind}"))
     });
-    found.unwrap_or_else(|| message.to_owned())
+    found.or_else(|| plain_shape(message)).unwrap_or_else(|| message.to_owned())
+}
+
+/// The same for shapes: a name behind them is that of a type, which nobody who writes a configuration knows.
+fn plain_shape(message: &str) -> Option<String> {
+    const SHAPES: [(&str, &str); 8] = [
+        ("internally tagged enum ", "one of its names, or a section with its name and keys"),
+        ("adjacently tagged enum ", "one of its names, or a section with its name and keys"),
+        ("enum ", "one of its names"),
+        ("struct ", "a section of keys, such as { key = value }"),
+        ("tuple struct ", "a list of values"),
+        ("a tuple of size 2", "a list of two values, such as [8, 32]"),
+        ("a tuple of size ", "a list of as many values as "),
+        ("a sequence", "a list, such as [1, 2]"),
+    ];
+    SHAPES.iter().find_map(|(name, words)| {
+        let (before, behind) = message.split_once(&format!("expected {name}"))?;
+        let is_type = name.ends_with(' ') && !name.starts_with("a ");
+        let behind =
+            if is_type { behind.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_') } else { behind };
+        Some(format!("{before}expected {words}{behind}"))
+    })
 }
 
 /// The key in serde's `unknown field ‘key’, expected …`.
@@ -505,7 +526,8 @@ mod tests {
             ("[storage]\nlevel = \"paper\"", "atra.toml, line 2", "process"),
             ("[storage\n", "atra.toml, line 1", ""),
             ("[limits]\ninputs_max = \"many\"", "atra.toml, line 2", "expected a whole number"),
-            ("names = 3", "atra.toml, line 1", "names"),
+            ("names = 3", "atra.toml, line 1", "expected a list, such as [1, 2]"),
+            ("limits = 3", "atra.toml, line 1", "expected a section of keys"),
             ("[storage]\nkeep = \"30 days\"", "atra.toml, line 2", "such as 30d"),
         ] {
             let text = read(text).unwrap_err().to_string();

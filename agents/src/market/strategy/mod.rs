@@ -9,6 +9,7 @@ mod cross;
 mod hold;
 mod own;
 mod reversion;
+mod spec;
 
 use std::ops::Range;
 
@@ -117,9 +118,10 @@ impl Side {
     }
 }
 
-/// A strategy by name, with its parameters: `{"name":"sma-cross","fast":10,"slow":20,"side":"long-only"}`.
+/// A strategy by name, with its parameters: `{"name":"sma-cross","fast":10,"slow":20,"side":"long-only"}`. It is read from
+/// its name alone as well; parameters that are not given are the usual ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields, remote = "Self")]
 #[non_exhaustive]
 pub enum StrategySpec {
     /// Strict crossing of two simple averages, compared as exact integer sums.
