@@ -18,6 +18,8 @@ use serde_json::Value;
 mod config;
 #[path = "cli/db.rs"]
 mod db;
+#[path = "cli/desk.rs"]
+mod desk;
 #[path = "cli/errors.rs"]
 mod errors;
 #[path = "cli/follow.rs"]

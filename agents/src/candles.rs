@@ -23,14 +23,12 @@ use crate::{
     market::{
         block::{self, BlockError, block_start},
         candle::{Candle, Scale, SeriesCandle, SeriesKey},
-        simulator::Simulator,
+        simulator::{PositionError, Simulator},
     },
 };
 
 /// Blocks read at once from a series: 4,096 candles, so that 64 series hold 12 MiB.
 const PAGE_BLOCKS: usize = 4;
-/// Simulated candles made at once.
-const PAGE_CANDLES: usize = 1_024;
 /// Where simulated time begins unless the configuration says otherwise: 2022-01-01T00:00:00 UTC.
 pub const SIMULATED_FROM: i64 = 1_640_995_200_000;
 /// The partition of the end's offset; no series has this name, since it has no dot.
@@ -121,9 +119,27 @@ pub(crate) fn stream_of(source: &CandleSource, wanted: &Wanted, offsets: &Offset
 /// A place in the merged order.
 type Place = (i64, Arc<str>);
 
-/// The open time in an offset: `TIME`, or `TIME!REFUSED` behind a candle that was refused.
+/// The open time in an offset: `TIME`, `TIME!REFUSED` behind a candle that was refused, or `TIME@POSITION` in a simulated
+/// market, where the position is all that the candles behind it depend on.
 fn time_of(offset: &str) -> Option<i64> {
-    offset.split('!').next()?.parse().ok()
+    offset.split(['!', '@']).next()?.parse().ok()
+}
+
+/// Checks that a simulated market can continue behind the offset of one of its series.
+///
+/// # Errors
+/// [`PositionError`]: the candles so far were made by another formula, or the offset is damaged.
+pub fn check_simulated(series: &SeriesKey, offset: &str) -> Result<(), PositionError> {
+    simulated_behind(series, offset).map(drop)
+}
+
+/// The simulated market of a series behind an offset. Without a position it was made by the first formula, whose every
+/// run made all candles again.
+fn simulated_behind(series: &SeriesKey, offset: &str) -> Result<Simulator, PositionError> {
+    let Some((time, position)) = offset.split_once('@') else { return Err(PositionError::Formula { found: 1 }) };
+    let time: i64 = time.parse().map_err(|_| PositionError::Text { text: offset.chars().take(80).collect() })?;
+    let interval = series.interval();
+    Simulator::resume(position, interval, time.saturating_add(interval.millis()))
 }
 
 fn resumed_at(offsets: &Offsets) -> Option<Place> {
@@ -137,8 +153,17 @@ fn resumed_at(offsets: &Offsets) -> Option<Place> {
 // === one series ===
 
 enum Supply {
-    Blocks { store: Arc<dyn Read>, name: Name, next_start: i64 },
-    Simulated { simulator: Simulator, left: Option<u64> },
+    Blocks {
+        store: Arc<dyn Read>,
+        name: Name,
+        next_start: i64,
+    },
+    Simulated {
+        simulator: Simulator,
+        left: Option<u64>,
+    },
+    /// A simulated market that cannot be continued.
+    Refused(PositionError),
 }
 
 struct Lane {
@@ -152,7 +177,13 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(source: &CandleSource, wanted: &Wanted, series: &SeriesKey, resumed: Option<&Place>) -> Option<Self> {
+    fn new(
+        source: &CandleSource,
+        wanted: &Wanted,
+        series: &SeriesKey,
+        offset: Option<&str>,
+        resumed: Option<&Place>,
+    ) -> Option<Self> {
         let interval = series.interval();
         // The first open time that can be wanted: one before is passed over by `is_wanted`.
         let after = resumed.map_or(i64::MIN, |(known_at, _)| known_at.saturating_sub(interval.millis()));
@@ -163,8 +194,16 @@ impl Lane {
                 next_start: block_start(after.max(wanted.from.unwrap_or(i64::MIN)), interval),
             },
             CandleSource::Simulator { seed, candles, .. } => {
-                let simulator = simulator_of(*seed, series, wanted.from.unwrap_or(SIMULATED_FROM));
-                Supply::Simulated { simulator, left: *candles }
+                let from = wanted.from.unwrap_or(SIMULATED_FROM);
+                match offset.map(|offset| (simulated_behind(series, offset), time_of(offset))) {
+                    None => Supply::Simulated { simulator: simulator_of(*seed, series, from), left: *candles },
+                    Some((Ok(simulator), last)) => {
+                        let last = last.unwrap_or(from).max(from);
+                        let taken = (last - from).unsigned_abs() / interval.millis().unsigned_abs() + 1;
+                        Supply::Simulated { simulator, left: candles.map(|candles| candles.saturating_sub(taken)) }
+                    }
+                    Some((Err(error), _)) => Supply::Refused(error),
+                }
             }
         };
         Some(Self {
@@ -179,6 +218,14 @@ impl Lane {
 
     fn known_at(&self, candle: &Candle) -> i64 {
         candle.time.saturating_add(self.series.interval().millis())
+    }
+
+    /// The offset of a candle that is handed over.
+    fn offset(&self, candle: &Candle) -> String {
+        match &self.supply {
+            Supply::Simulated { simulator, .. } => format!("{}@{}", candle.time, simulator.position()),
+            Supply::Blocks { .. } | Supply::Refused(_) => candle.time.to_string(),
+        }
     }
 
     /// Makes sure that a candle is ready, if there is one.
@@ -214,14 +261,15 @@ impl Lane {
                 }
                 Ok((candles, blocks.len() < PAGE_BLOCKS))
             }
+            // One at a time, so that the position is that behind the candle which is handed over.
+            Supply::Simulated { left: Some(0), .. } => Ok((Vec::new(), true)),
             Supply::Simulated { simulator, left } => {
-                let n = left.map_or(PAGE_CANDLES, |left| PAGE_CANDLES.min(usize::try_from(left).unwrap_or(usize::MAX)));
-                let candles = simulator.take(n).collect();
                 if let Some(left) = left {
-                    *left -= n as u64;
+                    *left -= 1;
                 }
-                Ok((candles, *left == Some(0)))
+                Ok((simulator.take(1).collect(), *left == Some(0)))
             }
+            Supply::Refused(error) => Err(AgentError::new(format!("{}: {error}", self.series))),
         }
     }
 }
@@ -254,7 +302,9 @@ enum Stage {
 impl Merge {
     fn new(source: &CandleSource, wanted: &Wanted, offsets: &Offsets) -> Self {
         let resumed = resumed_at(offsets);
-        let lanes = wanted.series.iter().filter_map(|series| Lane::new(source, wanted, series, resumed.as_ref()));
+        let lane =
+            |series: &SeriesKey| Lane::new(source, wanted, series, offsets.get(series.as_str()), resumed.as_ref());
+        let lanes = wanted.series.iter().filter_map(lane);
         Self {
             lanes: lanes.collect(),
             wanted: wanted.clone(),
@@ -312,7 +362,7 @@ impl Merge {
                 let known_at = lane.known_at(&candle);
                 self.last_known_at = Some(self.last_known_at.map_or(known_at, |last| last.max(known_at)));
                 let event = Draft::from(SeriesCandle { series: lane.series.clone(), scale, candle });
-                SourceItem::Input { event: event.at(Timestamp(known_at)), partition, offset: candle.time.to_string() }
+                SourceItem::Input { event: event.at(Timestamp(known_at)), partition, offset: lane.offset(&candle) }
             }
         };
         self.refill(place).await?;

@@ -163,6 +163,9 @@ impl DeskConfig {
         if self.cash <= Money::ZERO {
             return Err(DeskError::Cash(self.cash));
         }
+        if self.cash > Money::START_MAX {
+            return Err(DeskError::CashMax { cash: self.cash });
+        }
         let Self { cash, fee_ppm, lot_decimals, close_at_end, slippage_ppm, exits, .. } = *self;
         let account = Account { cash, close_at_end, exits, lot_decimals, fee_ppm, slippage_ppm };
         account.terms(Scale::default())?;
@@ -199,6 +202,12 @@ pub enum DeskError {
     /// The cash at the start is not above 0.
     #[error("cash is {0}, not above 0")]
     Cash(Money),
+    /// The cash at the start leaves no room to grow.
+    #[error("cash is {cash}, above the limit of {}", Money::START_MAX)]
+    CashMax {
+        /// As configured.
+        cash: Money,
+    },
     /// The fixed strategy cannot be built.
     #[error(transparent)]
     Strategy(#[from] StrategyError),

@@ -18,13 +18,17 @@
 //! | `portfolio.equity.daily` | yes, one a day and one a fill | portfolio |
 //! | `portfolio.report` | yes, at the end | portfolio |
 //! | `optimizer.proposed` `.promoted` `.rejected` `.rolled_back` | yes | optimizer |
+//! | `desk.out_of_range` | no | execution, portfolio |
 //! | `risk.kill` `risk.resume` `optimizer.freeze` | yes | callers |
+
+use std::fmt;
 
 use atra_bus::{EventType, Topic};
 use serde::{Deserialize, Serialize};
 
 use crate::market::{
     broker::Fill,
+    calendar::minute,
     candle::{Candle, Scale, SeriesCandle, SeriesKey},
     fill::Trade,
     indicators::Features,
@@ -240,10 +244,83 @@ pub struct StateChanged {
     /// Series that are stopped by their own losses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stopped: Vec<SeriesKey>,
+    /// Everything that may not open positions now, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub halts: Vec<Halt>,
 }
 
 impl EventType for StateChanged {
     const TOPIC: Topic = Topic::literal("risk.state");
+}
+
+/// Something that may not open positions, or may not trade at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halt {
+    /// Which series; the whole desk if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<SeriesKey>,
+    /// Time of the event that led to it, in milliseconds UTC.
+    pub since: i64,
+    /// Who or what halted it.
+    pub by: HaltedBy,
+    /// Why.
+    pub reason: String,
+}
+
+impl fmt::Display for Halt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = self.series.as_ref().map_or("desk", SeriesKey::as_str);
+        write!(f, "{what} halted since {} UTC by {}", minute(self.since), self.by)?;
+        if self.reason.is_empty() { Ok(()) } else { write!(f, ": {}", self.reason) }
+    }
+}
+
+/// Who or what halted the desk or a series.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum HaltedBy {
+    /// A caller, by `risk.kill`. Only this one forbids closing too.
+    Caller(String),
+    /// `drawdown_max_ppm`.
+    DrawdownMax,
+    /// `series_drawdown_max_ppm`.
+    SeriesDrawdownMax,
+    /// `daily_loss_max_ppm`: until the next UTC day.
+    DailyLossMax,
+    /// The equity is not above 0: until it is.
+    NoMoney,
+    /// An amount left the range that an account may have.
+    AmountRange,
+}
+
+impl fmt::Display for HaltedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Caller(name) => return write!(f, "caller {name}"),
+            Self::DrawdownMax => "limit drawdown_max_ppm",
+            Self::SeriesDrawdownMax => "limit series_drawdown_max_ppm",
+            Self::DailyLossMax => "limit daily_loss_max_ppm",
+            Self::NoMoney => "an equity that is not above 0",
+            Self::AmountRange => "the range of amounts",
+        })
+    }
+}
+
+/// An amount would have left its range: a fill or a mark was not taken. Risk halts the desk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutOfRange {
+    /// Which series.
+    pub series: SeriesKey,
+    /// Open time of the candle.
+    pub time: i64,
+    /// What was not done, and why.
+    pub reason: String,
+}
+
+impl EventType for OutOfRange {
+    const TOPIC: Topic = Topic::literal("desk.out_of_range");
+    const DURABLE: bool = false;
 }
 
 /// A person stops all trading. Published by a caller.
@@ -370,6 +447,9 @@ pub struct Equity {
     pub gross: Money,
     /// Value of the series' position; negative is short.
     pub held: Money,
+    /// Value of the candle's volume at its close; `None` if the candle has no volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traded: Option<Money>,
 }
 
 impl EventType for Equity {

@@ -3,7 +3,8 @@
 //! A candle's open trades what was approved before it, its prices trade the stop or limit of what is held; its close is a
 //! passing mark, after the fills. Client ids derive
 //! from the decision, so an approval that comes again cannot fill twice; a fill outside the candle's range is an error,
-//! and an event that keeps failing here stops the team. The arithmetic is the back-test's ([`crate::market::broker`]).
+//! and an event that keeps failing here stops the team. An amount out of range is no error: the fill is not made, and
+//! risk halts the desk. The arithmetic is the back-test's ([`crate::market::broker`]).
 
 use std::collections::BTreeMap;
 
@@ -15,10 +16,11 @@ use serde_json::{Value, json};
 
 use crate::{
     desk::Account,
-    events::{Approved, CandleJson, Closed, End, Mark, OrderRejected, Submitted},
+    events::{Approved, CandleJson, Closed, End, Mark, OrderRejected, OutOfRange, Submitted},
     market::{
         broker::{Broker, BrokerError, Fill, Order},
         candle::{SeriesCandle, SeriesKey},
+        money::MoneyError,
     },
 };
 
@@ -62,11 +64,34 @@ impl Execution {
                 self.books.last.insert(series.clone(), last);
             }
         }
-        for fill in self.books.broker.candle(series, candle)? {
-            self.books.fills += 1;
-            cx.publish(fill)?;
+        match self.books.broker.candle(series, candle) {
+            Ok(fills) => {
+                for fill in fills {
+                    self.books.fills += 1;
+                    cx.publish(fill)?;
+                }
+            }
+            Err(BrokerError::Money { error, .. }) => self.out_of_range(series, candle.time, &error, cx)?,
+            Err(error) => return Err(error.into()),
         }
         cx.publish(Mark { series: series.clone(), scale: *scale, candle: CandleJson(*candle) })?;
+        Ok(())
+    }
+
+    /// A fill would bring an amount out of range: what would open is rejected, and risk halts the desk.
+    fn out_of_range(
+        &mut self,
+        series: &SeriesKey,
+        time: i64,
+        error: &MoneyError,
+        cx: &mut Context<'_>,
+    ) -> Result<(), AgentError> {
+        let reason = format!("fill not made: {error}");
+        if let Some(order) = self.books.broker.give_up(series) {
+            self.books.rejected += 1;
+            cx.publish(OrderRejected { series: series.clone(), time: order.decided_at, reason: reason.clone() })?;
+        }
+        cx.publish(OutOfRange { series: series.clone(), time, reason })?;
         Ok(())
     }
 
@@ -87,11 +112,15 @@ impl Execution {
     /// The candles have ended: a back-test closes what is open, a run leaves it.
     fn end(&mut self, cx: &mut Context<'_>) -> Result<(), AgentError> {
         if self.account.close_at_end {
-            let Books { broker, last, fills, .. } = &mut self.books;
-            for (series, LastClose { time, close }) in last.iter() {
-                if let Some(fill) = broker.close(series, *close, *time)? {
-                    *fills += 1;
-                    cx.publish(fill)?;
+            for (series, LastClose { time, close }) in self.books.last.clone() {
+                match self.books.broker.close(&series, close, time) {
+                    Ok(Some(fill)) => {
+                        self.books.fills += 1;
+                        cx.publish(fill)?;
+                    }
+                    Ok(None) => {}
+                    Err(BrokerError::Money { error, .. }) => self.out_of_range(&series, time, &error, cx)?,
+                    Err(error) => return Err(error.into()),
                 }
             }
         }
@@ -112,6 +141,7 @@ impl Agent for Execution {
             .publishes::<Submitted>()
             .publishes::<OrderRejected>()
             .publishes::<Closed>()
+            .publishes::<OutOfRange>()
             .on_poison(OnPoison::Stop)
     }
 

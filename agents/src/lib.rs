@@ -8,6 +8,7 @@ pub mod desk;
 pub mod events;
 mod execution;
 mod feed;
+pub mod halts;
 mod indicator;
 pub mod market;
 mod optimizer;

@@ -117,17 +117,34 @@ struct Course {
     roll_backs: u64,
 }
 
+/// Decisions of all series, for the report: they outlive the events that told them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Totals {
+    proposed: u64,
+    promoted: u64,
+    confirmed: u64,
+    rejected: u64,
+    rolled_back: u64,
+}
+
+/// The key of the totals. A key that begins so is left out of digests: what is counted says nothing that events do not.
+const TOTALS: &str = "~totals";
+
 /// The agent.
 pub(crate) struct Optimizer {
     plan: Arc<OptimizerPlan>,
     walks: PerSeries<WalkForward>,
     courses: PerSeries<Course>,
     is_frozen: bool,
+    /// `None` in a journal that was begun by a build which did not count.
+    totals: Option<Totals>,
+    totals_saved: Option<Totals>,
 }
 
 impl Optimizer {
     pub(crate) fn new(plan: Arc<OptimizerPlan>) -> Self {
-        Self { plan, walks: PerSeries::default(), courses: PerSeries::default(), is_frozen: false }
+        let (walks, courses) = (PerSeries::default(), PerSeries::default());
+        Self { plan, walks, courses, is_frozen: false, totals: Some(Totals::default()), totals_saved: None }
     }
 
     fn candle(&mut self, event: &SeriesCandle, cx: &mut Context<'_>) -> Result<(), AgentError> {
@@ -152,6 +169,7 @@ impl Optimizer {
         if let Some(Verdict::RolledBack { version }) = verdict {
             course.roll_backs += 1;
             course.curve.anew();
+            self.count(|totals| &mut totals.rolled_back);
             let lost = RolledBack { series: series.clone(), time: candle.time, version: version.version, drawdown };
             cx.publish(lost)?;
             self.promote(series, version, None, false, cx)?;
@@ -188,20 +206,23 @@ impl Optimizer {
                 course.gate = Some(Gate::Shadow);
                 let (strategy, train_sharpe) = (strategy(candidate), sharpe(candidate));
                 cx.publish(Proposed { series: series.clone(), time, strategy, train_sharpe, earliest })?;
+                self.count(|totals| &mut totals.proposed);
             }
             Verdict::Rejected { candidate, gate } if course.gate != Some(gate) => {
                 course.gate = Some(gate);
                 let strategy = candidate.and_then(strategy);
                 cx.publish(ProposalRejected { series: series.clone(), time, strategy, gate })?;
+                self.count(|totals| &mut totals.rejected);
             }
             Verdict::Confirmed { .. } => course.gate = None,
             Verdict::Rejected { .. } | Verdict::RolledBack { .. } => {}
         }
+        let Some(course) = self.courses.get_mut(series) else { return Ok(()) };
         // A confirmation only matters to others when what they know runs out.
         let current = course.governor.current().copied();
         match current.filter(|version| version.expires_at > course.told_expiry) {
-            Some(version) if course.told_expiry.saturating_sub(now) < gates.expiry_ms / 2 => {
-                let sharpe = version.candidate.and_then(sharpe);
+            Some(version) if course.told_expiry.saturating_sub(now) < self.plan.gates.expiry_ms / 2 => {
+                let sharpe = version.candidate.and_then(|candidate| train.get(candidate)?.sharpe);
                 self.promote(series, version, sharpe, true, cx)
             }
             _ => Ok(()),
@@ -224,7 +245,14 @@ impl Optimizer {
         let promoted = Promoted { series, version, strategy, valid_from, expires_at, train_sharpe, confirmed };
         cx.put(&format!("optimizer.parameters.{}", promoted.series), promoted.clone())?;
         cx.publish(promoted)?;
+        self.count(|totals| if confirmed { &mut totals.confirmed } else { &mut totals.promoted });
         Ok(())
+    }
+
+    fn count(&mut self, of: impl FnOnce(&mut Totals) -> &mut u64) {
+        if let Some(totals) = &mut self.totals {
+            *of(totals) += 1;
+        }
     }
 }
 
@@ -280,6 +308,9 @@ impl Agent for Optimizer {
                 None => tracing::warn!(agent = "optimizer", %series, "configuration changed: began anew"),
             }
         }
+        let is_counted = courses.iter().next().is_none();
+        self.totals = state.get(TOTALS)?.or_else(|| is_counted.then(Totals::default));
+        self.totals_saved = self.totals;
         // What was just read is not news.
         self.walks.changed().for_each(drop);
         self.courses.changed().for_each(drop);
@@ -308,6 +339,10 @@ impl Agent for Optimizer {
 
     fn save(&mut self, state: &mut StateWriter<'_>) -> Result<(), AgentError> {
         self.courses.save(state)?;
+        if let Some(totals) = self.totals.filter(|totals| self.totals_saved != Some(*totals)) {
+            state.put(TOTALS, &totals)?;
+            self.totals_saved = self.totals;
+        }
         if self.is_frozen {
             state.put("frozen", &true)?;
         } else {
@@ -341,7 +376,7 @@ impl Agent for Optimizer {
             })
         };
         let series: Vec<Value> = self.courses.iter().map(status).collect();
-        Ok(json!({ "enabled": true, "frozen": self.is_frozen, "series": series }))
+        Ok(json!({ "enabled": true, "frozen": self.is_frozen, "totals": self.totals, "series": series }))
     }
 }
 

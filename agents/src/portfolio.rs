@@ -3,6 +3,7 @@
 //! It hears fills and marks from execution, fills first, so it closes a candle on the mark. Each fill is compared with
 //! what the broker says that it left; cash + Σ position × price must be the equity ([`crate::market::portfolio`]). A
 //! mismatch is an error, and an event that keeps failing here stops the team: a ledger that is wrong is worse than none.
+//! An amount out of range is no error: the books stay as they were, and risk halts the desk.
 //!
 //! Journalled are changes of position, and the equity once a day and once a fill; the equity of each candle is passing.
 
@@ -16,13 +17,13 @@ use serde_json::Value;
 
 use crate::{
     desk::Account,
-    events::{Closed, DailyEquity, Denied, Equity, Mark, PositionChanged, StateChanged},
+    events::{Closed, DailyEquity, Denied, Equity, Halt, Mark, OutOfRange, PositionChanged, StateChanged},
     market::{
         broker::Fill,
         candle::{Scale, SeriesKey},
         fill::Trade,
         money::Money,
-        portfolio::Portfolio as Ledger,
+        portfolio::{Holding, Portfolio as Ledger, PortfolioError},
         risk::{DenyCode, RiskLimits, RiskState},
     },
     report::{DeskReport, PositionReport, SeriesReport},
@@ -55,6 +56,9 @@ struct Books {
     /// What risk has said, for the report.
     #[serde(default)]
     risk: RiskSaid,
+    /// Whether a fill could not be booked, since an amount left its range: the books end before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_broken: bool,
 }
 
 /// What risk has said.
@@ -65,6 +69,9 @@ struct RiskSaid {
     /// Series that are stopped by their own losses.
     #[serde(default, skip_serializing_if = "is_none")]
     stopped: usize,
+    /// Everything that is halted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    halts: Vec<Halt>,
     denied: u64,
     /// How often for each reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -79,7 +86,7 @@ fn is_none(stopped: &usize) -> bool {
 impl RiskSaid {
     fn text(&self, limits: &RiskLimits) -> String {
         let state = match self.state {
-            _ if self.is_killed => "halted by a person",
+            _ if self.is_killed => "halted by a caller",
             RiskState::Active => "active",
             RiskState::Reducing => "reducing",
             RiskState::Halted => "halted",
@@ -96,7 +103,8 @@ impl RiskSaid {
         reasons.sort_by_key(|(code, n)| (Reverse(**n), **code));
         let reasons: Vec<String> = reasons.iter().map(|(code, n)| format!("{n} {}", code.name())).collect();
         let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-        format!("{state}{stopped}, {} denied{reasons}{unset}", self.denied)
+        let halts: String = self.halts.iter().map(|halt| format!("; {halt}")).collect();
+        format!("{state}{stopped}, {} denied{reasons}{unset}{halts}", self.denied)
     }
 }
 
@@ -113,18 +121,31 @@ pub(crate) struct PortfolioAgent {
 impl PortfolioAgent {
     pub(crate) fn new(account: Account, limits: RiskLimits) -> Self {
         let ledger = Ledger::new(account.cash);
-        let books = Books { ledger, marked_at: None, series: BTreeMap::new(), risk: RiskSaid::default() };
+        let (series, risk) = (BTreeMap::new(), RiskSaid::default());
+        let books = Books { ledger, marked_at: None, series, risk, is_broken: false };
         Self { account, limits, books, is_changed: false, is_filled: false }
     }
 
     fn fill(&mut self, fill: &Fill, cx: &mut Context<'_>) -> Result<(), AgentError> {
-        let trade = self.books.ledger.fill(fill)?;
+        if self.books.is_broken {
+            return Ok(());
+        }
+        let trade = match self.books.ledger.fill(fill) {
+            Ok(trade) => trade,
+            Err(PortfolioError::Money(error)) => {
+                self.books.is_broken = true;
+                let reason = format!("fill {} not booked, and none after it: {error}", fill.id);
+                cx.publish(OutOfRange { series: fill.series.clone(), time: fill.time, reason })?;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
         if let Some(followed) = self.books.series.get_mut(&fill.series) {
-            followed.fees = followed.fees.plus(fill.execution.fee)?;
+            followed.fees = followed.fees.saturating_plus(fill.execution.fee);
             if let Some(Trade { profit, .. }) = trade {
                 followed.trades += 1;
                 followed.wins += u64::from(profit > Money::ZERO);
-                followed.profit = followed.profit.plus(profit)?;
+                followed.profit = followed.profit.saturating_plus(profit);
             }
         }
         self.is_filled = true;
@@ -163,14 +184,22 @@ impl PortfolioAgent {
         }
         let at = marked_at.map_or(candle.time, |last| last.max(candle.time));
         *marked_at = Some(at);
-        let equity = ledger.mark(series, at, candle.close)?;
-        let lots = ledger.holding(series).map_or(0, |holding| holding.position.lots);
-        let held = if lots == 0 { Money::ZERO } else { self.account.terms(*scale)?.value(candle.close, lots)? };
-        let (time, close, gross) = (candle.time, candle.close, ledger.gross());
+        match ledger.mark(series, at, candle.close) {
+            Ok(_) => {}
+            Err(PortfolioError::Money(error)) => {
+                ledger.skip(at);
+                let reason = format!("mark not taken, the value before it stands: {error}");
+                cx.publish(OutOfRange { series: series.clone(), time: candle.time, reason })?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let held = ledger.holding(series).map_or(Money::ZERO, Holding::value);
+        let (time, close, equity, gross) = (candle.time, candle.close, ledger.equity(), ledger.gross());
+        let traded = (candle.volume > 0).then(|| Money::of_volume(*scale, candle.close, candle.volume));
         if std::mem::take(&mut self.is_filled) {
             cx.publish(self.equity_now(at))?;
         }
-        cx.publish(Equity { series: series.clone(), time, close, equity, gross, held })?;
+        cx.publish(Equity { series: series.clone(), time, close, equity, gross, held, traded })?;
         Ok(())
     }
 
@@ -197,7 +226,11 @@ impl PortfolioAgent {
         {
             // Marked again at the last closes, so that the fees of the last fills are in the curve.
             for (series, followed) in &self.books.series {
-                self.books.ledger.mark(series, at, followed.last_close)?;
+                match self.books.ledger.mark(series, at, followed.last_close) {
+                    // Told when its candle was marked.
+                    Ok(_) | Err(PortfolioError::Money(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
             cx.publish(self.equity_now(at))?;
         }
@@ -213,7 +246,7 @@ impl PortfolioAgent {
         let mut fees = Money::ZERO;
         for (key, followed) in series {
             let terms = self.account.terms(followed.scale)?;
-            fees = fees.plus(followed.fees)?;
+            fees = fees.saturating_plus(followed.fees);
             let fee = f64::from(terms.fee_ppm()) / 1e6;
             let bought = followed.first_open as f64 * (1.0 + fee);
             each.push(SeriesReport {
@@ -232,13 +265,14 @@ impl PortfolioAgent {
                 entry_price: terms.price(holding.position.entry_price),
                 entry_time: holding.position.entry_time,
                 price: terms.price(holding.price),
-                value: terms.value(holding.price, holding.position.lots)?,
+                value: holding.value(),
             });
         }
         let from = series.values().map(|followed| followed.first_time).min();
-        let to = series.iter().map(|(key, followed)| followed.last_time + key.interval().millis()).max();
+        let to = series.iter().map(|(key, followed)| followed.last_time.saturating_add(key.interval().millis())).max();
         let report = DeskReport::new(&ledger.report(), fees, positions, each, from, to);
-        Ok(DeskReport { risk: Some(risk.text(&self.limits)), ..report })
+        let broken = if self.books.is_broken { "; books ended before a fill that was out of range" } else { "" };
+        Ok(DeskReport { risk: Some(risk.text(&self.limits) + broken), ..report })
     }
 }
 
@@ -255,6 +289,7 @@ impl Agent for PortfolioAgent {
             .publishes::<PositionChanged>()
             .publishes::<DailyEquity>()
             .publishes::<DeskReport>()
+            .publishes::<OutOfRange>()
             .owns("portfolio.")
             .on_poison(OnPoison::Stop)
     }
@@ -274,9 +309,10 @@ impl Agent for PortfolioAgent {
         if let Some(fill) = event.as_type::<Fill>()? {
             return self.fill(fill, cx);
         }
-        if let Some(StateChanged { state, killed, stopped, .. }) = event.as_type()? {
+        if let Some(StateChanged { state, killed, stopped, halts, .. }) = event.as_type()? {
             let risk = &mut self.books.risk;
             (risk.state, risk.is_killed, risk.stopped) = (*state, *killed, stopped.len());
+            risk.halts.clone_from(halts);
         } else if let Some(Denied { code, .. }) = event.as_type()? {
             self.books.risk.denied += 1;
             *self.books.risk.reasons.entry(*code).or_default() += 1;

@@ -4,7 +4,9 @@
 //! ([`crate::market::risk`]). It fails closed: what it does not hear in time is not approved. When the drawdown stop
 //! halts the desk, it closes what is open without being asked. Whenever the desk may no longer open, approvals that are not
 //! filled yet are withdrawn by a forced target of 0. A person stops the desk with `risk.kill` and lets it go on with
-//! `risk.resume`; an exit that was denied meanwhile is then carried out. An event that keeps failing here stops the team.
+//! `risk.resume`; an exit that was denied meanwhile is then carried out. An amount out of range halts the desk. Everything
+//! that is halted is in `risk.state`, in the journal and in memory: since when, by whom or what, and why. An event that
+//! keeps failing here stops the team.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    events::{Approved, Denied, End, Equity, Kill, PositionChanged, Resume, Stalled, StateChanged, TargetChanged},
+    events::{
+        Approved, Denied, End, Equity, Halt, HaltedBy, Kill, OutOfRange, PositionChanged, Resume, Stalled,
+        StateChanged, TargetChanged,
+    },
     market::{
         candle::SeriesKey,
         money::Money,
@@ -51,6 +56,9 @@ struct Books {
     /// Series that the end of the candles has closed, though a position was wanted.
     #[serde(default)]
     ended: BTreeSet<SeriesKey>,
+    /// Everything that is halted, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    halts: Vec<Halt>,
     approved: u64,
     denied: u64,
 }
@@ -61,17 +69,21 @@ pub(crate) struct RiskAgent {
     close_at_end: bool,
     books: Books,
     is_changed: bool,
+    /// What was traded in the candle of the last equity. A target on that candle comes in the same cascade, so this never
+    /// crosses a step.
+    traded: Option<(SeriesKey, i64, Option<Money>)>,
 }
 
 impl RiskAgent {
     pub(crate) fn new(limits: RiskLimits, close_at_end: bool) -> Self {
-        Self { limits, close_at_end, books: Books::default(), is_changed: false }
+        Self { limits, close_at_end, books: Books::default(), is_changed: false, traded: None }
     }
 
     fn equity(&mut self, event: &Equity, cx: &mut Context<'_>) -> Result<(), AgentError> {
-        let Equity { series, time, close, equity, gross, held } = event;
+        let Equity { series, time, close, equity, gross, held, traded } = event;
         let known_at = time.saturating_add(series.interval().millis());
         let view = EquityView { time: known_at, equity: *equity, gross: *gross };
+        self.traded = Some((series.clone(), *time, *traded));
         let books = &mut self.books;
         books.equity = Some(*equity);
         let heard = Heard { time: *time, held: *held };
@@ -81,7 +93,7 @@ impl RiskAgent {
         }
         let changed = books.rules.equity(view, &self.limits);
         books.rules.close(series, known_at, *close, &self.limits);
-        if changed.is_some() {
+        if self.note_equity(changed, view) || changed.is_some() {
             self.say_state(cx)?;
         }
         match changed {
@@ -90,6 +102,9 @@ impl RiskAgent {
             Some(RiskState::Active) | None => {}
         }
         if self.books.rules.held(series, *held, &self.limits) {
+            let limit = percent(self.limits.series_drawdown_max_ppm);
+            let reason = format!("its own result fell from its peak by {limit} of the equity of {}", amount(*equity));
+            self.note(Some(series.clone()), known_at, HaltedBy::SeriesDrawdownMax, reason);
             self.say_state(cx)?;
             self.close_one(series, known_at, *held, cx)?;
         }
@@ -103,6 +118,60 @@ impl RiskAgent {
         self.exit_again(series, *time, *held, cx)
     }
 
+    /// Notes what an equity halts or lets go on; answers whether that is not told by the state alone.
+    fn note_equity(&mut self, changed: Option<RiskState>, view: EquityView) -> bool {
+        let EquityView { time, equity, .. } = view;
+        let RiskLimits { drawdown_max_ppm, daily_loss_max_ppm, .. } = self.limits;
+        let fell = |from: Money, what: &str, limit: u32| {
+            format!("equity {} fell from {what} of {} by {} or more", amount(equity), amount(from), percent(limit))
+        };
+        match changed {
+            Some(RiskState::Halted) => {
+                let reason = fell(self.books.rules.peak(), "its peak", drawdown_max_ppm);
+                self.note(None, time, HaltedBy::DrawdownMax, reason);
+            }
+            Some(RiskState::Reducing) => {
+                let reason = fell(self.books.rules.day_start(), "the day's beginning", daily_loss_max_ppm);
+                self.note(None, time, HaltedBy::DailyLossMax, reason);
+            }
+            Some(RiskState::Active) => self.books.halts.retain(|halt| halt.by != HaltedBy::DailyLossMax),
+            None => {}
+        }
+        let had_none = self.books.halts.iter().any(|halt| halt.by == HaltedBy::NoMoney);
+        let has_none = equity <= Money::ZERO;
+        if has_none && !had_none {
+            self.note(None, time, HaltedBy::NoMoney, format!("equity is {}", amount(equity)));
+        } else if had_none && !has_none {
+            self.books.halts.retain(|halt| halt.by != HaltedBy::NoMoney);
+        }
+        has_none != had_none
+    }
+
+    /// Notes that something is halted, unless it is already halted by the same.
+    fn note(&mut self, series: Option<SeriesKey>, since: i64, by: HaltedBy, reason: String) {
+        let halts = &mut self.books.halts;
+        if !halts.iter().any(|halt| halt.series == series && halt.by == by) {
+            halts.push(Halt { series, since, by, reason });
+        }
+    }
+
+    /// An amount would have left its range: the desk halts, once.
+    fn out_of_range(&mut self, event: &OutOfRange, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        if self.is_out_of_range() {
+            return Ok(());
+        }
+        let OutOfRange { series, time, reason } = event;
+        let known_at = time.saturating_add(series.interval().millis());
+        self.books.rules.halt();
+        self.note(None, known_at, HaltedBy::AmountRange, format!("{series}: {reason}"));
+        self.say_state(cx)?;
+        self.close_all(known_at, false, cx)
+    }
+
+    fn is_out_of_range(&self) -> bool {
+        self.books.halts.iter().any(|halt| halt.by == HaltedBy::AmountRange)
+    }
+
     /// Carries out an exit that was wanted, but denied: the signal speaks only once.
     fn exit_again(
         &mut self,
@@ -113,12 +182,16 @@ impl RiskAgent {
     ) -> Result<(), AgentError> {
         let Some(&wanted) = self.books.wanted.get(series) else { return Ok(()) };
         let is_held = if held.is_negative() { wanted < 0.0 } else { wanted > 0.0 };
-        let rules = &mut self.books.rules;
+        let rules = &self.books.rules;
         if held == Money::ZERO || is_held || rules.is_killed() || rules.waiting(series).is_some() {
             return Ok(());
         }
+        // The broker still has the exit, and carries it out once its amounts are in range.
+        if self.is_out_of_range() {
+            return Ok(());
+        }
         let known_at = time.saturating_add(series.interval().millis());
-        match rules.decide(series, known_at, 0.0, held, &self.limits) {
+        match self.books.rules.decide(series, known_at, 0.0, held, &self.limits) {
             RiskDecision::Approved { target, notional_max } => {
                 let (series, forced) = (series.clone(), wanted != 0.0);
                 self.approve(Approved { series, time, target, notional_max, forced }, cx)
@@ -140,7 +213,10 @@ impl RiskAgent {
             // Risk has closed it just now.
             return Ok(());
         }
-        match self.books.rules.decide(series, known_at, target, held, &self.limits) {
+        // Fails closed: a candle of which nothing is known had no volume.
+        let of_candle = self.traded.as_ref().filter(|(of, at, _)| of == series && *at == time);
+        let limits = self.limits.with_volume(of_candle.map_or(Some(Money::ZERO), |(.., traded)| *traded));
+        match self.books.rules.decide(series, known_at, target, held, &limits) {
             RiskDecision::Approved { target, notional_max } => {
                 self.approve(Approved { series: series.clone(), time, target, notional_max, forced: false }, cx)
             }
@@ -216,11 +292,21 @@ impl RiskAgent {
     fn say_state(&self, cx: &mut Context<'_>) -> Result<(), AgentError> {
         let rules = &self.books.rules;
         let stopped = rules.stopped().cloned().collect();
-        let said = StateChanged { state: rules.state(), killed: rules.is_killed(), equity: self.books.equity, stopped };
+        let Books { equity, halts, .. } = &self.books;
+        let (state, killed, halts) = (rules.state(), rules.is_killed(), halts.clone());
+        let said = StateChanged { state, killed, equity: *equity, stopped, halts };
         cx.put("risk.state", said.clone())?;
         cx.publish(said)?;
         Ok(())
     }
+}
+
+fn amount(money: Money) -> String {
+    format!("{:.2}", money.to_f64())
+}
+
+fn percent(ppm: u32) -> String {
+    format!("{} %", f64::from(ppm) / 1e4)
 }
 
 #[async_trait]
@@ -232,6 +318,7 @@ impl Agent for RiskAgent {
             .handles::<PositionChanged>()
             .handles::<Stalled>()
             .handles::<End>()
+            .handles::<OutOfRange>()
             .commanded_by::<Kill>()
             .commanded_by::<Resume>()
             .publishes::<Approved>()
@@ -265,14 +352,21 @@ impl Agent for RiskAgent {
             self.books.rules.stalled(series);
         } else if event.is::<End>() && self.close_at_end {
             self.end();
-        } else if event.is::<Kill>() && !self.books.rules.is_killed() {
+        } else if let Some(out) = event.as_type::<OutOfRange>()? {
+            self.out_of_range(out, cx)?;
+        } else if let Some(Kill { reason }) = event.as_type()?
+            && !self.books.rules.is_killed()
+        {
             self.books.rules.kill();
+            let by = HaltedBy::Caller(event.source.to_string());
+            self.note(None, event.time.millis(), by, reason.clone());
             self.say_state(cx)?;
             if let Some(now) = self.books.rules.known_at() {
                 self.close_all(now, false, cx)?;
             }
         } else if event.is::<Resume>() {
             self.books.rules.resume();
+            self.books.halts.clear();
             self.say_state(cx)?;
         }
         Ok(())
@@ -283,10 +377,10 @@ impl Agent for RiskAgent {
     }
 
     fn query(&self, query: &Query) -> Result<Value, AgentError> {
-        let Books { rules, equity, approved, denied, pending, .. } = &self.books;
+        let Books { rules, equity, approved, denied, pending, halts, .. } = &self.books;
         match query.name.as_str() {
             "status" => Ok(json!({
-                "state": rules.state(), "killed": rules.is_killed(), "equity": equity, "limits": self.limits,
+                "state": rules.state(), "killed": rules.is_killed(), "halts": halts, "equity": equity, "limits": self.limits,
                 "stopped": rules.stopped().collect::<Vec<_>>(), "approved": approved, "denied": denied, "waiting": pending.keys().collect::<Vec<_>>(),
             })),
             other => Err(AgentError::new(format!("risk does not answer {other:?}; ask for status"))),

@@ -11,8 +11,9 @@ use atra::{
             candle::{Candle, Interval, Scale, SeriesKey},
         },
     },
-    storage::Block,
+    storage::{Block, FactKind},
 };
+use serde_json::Value;
 
 use super::{error::CliError, time::Moment};
 
@@ -50,6 +51,21 @@ pub(crate) async fn span(db: &dyn Read, series: &Stored) -> Result<Option<(i64, 
         }
     }
     Ok(ends.first().copied().zip(ends.last().copied()))
+}
+
+/// How the ticks of a series are counted: as its feed has said, also of a simulated one, or else as its blocks are.
+pub(crate) async fn scale(db: &dyn Read, series: &SeriesKey) -> Result<Scale, CliError> {
+    let feed = Name::new("feed")?;
+    let said = db.fact(FactKind::Memory, &feed, &format!("feed.series.{series}")).await?;
+    let said: Option<Value> = said.and_then(|fact| serde_json::from_str(&fact.value?).ok());
+    if let Some(scale) = said.and_then(|said| serde_json::from_value(said["scale"].clone()).ok()) {
+        return Ok(scale);
+    }
+    let Some(block) = db.blocks(&block_series(series)?, i64::MIN, i64::MAX, 1).await?.pop() else {
+        return Ok(Scale::default());
+    };
+    let bad = |source| CliError::Block { series: series.to_string(), start: block.start, source };
+    Ok(block::decode(&block.data).map_err(bad)?.1)
 }
 
 /// The series that are wanted; a name that is not there is an error that says which are.

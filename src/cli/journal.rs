@@ -6,11 +6,16 @@ use std::{
     time::Duration,
 };
 
-use atra::{Filter, Read, Seq, bus::Interest};
+use atra::{
+    Filter, Read, Seq,
+    agents::market::candle::{Scale, SeriesKey},
+    bus::Interest,
+};
+use serde_json::Value;
 
 use super::{
     args::{ShowArgs, TailArgs},
-    db_of,
+    candles, db_of,
     error::CliError,
     events::{EventJson, line},
     open,
@@ -180,6 +185,40 @@ fn print(events: &[atra::Committed], out: &mut Output) -> Result<(), CliError> {
     Ok(())
 }
 
+/// The prices of a payload of the market desk as people write them: the payload itself has whole ticks.
+async fn prices(payload: &Value, db: &dyn Read) -> Result<Option<String>, CliError> {
+    let Some(series) = payload["series"].as_str().and_then(|name| name.parse::<SeriesKey>().ok()) else {
+        return Ok(None);
+    };
+    let scale = match serde_json::from_value(payload["scale"].clone()) {
+        Ok(scale) => scale,
+        Err(_) => candles::scale(db, &series).await?,
+    };
+    let mut found = Vec::new();
+    priced(payload, scale, &mut found);
+    Ok((!found.is_empty()).then(|| found.join(", ")))
+}
+
+fn priced(value: &Value, scale: Scale, found: &mut Vec<String>) {
+    const PRICES: [&str; 4] = ["price", "close", "entry_price", "exit_price"];
+    let Some(fields) = value.as_object() else { return };
+    for (name, value) in fields {
+        match (value.as_i64(), value.as_array()) {
+            (Some(ticks), _) if PRICES.contains(&name.as_str()) => {
+                found.push(format!("{} {}", name.replace('_', " "), scale.price(ticks as f64)));
+            }
+            (_, Some(candle)) if name == "ohlcv" => {
+                let numbers = candle.iter().filter_map(Value::as_i64);
+                for (name, ticks) in ["open", "high", "low", "close"].into_iter().zip(numbers.clone()) {
+                    found.push(format!("{name} {}", scale.price(ticks as f64)));
+                }
+                found.extend(numbers.last().map(|lots| format!("volume {}", scale.volume(lots))));
+            }
+            _ => priced(value, scale, found),
+        }
+    }
+}
+
 fn interest(topics: &[String]) -> Result<Interest, CliError> {
     let filter = |text: &String| {
         let next = "a filter is a topic such as order.fill, with * for one token and > for the rest";
@@ -198,7 +237,8 @@ pub(crate) async fn show(args: &ShowArgs, out: &mut Output) -> Result<(), CliErr
     }
     let event = &committed.event;
     let seq = |seq: Option<Seq>| seq.map_or_else(|| "none".into(), |seq| format!("#{seq}"));
-    out.pairs(&[
+    let payload = event.payload.to_value().ok();
+    let mut pairs = vec![
         ("seq", format!("#{}", committed.seq)),
         ("topic", format!("{} (version {})", event.topic, event.version)),
         ("time", format!("{} ({} ms)", Moment(event.time.millis()), event.time)),
@@ -208,9 +248,15 @@ pub(crate) async fn show(args: &ShowArgs, out: &mut Output) -> Result<(), CliErr
         ("root", event.root.to_string()),
         ("hops", event.hops.to_string()),
         ("seen", seq(committed.seen)),
-    ])?;
-    match event.payload.to_value() {
-        Ok(value) => out.pretty(&value),
-        Err(_) => out.line("(payload is no JSON)"),
+    ];
+    let prices = match &payload {
+        Some(payload) => prices(payload, &*db).await?,
+        None => None,
+    };
+    pairs.extend(prices.map(|prices| ("prices", prices)));
+    out.pairs(&pairs)?;
+    match payload {
+        Some(value) => out.pretty(&value),
+        None => out.line("(payload is no JSON)"),
     }
 }

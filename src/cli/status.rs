@@ -4,6 +4,7 @@ use std::path::Path;
 
 use atra::{
     Filter, Name, Read, Seq, Timestamp,
+    agents::halts::Halted,
     bus::Interest,
     config::Config,
     storage::{FactKind, TeamRow, info, owner},
@@ -119,6 +120,7 @@ pub(crate) async fn status(config: &Config, check: bool, out: &mut Output) -> Re
     let last = last.first().map(|committed| committed.event.time);
     let dead_letters = db.count_facts(FactKind::DeadLetter, None).await?;
     let series = candles::series(&*db).await?;
+    let halted = Halted::read(&*db).await?;
     let info = info(path).await?;
     let limit = config.storage.db_bytes_max;
     // As the storage counts: what the log has above its own bound is held there by somebody who reads.
@@ -152,6 +154,7 @@ pub(crate) async fn status(config: &Config, check: bool, out: &mut Output) -> Re
             "events": info.last_seq,
             "last_event_time": last,
             "teams": team_values,
+            "risk": halted,
             "topics": topics,
             "dead_letters": dead_letters,
             "series": series,
@@ -177,6 +180,9 @@ pub(crate) async fn status(config: &Config, check: bool, out: &mut Output) -> Re
     for Degraded { reason, since, .. } in degraded.iter().filter(|found| found.kind != "db_full") {
         let since = since.map_or_else(String::new, |since| format!(", since {} UTC", Moment(since.millis())));
         out.line(&out.paint(Style::Red, &format!("degraded      {reason}{since}")))?;
+    }
+    for line in halted.lines() {
+        out.line(&out.paint(Style::Red, &format!("risk          {line}")))?;
     }
     if let Some(limit) = limit {
         let used = format!("{} of {} are in use", bytes(used_bytes), bytes(limit));

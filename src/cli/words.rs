@@ -19,7 +19,7 @@ use std::{
 };
 
 use atra::{
-    Env, Filter, Level, Read, Runtime, SystemEnv, Timestamp,
+    Env, Filter, Level, Name, Read, Runtime, SystemEnv, Timestamp,
     agents::events::{Freeze, Kill, Resume},
     bus::{Draft, Interest},
     storage::StoreError,
@@ -35,6 +35,9 @@ const EVERY: Duration = Duration::from_millis(100);
 const HEARD_MAX: Duration = Duration::from_secs(5);
 /// How long one that was heard may take to the disk. 30 s: as long as a stop.
 const JOURNALLED_MAX: Duration = Duration::from_secs(30);
+
+/// Under which name the command line publishes.
+const CALLER: &str = "cli";
 
 /// What can be said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +99,9 @@ impl Word {
             None => first_candle(&*db).await?,
         };
         let draft = at.map_or_else(|| self.draft(), |at| self.draft().at(at));
-        Ok(runtime.publish(draft).key(&self.key).level(Level::Power).await?.seq.get())
+        // So that what it halts says by whom.
+        let call = runtime.publish(draft).from(Name::new(CALLER)?).key(&self.key).level(Level::Power);
+        Ok(call.await?.seq.get())
     }
 
     /// Says it to the runtime that has the file, and waits until it is journalled.

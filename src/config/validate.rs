@@ -45,6 +45,7 @@ const WHOLE: &[(&str, i128, i128)] = &[
     ("desk.risk.orders_per_hour_max", 0, U32),
     ("desk.risk.cool_down_ms", 0, YEARS),
     ("desk.risk.price_band_ppm", 1, U32),
+    ("desk.risk.volume_max_ppm", 1, U32),
     ("desk.risk.stale_after_ms", 1, YEARS),
     ("desk.optimizer.train", 1, 1_000_000_000),
     ("desk.optimizer.validation", 0, 1_000_000_000),

@@ -4,7 +4,7 @@
 //! payload); then memory, state, offsets and timers, each sorted by key; then dead letters by (agent,
 //! event). Left out is what may differ between two runs that decided the same: seqs, `seen`, causes as seqs,
 //! epochs, step numbers, cursors, attempt marks, the runtime's own marks, idempotency keys, recorded
-//! results, and all events on `sys.` topics.
+//! results, state under keys that begin with `~`, and all events on `sys.` topics.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +27,10 @@ const PAGE_FACTS: usize = 1_024;
 
 /// What the digest holds of facts, in this order.
 const FACT_KINDS: [FactKind; 4] = [FactKind::Memory, FactKind::State, FactKind::Offset, FactKind::Timer];
+
+/// State under keys that begin so is left out: what agents count for reports. It follows from the events, and a build
+/// that counts more has decided the same.
+const COUNTED_PREFIX: &str = "~";
 
 /// The digest of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -68,8 +72,12 @@ pub async fn digest(read: &dyn Read) -> Result<Digest, StoreError> {
     }
     for kind in FACT_KINDS {
         buffer.push(kind as u8);
-        buffer.extend(read.count_facts(kind, None).await?.to_le_bytes());
+        let n_left_out = if kind == FactKind::State { counted(read).await? } else { 0 };
+        buffer.extend(read.count_facts(kind, None).await?.saturating_sub(n_left_out).to_le_bytes());
         each_fact(read, kind, |fact| {
+            if kind == FactKind::State && fact.key.starts_with(COUNTED_PREFIX) {
+                return;
+            }
             put(&mut buffer, fact.owner.as_str().as_bytes());
             put(&mut buffer, fact.key.as_bytes());
             put(&mut buffer, fact.value.as_deref().unwrap_or_default().as_bytes());
@@ -87,6 +95,20 @@ pub async fn digest(read: &dyn Read) -> Result<Digest, StoreError> {
     .await?;
     whole.update(&buffer);
     Ok(Digest { whole: whole.finalize().to_hex().to_string(), publishers })
+}
+
+/// How many states are left out.
+async fn counted(read: &dyn Read) -> Result<u64, StoreError> {
+    let mut n = 0;
+    for owner in read.fact_owners(FactKind::State).await? {
+        let mut from = Some(COUNTED_PREFIX.to_owned());
+        while let Some(key) = from {
+            let page = read.facts_page(FactKind::State, &owner, &key, PAGE_FACTS).await?;
+            n += page.facts.iter().filter(|fact| fact.key.starts_with(COUNTED_PREFIX)).count() as u64;
+            from = page.next.filter(|next| next.starts_with(COUNTED_PREFIX));
+        }
+    }
+    Ok(n)
 }
 
 /// Hashes one publisher's events: the hash as hexadecimal digits, and their number.
@@ -299,6 +321,7 @@ mod tests {
             (FactKind::Attempt, "k", "1", 1),
             (FactKind::Meta, "k", "1", 1),
             (FactKind::Key, "k", "1", 1),
+            (FactKind::State, "~totals", "1", 1),
         ];
         assert_eq!(digest_of(events, &facts).await, base);
     }

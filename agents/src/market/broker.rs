@@ -39,7 +39,7 @@ pub struct Fill {
     pub execution: Execution,
 }
 
-/// Why the broker refuses. All but [`BrokerError::Stale`] must stop the desk.
+/// Why the broker refuses. All but [`BrokerError::Stale`] and [`BrokerError::Money`] must stop the desk.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BrokerError {
@@ -73,7 +73,7 @@ pub enum BrokerError {
         /// Which series.
         series: SeriesKey,
     },
-    /// An amount left the range of money.
+    /// An amount left the range of money, or that of an account. It does not stop the desk: see [`Broker::give_up`].
     #[error("{series}: {error}")]
     Money {
         /// Which series.
@@ -175,6 +175,15 @@ impl Broker {
         Ok(fills)
     }
 
+    /// Takes back what cannot be filled because an amount would leave its range: an order that opens is dropped and
+    /// returned; of one that also closes, the closing still waits.
+    pub fn give_up(&mut self, series: &SeriesKey) -> Option<Order> {
+        let desk = self.desks.get_mut(series)?;
+        let order = desk.order.filter(|order| order.target != 0.0)?;
+        desk.order = (desk.lots != 0).then_some(Order { target: 0.0, notional_max: Money::ZERO, ..order });
+        Some(order)
+    }
+
     /// Closes the position of a series at a price, as a back-test does at its end.
     ///
     /// # Errors
@@ -182,8 +191,11 @@ impl Broker {
     pub fn close(&mut self, series: &SeriesKey, price: i64, time: i64) -> Result<Option<Fill>, BrokerError> {
         let cash = self.cash;
         let desk = self.desk(series)?;
-        let [closed, _] = execute(desk.terms, cash, desk.lots, 0.0, price, Money::ZERO)
-            .map_err(|error| BrokerError::Money { series: series.clone(), error })?;
+        let money = |error| BrokerError::Money { series: series.clone(), error };
+        let [closed, _] = execute(desk.terms, cash, desk.lots, 0.0, price, Money::ZERO).map_err(money)?;
+        if let Some(execution) = &closed {
+            of_account(desk.terms, execution).map_err(money)?;
+        }
         desk.order = None;
         let Some(execution) = closed else { return Ok(None) };
         (desk.lots, desk.guard) = (0, None);
@@ -194,6 +206,12 @@ impl Broker {
     fn desk(&mut self, series: &SeriesKey) -> Result<&mut Desk, BrokerError> {
         self.desks.get_mut(series).ok_or_else(|| BrokerError::UnknownSeries { series: series.clone() })
     }
+}
+
+/// Checks that an account may hold what an execution traded and what it left.
+fn of_account(terms: Terms, execution: &Execution) -> Result<(), MoneyError> {
+    terms.value(execution.price, execution.lots)?.of_account()?;
+    execution.cash_after.of_account().map(drop)
 }
 
 impl Desk {
@@ -219,6 +237,7 @@ impl Desk {
                 execute(self.terms, cash, self.lots, target, candle.open, notional_max).map_err(money)?;
             self.order = None;
             for execution in executions.into_iter().flatten() {
+                of_account(self.terms, &execution).map_err(money)?;
                 (self.lots, cash) = (execution.lots_after, execution.cash_after);
                 self.guard = self.exits.guard(execution.price, self.lots);
                 let id = format!("{series}.{decided_at}.{}", fills.len());
@@ -232,6 +251,7 @@ impl Desk {
             };
             in_range(price)?;
             let execution = leave(self.terms, cash, self.lots, hit).map_err(money)?;
+            of_account(self.terms, &execution).map_err(money)?;
             (self.lots, self.guard, cash) = (0, None, execution.cash_after);
             fills.push(Fill { id: format!("{series}.{time}.{name}"), series: series.clone(), time, execution });
         }
@@ -279,6 +299,26 @@ mod tests {
         let bad = Candle { open: 10_101, ..candle(120) };
         assert!(matches!(broker.candle(&series, &bad), Err(BrokerError::OutsideRange { price: 10_101, .. })));
         assert_eq!(broker, before);
+    }
+
+    /// An amount out of range failed the team again at every restart.
+    #[test]
+    fn what_is_out_of_range_is_given_up_but_a_position_still_waits_to_be_closed() {
+        let (mut broker, series) = broker();
+        broker.submit(&series, order(60)).unwrap();
+        broker.candle(&series, &candle(120)).unwrap();
+        broker.submit(&series, Order { target: -1.0, ..order(120) }).unwrap();
+        let high = Candle { open: 1_000_000_000_000_000, high: 1_000_000_000_000_000, ..candle(180) };
+        let before = broker.clone();
+        let error = broker.candle(&series, &high).unwrap_err();
+        assert!(matches!(error, BrokerError::Money { error: MoneyError::Account { .. }, .. }), "{error}");
+        assert_eq!(broker, before);
+        assert_eq!(broker.give_up(&series).map(|order| order.target), Some(-1.0));
+        assert_eq!(broker.give_up(&series), None);
+        let [fill] = &broker.candle(&series, &candle(240)).unwrap()[..] else { panic!("closed once it can be") };
+        assert_eq!((fill.execution.lots, fill.execution.lots_after), (-9, 0));
+        broker.submit(&series, order(240)).unwrap();
+        assert!(broker.give_up(&series).is_some() && broker.pending(&series).is_none());
     }
 
     #[test]

@@ -41,8 +41,10 @@ pub struct Page<'a> {
     pub series: &'a [Shown<'a>],
     /// Closed trades, with the place of their series.
     pub trades: &'a [(usize, Trade)],
-    /// Times of the equity's marks.
+    /// Open times of the candles of the equity's marks.
     pub times: &'a [i64],
+    /// When the last candle closed.
+    pub closed_at: i64,
     /// The equity at these times.
     pub equity: &'a [f64],
     /// Exact equity at the end.
@@ -126,8 +128,8 @@ fn maybe(value: Option<f64>) -> String {
 fn summary(text: &mut String, page: &Page<'_>) {
     let m = page.metrics;
     let n_candles: usize = page.series.iter().map(|shown| shown.candles.len()).sum();
-    let span = page.times.first().zip(page.times.last());
-    let span = span.map_or_else(String::new, |(a, b)| format!("{} to {}", minute(*a), minute(*b)));
+    let span = page.times.first().map(|from| format!("{} to {}", minute(*from), minute(page.closed_at)));
+    let span = span.unwrap_or_default();
     let _ = write!(text, "<section><p class='note'>{n_candles} candles, {span}</p><table>");
     let days = m.drawdown_longest_ms as f64 / 86_400_000.0;
     let rows = [
@@ -169,10 +171,15 @@ fn held(page: &Page<'_>, start: f64) -> Vec<f64> {
 }
 
 fn curves(text: &mut String, page: &Page<'_>) {
-    let Page { times, equity, .. } = page;
-    let Some(start) = equity.first() else { return };
-    let held = held(page, *start);
-    let own = Line { class: "own", name: "equity", values: equity };
+    let times = page.times;
+    let mut equity = page.equity.to_vec();
+    let Some(start) = equity.first().copied() else { return };
+    // What the metrics end with: after the last position was closed.
+    if let Some(last) = equity.last_mut() {
+        *last = page.final_equity.to_f64();
+    }
+    let held = held(page, start);
+    let own = Line { class: "own", name: "equity", values: &equity };
     let held = Line { class: "held", name: "buy and hold", values: &held };
     let _ = write!(
         text,
@@ -410,11 +417,18 @@ mod tests {
             series: &vec![shown; n_series],
             trades: &run.trades.iter().map(|trade| (n_series - 1, *trade)).collect::<Vec<_>>(),
             times: &candles.iter().map(|candle| candle.time).collect::<Vec<_>>(),
+            closed_at: candles.last().map_or(0, |candle| candle.time + 900_000),
             equity: &run.equity,
             final_equity: run.final_equity,
             metrics: &run.metrics,
             buy_and_hold: run.buy_and_hold,
         })
+    }
+
+    /// The page ended a candle before the terminal.
+    #[test]
+    fn a_page_ends_with_the_close_of_its_last_candle() {
+        assert!(page(96, 1).contains("96 candles, 2022-01-01 00:00 to 2022-01-02 00:00"));
     }
 
     /// An account that was used up long before the end left a picture of candles without a trade.

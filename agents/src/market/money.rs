@@ -39,6 +39,12 @@ pub enum MoneyError {
     /// Beyond ± 1.7 · 10^14.
     #[error("an amount of money is out of range")]
     Overflow,
+    /// Beyond [`Money::ACCOUNT_MAX`].
+    #[error("an amount of {amount} is beyond the limit of {}", Money::ACCOUNT_MAX)]
+    Account {
+        /// The amount.
+        amount: Money,
+    },
     /// Too many decimals of a quantity, or a fee of a whole or more.
     #[error("{what} is {value}, above the limit of {limit}")]
     Terms {
@@ -56,6 +62,11 @@ impl Money {
     pub const ZERO: Self = Self(0);
     /// More than any account holds: "no limit".
     pub const MAX: Self = Self(i128::MAX);
+    /// The greatest amount that an account may hold, owe or trade at once: 5 · 10^13, a third of the range, so that sums of
+    /// two of them are in range. Beyond it a desk halts.
+    pub const ACCOUNT_MAX: Self = Self(50_000_000_000_000 * UNIT);
+    /// The greatest cash at the start: 10^12 leaves room for a growth by fifty times.
+    pub const START_MAX: Self = Self(1_000_000_000_000 * UNIT);
 
     /// A whole number of the currency's units.
     pub const fn whole(units: i32) -> Self {
@@ -82,6 +93,34 @@ impl Money {
     /// [`MoneyError::Overflow`].
     pub fn minus(self, other: Self) -> Result<Self, MoneyError> {
         self.0.checked_sub(other.0).map(Self).ok_or(MoneyError::Overflow)
+    }
+
+    /// Sum, at the end of the range where it would leave it: for totals that are only shown.
+    #[must_use]
+    pub fn saturating_plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// Sum modulo the range: for a comparison of two sums whose results are in range.
+    pub(crate) fn wrapping_plus(self, other: Self) -> Self {
+        Self(self.0.wrapping_add(other.0))
+    }
+
+    /// The amount, if an account may hold it.
+    ///
+    /// # Errors
+    /// [`MoneyError::Account`].
+    #[inline]
+    pub fn of_account(self) -> Result<Self, MoneyError> {
+        if self.abs() <= Self::ACCOUNT_MAX { Ok(self) } else { Err(MoneyError::Account { amount: self }) }
+    }
+
+    /// Value of `lots` of volume at a price in ticks, both as the scale counts them; the end of the range beyond it.
+    #[must_use]
+    pub fn of_volume(scale: Scale, ticks: i64, lots: i64) -> Self {
+        let half = |decimals: u8| i128::from(power_of_ten((DECIMALS / 2).saturating_sub(decimals)));
+        let one = half(scale.price_decimals()) * half(scale.volume_decimals());
+        Self((i128::from(ticks) * i128::from(lots)).saturating_mul(one))
     }
 
     /// A share of the amount in parts per million, rounded towards zero.
@@ -475,6 +514,24 @@ mod tests {
             }
         }
         assert!(answered > 50, "{answered}");
+    }
+
+    #[test]
+    fn the_value_of_a_volume_is_exact_and_ends_at_the_range() {
+        let scale = Scale::new(3, 1).unwrap();
+        assert_eq!(Money::of_volume(scale, 26_806, 2_233_575).to_string(), "5987321.145");
+        assert_eq!(Money::of_volume(Scale::default(), i64::MAX, i64::MAX), Money::MAX);
+        assert_eq!(Money::of_volume(Scale::new(12, 12).unwrap(), 1, 1).to_string(), "0.000000000000000000000001");
+    }
+
+    #[test]
+    fn an_account_has_a_limit() {
+        assert_eq!(Money::ACCOUNT_MAX.of_account(), Ok(Money::ACCOUNT_MAX));
+        let more = Money::ACCOUNT_MAX.plus(Money::whole(1)).unwrap();
+        for amount in [more, Money::ZERO.minus(more).unwrap()] {
+            let error = amount.of_account().unwrap_err().to_string();
+            assert!(error.contains("50000000000001") && error.ends_with("limit of 50000000000000"), "{error}");
+        }
     }
 
     #[test]

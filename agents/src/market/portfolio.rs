@@ -74,6 +74,13 @@ pub struct Holding {
     value: Money,
 }
 
+impl Holding {
+    /// Position × price, as of the last mark that was in range.
+    pub fn value(&self) -> Money {
+        self.value
+    }
+}
+
 /// The portfolio's books.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Portfolio {
@@ -147,27 +154,32 @@ impl Portfolio {
     /// Books a fill; answers the trade that it closed, if it closed one.
     ///
     /// # Errors
-    /// A disagreement with the broker or among the books. The books must not be used further.
+    /// A disagreement with the broker or among the books. The books must not be used further. With
+    /// [`PortfolioError::Money`] they are as before, and no longer those of the broker.
     pub fn fill(&mut self, fill: &Fill) -> Result<Option<Trade>, PortfolioError> {
         let execution = &fill.execution;
         let holding = Self::known(&mut self.holdings, &fill.series)?;
         let terms = holding.terms;
-        let closed = holding.position.book(terms, execution, fill.time)?;
+        // On a copy: an amount out of range leaves the books as they were.
+        let mut after = *holding;
+        let closed = after.position.book(terms, execution, fill.time)?;
         let worth = terms.value(execution.price, execution.lots)?;
-        self.cash = self.cash.minus(worth)?.minus(terms.fee(worth))?;
-        if self.cash != execution.cash_after {
-            let (found, expected) = (execution.cash_after, self.cash);
+        let cash = self.cash.minus(worth)?.minus(terms.fee(worth))?;
+        if cash != execution.cash_after {
+            let (found, expected) = (execution.cash_after, cash);
             return Err(PortfolioError::Cash { series: fill.series.clone(), id: fill.id.clone(), found, expected });
         }
-        if holding.position.lots != execution.lots_after {
-            let (found, expected) = (execution.lots_after, holding.position.lots);
+        if after.position.lots != execution.lots_after {
+            let (found, expected) = (execution.lots_after, after.position.lots);
             return Err(PortfolioError::Lots { series: fill.series.clone(), id: fill.id.clone(), found, expected });
         }
         // By differences: a fill moves cash and position at one price, so only that price's change and the fee remain.
-        let value = terms.value(execution.price, holding.position.lots)?;
-        let moved = value.minus(holding.value)?.minus(worth)?;
-        (holding.value, holding.price) = (value, execution.price);
-        self.equity = self.equity.plus(moved)?.minus(terms.fee(worth))?;
+        let value = terms.value(execution.price, after.position.lots)?;
+        let moved = value.minus(after.value)?.minus(worth)?;
+        (after.value, after.price) = (value, execution.price);
+        let equity = self.equity.plus(moved)?.minus(terms.fee(worth))?;
+        *holding = after;
+        (self.cash, self.equity) = (cash, equity);
         self.open = self.holdings.values().filter(|holding| holding.position.lots != 0).count();
         if let Some((trade, notional)) = &closed {
             self.stats.trade(trade, *notional);
@@ -179,18 +191,23 @@ impl Portfolio {
     /// Marks a series at its candle's close and answers the equity.
     ///
     /// # Errors
-    /// An unknown series, or an amount out of range.
+    /// An unknown series, or an amount out of range; the books are as before then ([`skip`](Self::skip)).
     #[inline]
     pub fn mark(&mut self, series: &SeriesKey, time: i64, close: i64) -> Result<Money, PortfolioError> {
         let holding = Self::known(&mut self.holdings, series)?;
-        holding.price = close;
         if holding.position.lots != 0 {
-            let value = holding.terms.value(close, holding.position.lots)?;
-            self.equity = self.equity.plus(value.minus(holding.value)?)?;
+            let value = holding.terms.value(close, holding.position.lots)?.of_account()?;
+            self.equity = self.equity.plus(value.minus(holding.value)?)?.of_account()?;
             holding.value = value;
         }
+        holding.price = close;
         self.stats.mark(time, self.equity.to_f64(), self.open > 0);
         Ok(self.equity)
+    }
+
+    /// Takes that a mark was out of range: the equity stays as it was.
+    pub fn skip(&mut self, time: i64) {
+        self.stats.mark(time, self.equity.to_f64(), self.open > 0);
     }
 
     /// Checks that cash + Σ position × price is the equity carried forward.
@@ -200,7 +217,8 @@ impl Portfolio {
     pub fn check(&self) -> Result<(), PortfolioError> {
         let mut counted = self.cash;
         for holding in self.holdings.values() {
-            counted = counted.plus(holding.terms.value(holding.price, holding.position.lots)?)?;
+            // Modulo the range: a part of the sum may leave it where the whole does not.
+            counted = counted.wrapping_plus(holding.terms.value(holding.price, holding.position.lots)?);
         }
         if counted == self.equity { Ok(()) } else { Err(PortfolioError::Equity { carried: self.equity, counted }) }
     }

@@ -53,6 +53,10 @@ pub struct RiskLimits {
     pub cool_down_ms: i64,
     /// How far a close may be from the one before it, as a share. Default: 50 %; beyond it the price is not trusted.
     pub price_band_ppm: u32,
+    /// The most that one order may open, as a share of the value of the volume of the candle that it was decided on; a candle
+    /// without volume limits nothing. Default: no limit, since files count volume in units, contracts or ticks; `atra run`
+    /// sets a tenth for its simulated market.
+    pub volume_max_ppm: Option<u32>,
     /// How old the equity may be when a target comes, and for how long the series may have been silent before the candle
     /// that the target was decided on, in milliseconds. Default: two hours, or four candles if that is longer, so that daily
     /// candles may have weekends. Shorter candles of a market with nights and weekends need more.
@@ -72,6 +76,7 @@ impl Default for RiskLimits {
             orders_per_hour_max: 120,
             cool_down_ms: 0,
             price_band_ppm: 500_000,
+            volume_max_ppm: None,
             stale_after_ms: None,
         }
     }
@@ -81,6 +86,13 @@ impl RiskLimits {
     /// Whether what each series has made has to be known.
     fn follows_series(&self) -> bool {
         self.series_drawdown_max_ppm < 1_000_000
+    }
+
+    /// The same limits for an order that was decided on a candle of which so much was traded.
+    #[must_use]
+    pub fn with_volume(&self, traded: Option<Money>) -> Self {
+        let share = traded.zip(self.volume_max_ppm).map_or(Money::MAX, |(traded, ppm)| traded.share(ppm));
+        Self { notional_max: self.notional_max.min(share), ..*self }
     }
 
     /// From when on candles of this length are too old.
@@ -341,6 +353,21 @@ impl Risk {
     /// Takes that the broker has dropped whatever waited.
     pub fn dropped(&mut self) {
         self.waiting.clear();
+    }
+
+    /// The greatest equity since the start or the last resume.
+    pub fn peak(&self) -> Money {
+        self.peak
+    }
+
+    /// The equity that the day began with.
+    pub fn day_start(&self) -> Money {
+        self.day_start
+    }
+
+    /// An amount left its range: nothing opens until a person resumes.
+    pub fn halt(&mut self) {
+        self.state = RiskState::Halted;
     }
 
     /// A person stops everything.

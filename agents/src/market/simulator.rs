@@ -1,23 +1,37 @@
 //! A market out of a seed, for when there are no data.
 //!
 //! Returns are near-normal with a variance that clusters (GARCH(1,1)), a slow drift that changes sign now and then, and
-//! heavier volume on wilder candles. Made of SplitMix64 and arithmetic that is exact everywhere (no `exp`, no `ln`), so a
-//! seed gives the same candles on every machine. It is plausible, not predictive: nothing found on it says anything
-//! about a real market.
+//! heavier volume on wilder candles. Prices revert to where they began: a close stays within a quarter and four times
+//! [`START_TICKS`] however long the market runs, and is rarely near either bound. Made of SplitMix64 and arithmetic that
+//! is exact everywhere (no `exp`, no `ln`), so a seed gives the same candles on every machine. It is plausible, not
+//! predictive: nothing found on it says anything about a real market.
+
+use std::num::ParseIntError;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::candle::{Candle, Interval, Scale};
 
-/// GARCH parameters a candle: base variance (0.3 % a candle in the long run), weight of the last square, persistence.
-const OMEGA: f64 = 0.003 * 0.003 * (1.0 - ALPHA - BETA);
+/// Version of the formula. It is a part of every [`Simulator::position`]: candles of two formulas must not become one
+/// series. 1 was a walk without a bound.
+pub const FORMULA: u32 = 2;
+/// Close before the first candle: 100.00.
+pub const START_TICKS: i64 = 10_000;
+/// How far a close can move away from the start, as a factor in both directions.
+const BAND: i64 = 4;
+/// Share of its distance from the start (about the logarithm) by which a price reverts in one candle. With the shocks and
+/// drifts below, the logarithm has a standard deviation of about 0.23 around the start, so the band is six of them wide.
+const REVERSION: f64 = 1.0 / 4_000.0;
+/// GARCH parameters per candle: base variance (0.3 % a candle in the long run), weight of the last square, persistence.
+const OMEGA: f64 = VARIANCE * (1.0 - ALPHA - BETA);
+const VARIANCE: f64 = 0.003 * 0.003;
 const ALPHA: f64 = 0.08;
 const BETA: f64 = 0.90;
-/// Mean candles until the drift is drawn anew: about four days of quarter hours.
+/// Bound of the variance: 5 % a candle. Without it a series of extreme shocks could grow without limit.
+const VARIANCE_MAX: f64 = 0.05 * 0.05;
+/// Mean candles until the drift is drawn again: about four days of quarter hours.
 const REGIME_CANDLES: u64 = 400;
-/// Prices stay between these ticks: the walk is reflected there.
-const TICKS_LOW: f64 = 1_000.0;
-const TICKS_HIGH: f64 = 1e12;
 
 /// Sebastiano Vigna's SplitMix64: one addition and a mix a number; passes BigCrush, needs 8 bytes of state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +69,48 @@ impl SplitMix64 {
     }
 }
 
-/// An endless series of candles out of a seed. Resumes bit for bit from its JSON.
+/// The process of prices alone: everything that the next candle depends on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Walk {
+    random: SplitMix64,
+    close: i64,
+    variance: f64,
+    drift: f64,
+}
+
+/// One step of a [`Walk`].
+struct Step {
+    open: i64,
+    close: i64,
+    /// Standard deviation of the shock.
+    sigma: f64,
+    shock: f64,
+}
+
+impl Walk {
+    fn new(seed: u64) -> Self {
+        Self { random: SplitMix64::new(seed), close: START_TICKS, variance: VARIANCE, drift: 0.0 }
+    }
+
+    fn step(&mut self) -> Step {
+        if self.random.next_u64().is_multiple_of(REGIME_CANDLES) {
+            self.drift = self.random.normal() * 0.000_15;
+        }
+        let sigma = self.variance.sqrt();
+        let shock = sigma * self.random.normal();
+        self.variance = (OMEGA + ALPHA * shock * shock + BETA * self.variance).min(VARIANCE_MAX);
+        let (open, start) = (self.close as f64, START_TICKS as f64);
+        // 2 (x − 1) / (x + 1) is close to ln x within the band, and as symmetric.
+        let pull = REVERSION * 2.0 * (start - open) / (start + open);
+        // A jump beyond ± 30 % in one candle is no market.
+        let change = (self.drift + shock + pull).clamp(-0.3, 0.3);
+        let close = (open * (1.0 + change)).round() as i64;
+        let open = std::mem::replace(&mut self.close, close.clamp(START_TICKS / BAND, START_TICKS * BAND));
+        Step { open, close: self.close, sigma, shock }
+    }
+}
+
+/// An endless series of candles out of a seed. Resumes bit for bit from its [`position`](Self::position).
 ///
 /// # Examples
 /// ```
@@ -66,19 +121,33 @@ impl SplitMix64 {
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Simulator {
-    random: SplitMix64,
+    walk: Walk,
     interval: Interval,
     time: i64,
-    close: i64,
-    variance: f64,
-    drift: f64,
+}
+
+/// Why a simulated market cannot continue from a position.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PositionError {
+    /// The candles before it were made by another formula.
+    #[error("simulated market has formula {FORMULA}, the candles so far were made by formula {found}")]
+    Formula {
+        /// The formula of the candles so far.
+        found: u32,
+    },
+    /// Not a position.
+    #[error("position {text:?} of the simulated market cannot be read")]
+    Text {
+        /// The text, cut.
+        text: String,
+    },
 }
 
 impl Simulator {
     /// Candles from the open time `start` on, beginning near 100.00 (two decimals; see [`Simulator::scale`]).
     pub fn new(seed: u64, interval: Interval, start: i64) -> Self {
-        let variance = OMEGA / (1.0 - ALPHA - BETA);
-        Self { random: SplitMix64::new(seed), interval, time: start, close: 10_000, variance, drift: 0.0 }
+        Self { walk: Walk::new(seed), interval, time: start }
     }
 
     /// Scale of all its series: prices and volumes with two decimals.
@@ -87,25 +156,48 @@ impl Simulator {
         Scale::new(2, 2).unwrap_or_default()
     }
 
-    fn step(&mut self) -> Candle {
-        if self.random.next_u64().is_multiple_of(REGIME_CANDLES) {
-            self.drift = self.random.normal() * 0.000_15;
+    /// Everything that the next candles depend on, except their times, as a short text.
+    pub fn position(&self) -> String {
+        let Walk { random, close, variance, drift } = &self.walk;
+        format!("{FORMULA}:{:x}:{close:x}:{:x}:{:x}", random.state, variance.to_bits(), drift.to_bits())
+    }
+
+    /// Continues from a position; the next candle opens at `time`.
+    ///
+    /// # Errors
+    /// [`PositionError::Formula`] for the position of another formula.
+    pub fn resume(position: &str, interval: Interval, time: i64) -> Result<Self, PositionError> {
+        let bad = || PositionError::Text { text: position.chars().take(80).collect() };
+        let mut parts = position.split(':');
+        let formula: u32 = parts.next().and_then(|part| part.parse().ok()).ok_or_else(bad)?;
+        if formula != FORMULA {
+            return Err(PositionError::Formula { found: formula });
         }
-        let sigma = self.variance.sqrt();
-        let shock = sigma * self.random.normal();
-        self.variance = OMEGA + ALPHA * shock * shock + BETA * self.variance;
-        // A jump beyond ± 30 % in one candle is no market; the bound also keeps the price positive.
-        let change = (self.drift + shock).clamp(-0.3, 0.3);
-        let open = self.close as f64;
-        let close = (open * (1.0 + change)).clamp(TICKS_LOW, TICKS_HIGH);
-        let mut wick = || open * sigma * 0.6 * self.random.uniform() * self.random.uniform();
+        let numbers: Result<Vec<u64>, ParseIntError> = parts.map(|part| u64::from_str_radix(part, 16)).collect();
+        let Ok(&[state, close, variance, drift]) = numbers.as_deref() else { return Err(bad()) };
+        let (variance, drift) = (f64::from_bits(variance), f64::from_bits(drift));
+        let in_band = |close: &i64| (START_TICKS / BAND..=START_TICKS * BAND).contains(close);
+        let close = i64::try_from(close).ok().filter(in_band).ok_or_else(bad)?;
+        if !(0.0..=VARIANCE_MAX).contains(&variance) || !drift.is_finite() {
+            return Err(bad());
+        }
+        Ok(Self { walk: Walk { random: SplitMix64::new(state), close, variance, drift }, interval, time })
+    }
+
+    fn step(&mut self) -> Candle {
+        let Step { open, close, sigma, shock } = self.walk.step();
+        let random = &mut self.walk.random;
+        let mut wick = || (open as f64 * sigma * 0.6 * random.uniform() * random.uniform()).round() as i64;
         let (above, below) = (wick(), wick());
-        let (open, close) = (open as i64, close.round() as i64);
-        let high = open.max(close) + above.round() as i64;
-        let low = (open.min(close) - below.round() as i64).max(1);
-        let activity = 0.3 + self.random.uniform() + 150.0 * shock.abs();
-        let candle = Candle { time: self.time, open, high, low, close, volume: (activity * 100_000.0).round() as i64 };
-        self.close = close;
+        let activity = 0.3 + random.uniform() + 150.0 * shock.abs();
+        let candle = Candle {
+            time: self.time,
+            open,
+            high: open.max(close) + above,
+            low: (open.min(close) - below).max(1),
+            close,
+            volume: (activity * 100_000.0).round() as i64,
+        };
         self.time = self.time.saturating_add(self.interval.millis());
         candle
     }
@@ -154,6 +246,56 @@ mod tests {
         for _ in 0..200 {
             stopped = serde_json::from_str(&serde_json::to_string(&stopped).unwrap()).unwrap();
             assert_eq!(whole.next(), stopped.next());
+            stopped = Simulator::resume(&stopped.position(), stopped.interval, stopped.time).unwrap();
+            assert_eq!(whole, stopped);
+        }
+    }
+
+    #[test]
+    fn a_position_of_another_formula_or_of_none_is_refused() {
+        let resume = |text: &str| Simulator::resume(text, "15m".parse().unwrap(), 0);
+        let position = simulator(3).position();
+        assert!(resume(&position).is_ok());
+        let other = position.replacen(&format!("{FORMULA}:"), "1:", 1);
+        assert_eq!(resume(&other), Err(PositionError::Formula { found: 1 }));
+        for bad in
+            ["", "2", "2:0:0:0:0", "2:1:2710:1", "2:1:2710:7ff8000000000000:0", "2:1:ffffffffffffffff:1:1", "x:1"]
+        {
+            assert!(matches!(resume(bad), Err(PositionError::Text { .. })), "{bad}");
+        }
+    }
+
+    /// The default demo once earned 1.7e14 in seventeen minutes, because prices had no bound but that of an overflow.
+    #[test]
+    fn prices_stay_in_their_band_for_ever_and_rarely_reach_its_ends() {
+        const STEPS: usize = 2_000_000;
+        let (low, high) = (START_TICKS / BAND, START_TICKS * BAND);
+        let mut at_a_bound = 0;
+        for seed in 0..25_u64 {
+            let mut walk = Walk::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let mut above = 0;
+            for _ in 0..STEPS {
+                let Step { close, sigma, .. } = walk.step();
+                assert!((low..=high).contains(&close) && sigma <= 0.05, "seed {seed}: {close}, {sigma}");
+                at_a_bound += usize::from(close == low || close == high);
+                above += usize::from(close > START_TICKS);
+            }
+            // It does not settle on one side either.
+            assert!((STEPS / 10..STEPS * 9 / 10).contains(&above), "seed {seed}: {above}");
+        }
+        assert_eq!(at_a_bound, 0);
+    }
+
+    #[test]
+    fn a_candle_is_at_most_three_hundredths_beyond_the_band() {
+        let mut simulator = simulator(1);
+        for close in [START_TICKS / BAND, START_TICKS * BAND] {
+            (simulator.walk.close, simulator.walk.variance) = (close, VARIANCE_MAX);
+            for candle in simulator.by_ref().take(10_000) {
+                assert!(candle.check().is_ok());
+                let (low, high) = (START_TICKS as f64 / BAND as f64 * 0.97, START_TICKS as f64 * BAND as f64 * 1.03);
+                assert!(candle.low as f64 >= low && candle.high as f64 <= high, "{candle:?}");
+            }
         }
     }
 }

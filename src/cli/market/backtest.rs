@@ -123,6 +123,7 @@ impl Told<'_> {
             }],
             trades: &self.done.trades.iter().map(|trade| (0, *trade)).collect::<Vec<_>>(),
             times: &candles.iter().map(|candle| candle.time).collect::<Vec<_>>(),
+            closed_at: candles.last().map_or(0, |last| last.time.saturating_add(key.interval().millis())),
             equity: &self.done.equity,
             final_equity: self.done.final_equity,
             metrics: &self.done.metrics,

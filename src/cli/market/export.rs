@@ -17,17 +17,20 @@ use atra::{
         },
     },
     bus::{EventType, Interest, Seq},
+    storage::StoreError,
 };
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::{SeriesArgs, parameters, usage, write};
 use crate::cli::{
-    args::DbArgs,
+    args::{DbArgs, after},
     candles, config_of, db_of,
     error::CliError,
+    events::EventRef,
     open,
     output::{Output, shown},
+    stderr,
 };
 
 /// Events read at once.
@@ -45,24 +48,50 @@ pub(crate) enum ExportCommand {
     /// Closed trades of the runs in the journal.
     Trades {
         #[command(flatten)]
-        db: DbArgs,
+        from: JournalArgs,
         #[command(flatten)]
         to: ToArgs,
     },
     /// The equity of the account, once a day and after each fill.
     Equity {
         #[command(flatten)]
-        db: DbArgs,
+        from: JournalArgs,
         #[command(flatten)]
         to: ToArgs,
     },
     /// Targets as they were decided, with strategy, version and reason.
     Signals {
         #[command(flatten)]
-        db: DbArgs,
+        from: JournalArgs,
         #[command(flatten)]
         to: ToArgs,
     },
+}
+
+/// Which part of a journal.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct JournalArgs {
+    #[command(flatten)]
+    db: DbArgs,
+    /// Exports events after this one only. Without it, everything that was not pruned.
+    #[arg(long, value_name = "EVENT", value_parser = after)]
+    after: Option<EventRef>,
+}
+
+/// The part of a journal that a table has.
+struct Part {
+    /// Events after this one.
+    after: Seq,
+    /// The last event that was pruned, if that is why.
+    pruned: Option<Seq>,
+}
+
+impl Part {
+    /// For a person.
+    fn note(&self) -> Option<String> {
+        let pruned = self.pruned?;
+        Some(format!("events up to {pruned} were pruned; exported what is after them, from {} on", pruned.next()))
+    }
 }
 
 /// Where a table goes.
@@ -113,21 +142,32 @@ pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(
     | ExportCommand::Signals { to, .. }) = &command;
     // Before anything is read.
     let named = to.format(out.is_json())?;
-    let (table, to) = match command {
+    let ((table, part), to) = match command {
         ExportCommand::Candles { series, to } => {
             let loaded = series.load().await?;
-            (Table::of_candles(&loaded.candles, loaded.scale), to)
+            ((Table::of_candles(&loaded.candles, loaded.scale), None), to)
         }
-        ExportCommand::Trades { db, to } => (trades(&db).await?, to),
-        ExportCommand::Equity { db, to } => (equity(&db).await?, to),
-        ExportCommand::Signals { db, to } => (signals(&db).await?, to),
+        ExportCommand::Trades { from, to } => (trades(&from).await?, to),
+        ExportCommand::Equity { from, to } => (equity(&from).await?, to),
+        ExportCommand::Signals { from, to } => (signals(&from).await?, to),
     };
+    if let Some(note) = part.as_ref().and_then(Part::note) {
+        stderr::note(&format!("atra: {note}"));
+    }
     let format = named.unwrap_or(if out.is_json() { TableFormat::Json } else { TableFormat::Csv });
     let bytes = bytes_of(&table, format)?;
     match to.file() {
         Some(path) => {
             write(path, &bytes)?;
-            if out.is_json() { out.json(&json!({ "file": shown(path), "bytes": bytes.len() })) } else { Ok(()) }
+            if !out.is_json() {
+                return Ok(());
+            }
+            // The table is in the file, so that standard output can say what it is.
+            let mut told = json!({ "file": shown(path), "bytes": bytes.len(), "rows": table.len() });
+            if let Some(Part { after, pruned }) = part {
+                (told["after"], told["pruned_upto"]) = (json!(after), json!(pruned));
+            }
+            out.json(&told)
         }
         None => {
             out.finish()?;
@@ -168,20 +208,40 @@ pub(super) fn write_table(table: &Table, path: &Path) -> Result<(), CliError> {
     write(path, &bytes_of(table, by_name(path)?.unwrap_or(TableFormat::Csv))?)
 }
 
-/// Every event of a type in the journal, in order.
-pub(crate) async fn events<T: EventType + Clone>(db: &dyn Read) -> Result<Vec<T>, CliError> {
+/// Every event of a type in the journal after `after`, in order, and after which seq that is: what was pruned is left out.
+pub(crate) async fn events<T: EventType + Clone>(db: &dyn Read, after: Seq) -> Result<(Vec<T>, Seq), CliError> {
     let interest = Interest::in_topics(vec![Filter::exactly(&T::TOPIC)]);
     let last = db.last_seq().await?;
-    let (mut after, mut found) = (Seq::ZERO, Vec::new());
+    let mut begin = after.max(db.floor().await?);
+    let (mut after, mut found) = (begin, Vec::new());
     while after < last {
-        let (page, complete) = db.journal(after, last, &interest, PAGE_EVENTS).await?;
+        let (page, complete) = match db.journal(after, last, &interest, PAGE_EVENTS).await {
+            // Pruned meanwhile by the runtime: whole from there on.
+            Err(StoreError::Pruned { .. }) => {
+                begin = after.max(db.floor().await?);
+                (after, found) = (begin, Vec::new());
+                continue;
+            }
+            page => page?,
+        };
         found.extend(page.iter().filter_map(|committed| committed.event.get::<T>().ok().cloned()));
         if complete <= after {
             break;
         }
         after = complete;
     }
-    Ok(found)
+    Ok((found, begin))
+}
+
+/// The events of a type in the part of the journal that was asked for.
+async fn part_of<T: EventType + Clone>(db: &dyn Read, args: &JournalArgs) -> Result<(Vec<T>, Option<Part>), CliError> {
+    let wanted = match &args.after {
+        Some(event) => event.seq(db).await?,
+        None => Seq::ZERO,
+    };
+    let (found, after) = events(db, wanted).await?;
+    let pruned = (after > wanted).then_some(after);
+    Ok((found, Some(Part { after, pruned })))
 }
 
 fn texts<T>(rows: &[T], of: impl Fn(&T) -> String) -> Column {
@@ -192,15 +252,15 @@ fn times<T>(rows: &[T], of: impl Fn(&T) -> i64) -> Column {
     Column::Time(rows.iter().map(of).collect())
 }
 
-async fn trades(args: &DbArgs) -> Result<Table, CliError> {
-    let config = config_of(args)?;
+async fn trades(args: &JournalArgs) -> Result<(Table, Option<Part>), CliError> {
+    let config = config_of(&args.db)?;
     let db = open(&config.db).await?;
-    let mut changed: Vec<PositionChanged> = events(&*db).await?;
+    let (mut changed, part) = part_of::<PositionChanged>(&*db, args).await?;
     changed.retain(|changed| changed.trade.is_some());
     let mut scales: BTreeMap<SeriesKey, Scale> = BTreeMap::new();
     for changed in &changed {
         if !scales.contains_key(&changed.series) {
-            let (_, scale) = candles::load(&*db, &changed.series).await?;
+            let scale = candles::scale(&*db, &changed.series).await?;
             scales.insert(changed.series.clone(), scale);
         }
     }
@@ -215,22 +275,23 @@ async fn trades(args: &DbArgs) -> Result<Table, CliError> {
             names.push(series.to_string());
         }
     }
-    Ok(Table::of_trades(Some(names), &rows))
+    Ok((Table::of_trades(Some(names), &rows), part))
 }
 
-async fn equity(args: &DbArgs) -> Result<Table, CliError> {
-    let db = open(&db_of(args)?).await?;
-    let rows: Vec<DailyEquity> = events(&*db).await?;
-    Ok(Table::new()
+async fn equity(args: &JournalArgs) -> Result<(Table, Option<Part>), CliError> {
+    let db = open(&db_of(&args.db)?).await?;
+    let (rows, part) = part_of::<DailyEquity>(&*db, args).await?;
+    let table = Table::new()
         .with("time", times(&rows, |row| row.time))
         .with("equity", texts(&rows, |row| row.equity.to_string()))
         .with("cash", texts(&rows, |row| row.cash.to_string()))
-        .with("drawdown", Column::Number(rows.iter().map(|row| Some(row.drawdown)).collect())))
+        .with("drawdown", Column::Number(rows.iter().map(|row| Some(row.drawdown)).collect()));
+    Ok((table, part))
 }
 
-async fn signals(args: &DbArgs) -> Result<Table, CliError> {
-    let db = open(&db_of(args)?).await?;
-    let rows: Vec<TargetChanged> = events(&*db).await?;
+async fn signals(args: &JournalArgs) -> Result<(Table, Option<Part>), CliError> {
+    let db = open(&db_of(&args.db)?).await?;
+    let (rows, part) = part_of::<TargetChanged>(&*db, args).await?;
     let reason = |row: &TargetChanged| {
         let text = match row.reason {
             TargetReason::Rule(rule) => serde_json::to_string(&rule),
@@ -238,12 +299,13 @@ async fn signals(args: &DbArgs) -> Result<Table, CliError> {
         };
         text.unwrap_or_default().replace('"', "")
     };
-    Ok(Table::new()
+    let table = Table::new()
         .with("series", texts(&rows, |row| row.series.to_string()))
         .with("time", times(&rows, |row| row.time))
         .with("target", Column::Number(rows.iter().map(|row| Some(row.target)).collect()))
         .with("strength", Column::Number(rows.iter().map(|row| row.strength).collect()))
         .with("strategy", texts(&rows, |row| row.strategy.map(parameters).unwrap_or_default()))
         .with("version", Column::Number(rows.iter().map(|row| Some(row.version as f64)).collect()))
-        .with("reason", texts(&rows, reason)))
+        .with("reason", texts(&rows, reason));
+    Ok((table, part))
 }

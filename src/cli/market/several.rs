@@ -108,12 +108,15 @@ impl Told<'_> {
         let rows = self.loaded.iter().zip(self.parts).zip(&self.done.made).zip(self.walks);
         let series: Vec<Shown<'_>> = rows.map(shown).collect();
         let (times, equity): (Vec<i64>, Vec<f64>) = self.done.equity.iter().copied().unzip();
+        let closed =
+            |Loaded { key, candles, .. }: &Loaded| Some(candles.last()?.time.saturating_add(key.interval().millis()));
         html(&Page {
             title: &title,
             settings: &settings(self.spec, self.options),
             series: &series,
             trades: &self.done.trades,
             times: &times,
+            closed_at: self.loaded.iter().filter_map(closed).max().unwrap_or(0),
             equity: &equity,
             final_equity: self.done.final_equity,
             metrics: &self.done.metrics,

@@ -3,7 +3,13 @@
 //! Cash, fees, lots and who decides are part of every result in the journal. Taken up half-way they would be applied to
 //! some agents and not to others, and totals would mean nothing. So a start with others is refused.
 
-use atra::{Filter, Read, bus::Interest, config::Config};
+use atra::{
+    Filter, Name, Read,
+    agents::{candles::check_simulated, market::candle::SeriesKey},
+    bus::Interest,
+    config::Config,
+    storage::FactKind,
+};
 use serde_json::Value;
 
 use crate::cli::{
@@ -85,6 +91,22 @@ impl Begun {
         }
         (!parts.is_empty()).then(|| parts.join(" and "))
     }
+}
+
+/// Fails if the simulated market of the journal was made by another formula than the present one: the rest of it would
+/// belong to another market.
+pub(super) async fn check_formula(db: &dyn Read, config: &Config) -> Result<(), CliError> {
+    let feed = Name::new("feed")?;
+    for name in &config.desk.series {
+        let series: SeriesKey = name.parse()?;
+        let Some(json) = db.fact(FactKind::Offset, &feed, name).await?.and_then(|fact| fact.value) else { continue };
+        let offset: String = serde_json::from_str(&json).unwrap_or_else(|_| json.to_string());
+        if let Err(error) = check_simulated(&series, &offset) {
+            let what = format!("this journal cannot be continued: {error}");
+            return Err(CliError::Usage { what, next: "use --fresh to begin again, or another --db FILE" });
+        }
+    }
+    Ok(())
 }
 
 /// As it is read back from a journal: numbers by way of their text.

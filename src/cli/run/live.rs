@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, io::IsTerminal, sync::Arc, time::Duration};
 use atra::{
     Env, Event, Filter, Runtime, Seq, SystemEnv, Topic,
     agents::{
-        events::{Equity, PositionChanged},
+        events::{Equity, Halt, PositionChanged, StateChanged},
         market::{candle::SeriesKey, money::Money},
     },
     bus::Task,
@@ -45,6 +45,8 @@ const NOTABLE: [&str; 8] = [
 ];
 /// Lines of events a second; what comes faster is counted. 8: as many as can be read.
 const LINES_PER_TICK: u32 = 8;
+/// The longest description of what is halted in the line of figures.
+const HALT_CHARS: usize = 120;
 /// Passing equity events that wait to be looked at; only the newest counts, so few.
 const OBSERVED_MAX: usize = 64;
 
@@ -99,6 +101,8 @@ struct View {
     fills: u64,
     equity: Option<Money>,
     positions: BTreeMap<SeriesKey, i64>,
+    /// Everything that is halted.
+    halts: Vec<Halt>,
     scales: Scales,
     lines_left: u32,
     n_unshown: u64,
@@ -107,6 +111,8 @@ struct View {
 impl View {
     fn new(runtime: Runtime, after: Seq, lot_decimals: u8) -> Self {
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        let state = runtime.memory().get("risk.state");
+        let halts = state.and_then(|entry| Some(entry.get::<StateChanged>().ok()?.halts.clone())).unwrap_or_default();
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
             bar.set_style(style);
         }
@@ -118,6 +124,7 @@ impl View {
             fills: 0,
             equity: None,
             positions: BTreeMap::new(),
+            halts,
             scales: Scales::new(lot_decimals),
             lines_left: LINES_PER_TICK,
             n_unshown: 0,
@@ -181,6 +188,11 @@ impl View {
                 return;
             }
             "order.fill" => self.fills += 1,
+            "risk.state" => {
+                if let Ok(StateChanged { halts, .. }) = event.payload.get() {
+                    self.halts.clone_from(halts);
+                }
+            }
             _ => {}
         }
         // The end comes once, and is told however much came before it.
@@ -206,6 +218,13 @@ impl View {
         let states: Vec<String> =
             self.runtime.status().iter().map(|team| short(&format!("{} {}", team.team, team.state), 60)).collect();
         let equity = self.equity.map_or_else(|| "-".into(), amount);
+        // The first that holds for all, or else of which series it is.
+        let first = self.halts.iter().find(|halt| halt.series.is_none()).or(self.halts.first());
+        let halted = first.map_or_else(String::new, |halt| {
+            let more = self.halts.len() - 1;
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("; {}{more}", short(&halt.to_string(), HALT_CHARS))
+        });
         let open: Vec<_> = self.positions.iter().filter(|(_, lots)| **lots != 0).collect();
         let position = match open.as_slice() {
             [] => "none".into(),
@@ -213,7 +232,7 @@ impl View {
             open => format!("in {} series", open.len()),
         };
         let text = format!(
-            "{} candles ({rate:.0}/s), {} events, {} fills, equity {equity}, position {position}, {}",
+            "{} candles ({rate:.0}/s), {} events, {} fills, equity {equity}, position {position}, {}{halted}",
             grouped(self.candles),
             grouped(self.after.get()),
             grouped(self.fills),

@@ -26,7 +26,11 @@ use atra::{
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-use self::{begun::Begun, live::Live, report::Finished};
+use self::{
+    begun::Begun,
+    live::Live,
+    report::{Figures, Finished},
+};
 use super::{
     args::{RunArgs, Speed},
     candles, config_of,
@@ -49,6 +53,12 @@ const PORTFOLIO: &str = "portfolio";
 /// The ticker of the simulated market, so that nobody takes it for a real one.
 pub(super) const SIMULATED_TICKER: &str = "SIM";
 const SIMULATED_INTERVAL_MS: i64 = 900_000;
+/// The most of a simulated candle's volume that an order may open, unless `desk.risk.volume_max_ppm` says another: a tenth.
+/// Without it the demo would buy more than its market sells, and its wealth would grow without bound.
+const SIMULATED_VOLUME_MAX_PPM: u32 = 100_000;
+/// Events that the journal of an endless simulated market keeps, unless `storage.keep` or `keep_events` says another. Five
+/// million are about 800 MB and over an hour of the usual speed; without a bound the demo would fill the disk in weeks.
+const SIMULATED_KEEP_EVENTS: u64 = 5_000_000;
 /// How long the last report is waited for. 5 s: it is there in milliseconds, or something is in its way that the stop
 /// should have its time for.
 const REPORT_MAX: Duration = Duration::from_secs(5);
@@ -270,6 +280,9 @@ async fn check(config: &Config, args: &RunArgs) -> Result<Option<String>, CliErr
         return Ok(None);
     }
     begun.check(&config)?;
+    if market.seed.is_some() {
+        begun::check_formula(&*db, &config).await?;
+    }
     Ok(begun.besides(&config))
 }
 
@@ -357,6 +370,10 @@ fn simulated(config: &mut Config, args: &RunArgs) -> Result<Market, CliError> {
         config.desk.speed = Some(config.run.simulated_speed);
         config.desk.speed_from = Some(first.saturating_add(i64::try_from(past).unwrap_or(i64::MAX)));
     }
+    config.desk.risk.volume_max_ppm.get_or_insert(SIMULATED_VOLUME_MAX_PPM);
+    if config.run.simulated_candles.is_none() && config.storage.keep.is_none() {
+        config.storage.keep_events.get_or_insert(SIMULATED_KEEP_EVENTS);
+    }
     let series = vec![series];
     config.desk.series = series.iter().map(ToString::to_string).collect();
     let what = format!("a simulated market, seed {}", config.run.seed);
@@ -440,18 +457,18 @@ async fn until_end(runtime: &Runtime, until_idle: bool, json: bool) -> Ended {
 }
 
 /// What the desk amounts to, from committed state; `None` if it cannot say. It takes no more inputs from then on, or the
-/// report would be of an earlier moment than the totals beside it.
-async fn portfolio(runtime: &Runtime) -> Option<Value> {
+/// figures would be of different moments.
+async fn figures(runtime: &Runtime) -> Option<Figures> {
     // One that has ended takes none anyhow.
     let _ = runtime.pause(TEAM).await;
-    let query = Query { name: "report".into(), arguments: Value::Null };
-    match runtime.query(PORTFOLIO, query).await {
-        Ok(report) => Some(report),
-        Err(error) => {
-            tracing::debug!(error = %error, "desk gave no report");
-            None
-        }
-    }
+    let ask = async |agent: &str, name: &str| {
+        let answer = runtime.query(agent, Query { name: name.into(), arguments: Value::Null }).await;
+        answer.inspect_err(|error| tracing::debug!(agent, error = %error, "no answer for the report")).ok()
+    };
+    let report = ask(PORTFOLIO, "report").await?;
+    let fills = ask("execution", "status").await?["fills"].as_u64()?;
+    let parameters = serde_json::from_value(ask("optimizer", "status").await?["totals"].take()).ok().flatten();
+    Some(Figures { report, fills, parameters })
 }
 
 /// Stops within the deadline and gives the portfolio's report and the turns that there were.
@@ -461,7 +478,7 @@ async fn stop(
     config: &Config,
     health: &mut HealthFile,
     json: bool,
-) -> Result<(Option<Value>, u64), CliError> {
+) -> Result<(Option<Figures>, u64), CliError> {
     let deadline = config.runtime.stop_deadline();
     let began = Instant::now();
     // By the signal, if one came; a run that ended by itself has the same time, and a signal does not shorten it twice.
@@ -471,7 +488,7 @@ async fn stop(
     };
     let stopping = async {
         // It waits for what is being committed: with a full disk, for ever.
-        let figures = timeout(REPORT_MAX.min(left() / 2), portfolio(runtime)).await.ok().flatten();
+        let found = timeout(REPORT_MAX.min(left() / 2), figures(runtime)).await.ok().flatten();
         if tracing::enabled!(tracing::Level::INFO) {
             figures::tell(&runtime.metrics(), json);
         }
@@ -481,7 +498,7 @@ async fn stop(
             RuntimeError::Deadline(_) => RuntimeError::Deadline(deadline),
             other => other,
         })?;
-        Ok((figures, turns))
+        Ok((found, turns))
     };
     tokio::select! {
         // Biased: the end first.

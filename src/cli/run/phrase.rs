@@ -17,7 +17,7 @@ use atra::{
 };
 use serde_json::Value;
 
-use crate::cli::{output::grouped, time::Moment};
+use crate::cli::{output::counted, time::Moment};
 
 /// How ticks and lots are counted, learnt from the candles that pass.
 pub(super) struct Scales {
@@ -63,17 +63,19 @@ impl Scales {
                 format!("{series} goes back to version {version} after a fall of {:.2} %", drawdown * 100.0)
             }
             "risk.state" => {
-                let StateChanged { state, killed, equity, stopped } = payload.get().ok()?;
+                let StateChanged { state, killed, equity, stopped, halts } = payload.get().ok()?;
                 let state = serde_json::to_value(state).unwrap_or_default();
-                let by = if *killed { ", by a person" } else { "" };
+                let by = if *killed { ", by a caller" } else { "" };
+                let halts: String = halts.iter().map(|halt| format!("; {halt}")).collect();
                 let equity = equity.map_or_else(String::new, |equity| format!(", equity {}", amount(equity)));
                 let names: Vec<&str> = stopped.iter().map(|series| series.as_str()).collect();
                 let stopped = if names.is_empty() { String::new() } else { format!("; stopped: {}", names.join(", ")) };
-                format!("risk is now {}{by}{equity}{stopped}", state.as_str().unwrap_or("another"))
+                format!("risk is now {}{by}{equity}{stopped}{halts}", state.as_str().unwrap_or("another"))
             }
             "market.gap" => {
                 let Gap { series, from, to, missing } = payload.get().ok()?;
-                format!("{series} lacks {} candles from {} to {}", grouped(*missing), Moment(*from), Moment(*to))
+                let missing = counted(*missing, "candle");
+                format!("{series} lacks {missing} from {} to {}", Moment(*from), Moment(*to))
             }
             "market.stalled" => {
                 let Stalled { series, last } = payload.get().ok()?;
@@ -87,7 +89,7 @@ impl Scales {
             "portfolio.report" => {
                 let report: &DeskReport = payload.get().ok()?;
                 let (equity, share) = (amount(report.equity), report.return_share * 100.0);
-                format!("equity {equity}, return {share:.2} %, {} trades", grouped(report.trades))
+                format!("equity {equity}, return {share:.2} %, {}", counted(report.trades, "trade"))
             }
             _ => return None,
         };

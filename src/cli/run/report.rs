@@ -8,6 +8,7 @@ use atra::{
     bus::Interest,
     storage::digest,
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -21,10 +22,29 @@ use crate::cli::{
 /// Events read at once when they are counted.
 const PAGE_EVENTS: usize = 4_096;
 
+/// What the agents have counted, as of committed state: all of it outlives the journal's events.
+pub(super) struct Figures {
+    /// The portfolio's report.
+    pub(super) report: Value,
+    pub(super) fills: u64,
+    /// The optimizer's decisions; `None` without one, or in a journal that was begun by a build which did not count.
+    pub(super) parameters: Option<Parameters>,
+}
+
+/// The optimizer's decisions.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub(super) struct Parameters {
+    proposed: u64,
+    promoted: u64,
+    /// Promotions that only lengthened what was in force, under its old version.
+    confirmed: u64,
+    rejected: u64,
+    rolled_back: u64,
+}
+
 /// A run that is over and stored.
 pub(super) struct Finished<'a> {
-    /// The portfolio's report.
-    pub(super) figures: Option<Value>,
+    pub(super) figures: Option<Figures>,
     /// Turns in this process.
     pub(super) turns: u64,
     /// The last seq before the run.
@@ -44,20 +64,26 @@ impl Finished<'_> {
     pub(super) async fn tell(&self, db: &Path, json: bool) -> Result<(), CliError> {
         let reader = SqliteReader::open_read_only(db).await?;
         let digest = digest(&*reader).await?.whole;
-        let counts = reader.topic_counts().await?;
-        let of = |topic: &str| counts.iter().find(|(name, _)| name == topic).map_or(0, |(_, n)| *n);
-        let (candles, fills) = (of("market.candle"), of("order.fill"));
-        // Parameters that are still the best when they expire are promoted once more, under their old version.
-        let confirmed = if json { 0 } else { confirmed(&*reader).await };
+        let figures = self.figures.as_ref();
+        let report: Option<DeskReport> =
+            figures.and_then(|figures| serde_json::from_value(figures.report.clone()).ok());
+        let candles = report.as_ref().map_or(0, |report| report.candles);
+        let fills = figures.map_or(0, |figures| figures.fills);
+        let parameters = match figures.and_then(|figures| figures.parameters) {
+            Some(parameters) => parameters,
+            // What a build before this one began it has not counted: what is left of its events is.
+            None if !json && self.chooses_after.is_some() => decisions(&*reader).await?,
+            None => Parameters::default(),
+        };
+        let Parameters { proposed, promoted, confirmed, rejected, rolled_back } = parameters;
         let parameters = [
-            ("proposed", of("optimizer.proposed")),
-            ("promoted", of("optimizer.promoted").saturating_sub(confirmed)),
+            ("proposed", proposed),
+            ("promoted", promoted),
             ("confirmed", confirmed),
-            ("rejected", of("optimizer.rejected")),
-            ("rolled back", of("optimizer.rolled_back")),
+            ("rejected", rejected),
+            ("rolled back", rolled_back),
         ];
         let events = reader.last_seq().await?;
-        let report: Option<DeskReport> = self.figures.clone().and_then(|value| serde_json::from_value(value).ok());
         let wall = self.began.elapsed();
         let mut out = Output::new(json);
         if json {
@@ -75,7 +101,7 @@ impl Finished<'_> {
                 "digest": digest,
                 "market": self.market,
                 "ended": self.ended.name(),
-                "report": self.figures,
+                "report": figures.map(|figures| &figures.report),
             }))?;
             return out.finish();
         }
@@ -128,10 +154,19 @@ impl Finished<'_> {
     }
 }
 
-/// Promotions that only lengthened what was in force; none if the journal was pruned and cannot tell.
-async fn confirmed(db: &dyn Read) -> u64 {
-    let promoted = events::<Promoted>(db).await.unwrap_or_default();
-    promoted.iter().filter(|promoted| promoted.confirmed).count() as u64
+/// The optimizer's decisions that are in the journal.
+async fn decisions(db: &dyn Read) -> Result<Parameters, CliError> {
+    let counts = db.topic_counts().await?;
+    let of = |topic: &str| counts.iter().find(|(name, _)| name == topic).map_or(0, |(_, n)| *n);
+    let (events, _) = events::<Promoted>(db, Seq::ZERO).await?;
+    let confirmed = events.iter().filter(|promoted| promoted.confirmed).count() as u64;
+    Ok(Parameters {
+        proposed: of("optimizer.proposed"),
+        promoted: of("optimizer.promoted").saturating_sub(confirmed),
+        confirmed,
+        rejected: of("optimizer.rejected"),
+        rolled_back: of("optimizer.rolled_back"),
+    })
 }
 
 /// Events of this run, without the runtime's own: those that a start and a stop make are no news.
