@@ -22,7 +22,7 @@ use atra_agents::market::{
     table::Table,
 };
 
-/// Damaged copies of each file. 3,000: a few seconds, and the panics that were found are among them.
+/// Damaged copies of each file. 3,000: a few seconds; before buffers were checked, dozens of them made a library panic.
 const COPIES: u64 = 3_000;
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -100,7 +100,7 @@ fn damaged_columns_are_errors_without_a_word_of_a_panic() {
         PANICS.fetch_add(1, Ordering::Relaxed);
         eprintln!("{info}");
     }));
-    let (mut n_refused, mut n_gave_up) = (0, 0);
+    let mut n_refused = 0;
     for (kind, bytes) in [
         ("parquet", parquet()),
         ("feather", feather(None)),
@@ -108,15 +108,15 @@ fn damaged_columns_are_errors_without_a_word_of_a_panic() {
         ("feather with zstd", feather(Some(CompressionType::ZSTD))),
     ] {
         assert!(import(&bytes).iter().all(Result::is_ok), "{kind}");
+        // What a decoder does that breaks: it calls this from within.
+        let broken = import_candles(&bytes, &ImportOptions::default(), |_| panic!("a broken decoder")).unwrap_err();
+        assert!(broken.to_string().ends_with("its decoder gave up: a broken decoder"), "{kind}: {broken}");
         let mut random = SplitMix64::new(1);
         for _ in 0..COPIES {
-            for found in import(&damage(&bytes, &mut random)) {
-                n_refused += usize::from(found.is_err());
-                n_gave_up += usize::from(found.is_err_and(|error| error.to_string().contains("decoder gave up")));
-            }
+            n_refused += import(&damage(&bytes, &mut random)).iter().filter(|found| found.is_err()).count();
         }
     }
-    assert!(n_refused > 1_000 && n_gave_up > 0, "{n_refused} {n_gave_up}: this shows nothing");
+    assert!(n_refused > 1_000, "{n_refused}: this shows nothing");
     a_batch_that_says_it_is_huge_is_refused_before_room_is_made_for_it();
     assert_eq!(PANICS.load(Ordering::Relaxed), 0);
     // A panic of anybody else is still told.
