@@ -315,7 +315,7 @@ impl Timers {
                 self.retire((member, id.clone()));
                 Some(self.due(member, &id, due, draft))
             }
-            What::Recurring(at) => Some(self.take_recurring(member, id, due, at, now)),
+            What::Recurring(at) => Some(self.take_recurring(member, &id, due, at, now)),
         }
     }
 
@@ -335,7 +335,7 @@ impl Timers {
         Some(self.due(member, &id, due, draft))
     }
 
-    fn take_recurring(&mut self, member: usize, id: Arc<str>, planned: Timestamp, at: usize, now: Timestamp) -> Due {
+    fn take_recurring(&mut self, member: usize, id: &Arc<str>, planned: Timestamp, at: usize, now: Timestamp) -> Due {
         let spec = self.specs[member].clone();
         let schedule = &spec.schedules[at];
         let repeats = self.known.get(&(member, id.clone())).map_or_else(Repeats::default, |known| known.repeats);
@@ -353,9 +353,9 @@ impl Timers {
         let event_id = match repeats.used {
             Some(used) if planned < used => {
                 let again = itoa::Buffer::new().format(repeats.again).to_owned();
-                EventId::of_all(&spec.name, &["timer", &id, itoa::Buffer::new().format(planned.0), "again", &again])
+                EventId::of_all(&spec.name, &["timer", id, itoa::Buffer::new().format(planned.0), "again", &again])
             }
-            _ => timer_event_id(&spec.name, &id, planned),
+            _ => timer_event_id(&spec.name, id, planned),
         };
         self.due_as(event_id, member, due, draft)
     }
