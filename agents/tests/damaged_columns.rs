@@ -68,7 +68,7 @@ fn damage(bytes: &[u8], random: &mut SplitMix64) -> Vec<u8> {
             2 => bytes[at] ^= 1 << (random.next_u64() % 8),
             3 => {
                 let end = (at + 8).min(bytes.len());
-                bytes[at..end].fill(if random.next_u64() % 2 == 0 { 0xff } else { 0x7f });
+                bytes[at..end].fill(if random.next_u64().is_multiple_of(2) { 0xff } else { 0x7f });
             }
             4 => {
                 let end = (at + 1 + below(random, 32)).min(bytes.len());

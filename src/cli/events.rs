@@ -30,7 +30,7 @@ impl FromStr for EventRef {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        if let Some(Ok(seq)) = Some(text.strip_prefix('#').unwrap_or(text)).map(str::parse::<u64>) {
+        if let Ok(seq) = text.strip_prefix('#').unwrap_or(text).parse::<u64>() {
             return if (1..=i64::MAX as u64).contains(&seq) {
                 Ok(Self::Seq(Seq(seq)))
             } else {

@@ -79,7 +79,7 @@ pub(crate) async fn candles(args: ImportArgs, out: &mut Output) -> Result<(), Cl
 /// Where candles go. Opened with the first good file, so that a bad one alone makes no database.
 enum Target {
     Closed,
-    Store(SqliteStore),
+    Store(Box<SqliteStore>),
     /// For a dry run.
     Looked(Arc<dyn Read>),
 }
@@ -88,7 +88,7 @@ impl Target {
     async fn open(&mut self, config: &Config, dry_run: bool) -> Result<(), CliError> {
         if matches!(self, Self::Closed) {
             *self = match (dry_run, config.db.exists()) {
-                (false, _) => Self::Store(open(config).await?),
+                (false, _) => Self::Store(Box::new(open(config).await?)),
                 (true, true) => Self::Looked(SqliteReader::open_read_only(&config.db).await?),
                 (true, false) => Self::Looked(MemoryStore::new().reader()),
             };

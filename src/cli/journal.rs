@@ -208,11 +208,11 @@ fn priced(value: &Value, scale: Scale, found: &mut Vec<String>) {
                 found.push(format!("{} {}", name.replace('_', " "), scale.price(ticks as f64)));
             }
             (_, Some(candle)) if name == "ohlcv" => {
-                let numbers = candle.iter().filter_map(Value::as_i64);
+                let mut numbers = candle.iter().filter_map(Value::as_i64);
                 for (name, ticks) in ["open", "high", "low", "close"].into_iter().zip(numbers.clone()) {
                     found.push(format!("{name} {}", scale.price(ticks as f64)));
                 }
-                found.extend(numbers.last().map(|lots| format!("volume {}", scale.volume(lots))));
+                found.extend(numbers.next_back().map(|lots| format!("volume {}", scale.volume(lots))));
             }
             _ => priced(value, scale, found),
         }

@@ -165,7 +165,7 @@ pub(crate) async fn status(config: &Config, check: bool, out: &mut Output) -> Re
             "file_bytes": info.file_bytes,
             "wal_bytes": info.wal_bytes,
         }))?;
-        return checked(check, code, verdict, out);
+        return checked(check, code, &verdict, out);
     }
     let (style, runtime) = running.text();
     let runtime = out.paint(style, &runtime);
@@ -223,7 +223,7 @@ pub(crate) async fn status(config: &Config, check: bool, out: &mut Output) -> Re
         out.line("")?;
         out.table(&["series", "candles"], &rows)?;
     }
-    checked(check, code, verdict, out)
+    checked(check, code, &verdict, out)
 }
 
 /// The state that a team's fact tells; without one it does what the runtime does.
@@ -255,7 +255,7 @@ fn team_json(team: &TeamRow, state: Option<&Value>, running: &Running) -> Value 
 }
 
 /// The end of the command: with `--check` the exit code says how it is.
-fn checked(check: bool, code: u8, verdict: String, out: &mut Output) -> Result<(), CliError> {
+fn checked(check: bool, code: u8, verdict: &str, out: &mut Output) -> Result<(), CliError> {
     out.finish()?;
     if !check || code == 0 {
         return Ok(());

@@ -84,7 +84,8 @@ fn a_file_without_an_end_is_given_up_whatever_it_is() {
     let rows = |error: &ImportError| matches!(error, ImportError::TooManyCandles { limit: 1_000 });
     let size = |error: &ImportError| matches!(error, ImportError::TooLarge { limit: 4_194_304 });
     let held = |error: &ImportError| matches!(error, ImportError::TooLargeToHold { limit: 1_048_576, .. });
-    let is_given_up: [(&str, &str, &dyn Fn(&ImportError) -> bool); 8] = [
+    type IsExpected<'a> = &'a dyn Fn(&ImportError) -> bool;
+    let is_given_up: [(&str, &str, IsExpected<'_>); 8] = [
         ("", ROW, &rows),
         (ROW, "\n", &size),
         (ROW, "                                   \n", &size),
