@@ -97,7 +97,8 @@ async fn write(store: Box<dyn Store>, blocks: impl FnOnce() -> Vec<Block>) -> f6
     impl Release for Nobody {
         fn release(&self, _: &Arc<atra_bus::Batch>) {}
     }
-    let opened = Storage::open(store, StorageOptions::default(), Arc::new(Nobody)).await;
+    let opened =
+        Storage::open(store, StorageOptions::default(), Arc::new(Nobody), Arc::new(atra_bus::SystemEnv::new())).await;
     let (storage, actor) = opened.expect("a fresh store");
     let write = async {
         let start = Instant::now();

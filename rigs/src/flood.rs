@@ -58,7 +58,9 @@ pub fn run(flood: &Flood) -> bool {
         let options = StorageOptions::default();
         let bytes_max = options.command_bytes_max;
         let store = SqliteStore::open(SqliteOptions::new(&flood.db)).await.expect("opened");
-        let opened = Storage::open(Box::new(store), options, Arc::new(Nobody)).await.expect("loaded");
+        let opened = Storage::open(Box::new(store), options, Arc::new(Nobody), Arc::new(atra_bus::SystemEnv::new()))
+            .await
+            .expect("loaded");
         let (storage, actor) = opened;
         let all = async {
             std::fs::write(&flood.full, "").expect("written");

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use atra_bus::{Filter, Interest, Name, Seq};
+use atra_bus::{Env as _, Filter, Interest, Name, Seq, SystemEnv};
 use atra_storage::{
     Keep, SqliteOptions, SqliteReader, SqliteStore, Store as _, StoreError, backup, digest, forget_team, prune_file,
     restore, vacuum,
@@ -84,8 +84,8 @@ impl Command {
             Self::Backup(to) => backup(&db, to, |_| {}).await.map(drop),
             Self::Restore(from) => restore(&db, from, |_| {}).await.map(drop),
             Self::Prune(events) => {
-                let keep = Keep { span: None, events: Some(*events) };
-                prune_file(&db, keep, |_, _| {}).await.map(drop)
+                let keep = Keep { events: Some(*events), ..Keep::default() };
+                prune_file(&db, keep, SystemEnv::new().now(), |_, _| {}).await.map(drop)
             }
             Self::Vacuum => vacuum(&db, |_| {}).await.map(drop),
             Self::ReadAll => read_all(&db).await,

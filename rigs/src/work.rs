@@ -134,7 +134,9 @@ pub fn run(work: &Work) -> bool {
         options.backoff_max = Duration::from_millis(20);
         options.retries_max = 6;
         let opened = match SqliteStore::open(SqliteOptions::new(&work.db)).await {
-            Ok(store) => Storage::open(Box::new(store), options, Arc::new(Nobody)).await,
+            Ok(store) => {
+                Storage::open(Box::new(store), options, Arc::new(Nobody), Arc::new(atra_bus::SystemEnv::new())).await
+            }
             Err(error) => Err(error),
         };
         let (storage, actor) = match opened {

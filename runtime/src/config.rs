@@ -13,7 +13,7 @@ use std::{
 };
 
 use atra_bus::{InvalidSetting, InvalidSettings, SettingCheck};
-use atra_storage::{Keep, Level, Span, SqliteOptions, StorageOptions};
+use atra_storage::{Keep, Level, REPEATS_WITHIN, Span, SqliteOptions, StorageOptions};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -115,10 +115,15 @@ pub struct StorageConfig {
     pub slow_after_ms: u64,
     /// Bytes of the database from which on callers' publishes are refused. Not set: the disk decides.
     pub db_bytes_max: Option<u64>,
-    /// How old events may become before they are deleted, such as `30d`, by their own times. Not set: for ever.
+    /// How long after its commit an event is kept, such as `30d`. Not set: for ever.
     pub keep: Option<Span>,
     /// How many events are kept. Not set: all.
     pub keep_events: Option<u64>,
+    /// How long after their commit idempotency keys are kept. `7d`; a publish that is repeated later is a new one.
+    pub keep_keys: Span,
+    /// How long after their commit results of calls to the outside are kept, and in any case while the turn that made
+    /// the call may be repeated. `7d`.
+    pub keep_results: Span,
 }
 
 impl Default for StorageConfig {
@@ -139,6 +144,8 @@ impl Default for StorageConfig {
             db_bytes_max: None,
             keep: None,
             keep_events: None,
+            keep_keys: Span(REPEATS_WITHIN),
+            keep_results: Span(REPEATS_WITHIN),
         }
     }
 }
@@ -157,7 +164,12 @@ impl StorageConfig {
         options.wal_bytes_max = self.wal_bytes_max;
         options.slow_after = Duration::from_millis(self.slow_after_ms);
         options.db_bytes_max = self.db_bytes_max;
-        options.keep = Keep { span: self.keep.map(|span| span.0), events: self.keep_events };
+        options.keep = Keep {
+            span: self.keep.map(|span| span.0),
+            events: self.keep_events,
+            keys: Some(self.keep_keys.0),
+            results: Some(self.keep_results.0),
+        };
         options
     }
 

@@ -390,7 +390,8 @@ impl Context<'_> {
 
     /// Calls the outside once: the intent is committed, `call` runs, the result is committed and given
     /// back. A repeated turn gets the recorded result without calling. `call` is given the idempotency key
-    /// to send along.
+    /// to send along. The result is kept for as long as the turn may be repeated, and for `storage.keep_results` (seven
+    /// days) at least; an intent without a result is kept for ever.
     ///
     /// # Errors
     /// [`EffectError::Unknown`] when an earlier try was interrupted between intent and result: ask the

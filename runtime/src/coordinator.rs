@@ -168,7 +168,7 @@ impl RuntimeBuilder {
         let memory = SharedMemory::default();
         let bus = Bus::new(self.bus, Arc::new(JournalReader(reader.clone())));
         let releaser = Arc::new(Releaser { memory: memory.clone(), bus: bus.clone() });
-        let (storage, actor) = Storage::open(self.store, self.storage, releaser).await?;
+        let (storage, actor) = Storage::open(self.store, self.storage, releaser, Arc::clone(&self.env)).await?;
         let released = storage.released();
         load_memory(&*reader, &memory).await?;
         memory.set_loaded(released);

@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -19,6 +19,14 @@ use serde::de::DeserializeOwned;
 
 /// Versions kept per key whatever the teams' positions are: bounded memory; older reads use the journal.
 const VERSIONS_MAX: usize = 64;
+
+/// Bytes of older versions that are kept per key whatever the teams' positions are. 256 KiB: 64 versions of 4 KiB; a key
+/// of larger values is not read as of an older position often enough to hold so much of it.
+const KEY_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of older versions of all keys from which on a key that is written keeps its newest version only. 64 MiB: what a
+/// paused team can hold back is a small part of a machine's memory.
+const OLDER_BYTES_MAX: usize = 64 << 20;
 
 /// How often `list` tries to see all keys as of one `released`.
 const LIST_TRIES_MAX: usize = 8;
@@ -54,12 +62,24 @@ pub enum AsOf {
 struct Version {
     seq: Seq,
     entry: Option<Entry>,
+    /// Of its value as JSON.
+    bytes: usize,
+}
+
+impl Version {
+    fn new(seq: Seq, entry: Option<Entry>) -> Self {
+        // Encoded already: it comes from a commit or from the store.
+        let bytes = entry.as_ref().and_then(|entry| entry.value.json().ok()).map_or(0, str::len);
+        Self { seq, entry, bytes }
+    }
 }
 
 #[derive(Default)]
 struct Versions {
     /// Sorted by seq, newest last.
     list: VecDeque<Version>,
+    /// Bytes of all versions but the newest.
+    older_bytes: usize,
     /// Whether older versions may exist in the journal.
     pruned: bool,
 }
@@ -70,6 +90,8 @@ struct Shared {
     /// Every key that has a version, sorted: what `list` walks.
     index: RwLock<BTreeSet<Arc<str>>>,
     released: AtomicU64,
+    /// Bytes of the older versions of all keys. Relaxed: written by the releaser only.
+    older_bytes: AtomicUsize,
     /// What was removed up to here is not known here any more, only in the journal: `released` at the start, or the
     /// last removal that no team can need.
     forgotten: AtomicU64,
@@ -103,6 +125,7 @@ impl Default for SharedMemory {
             keys: DashMap::with_hasher(FxBuildHasher),
             index: RwLock::default(),
             released: AtomicU64::new(0),
+            older_bytes: AtomicUsize::new(0),
             forgotten: AtomicU64::new(0),
             removed: Mutex::default(),
             positions: Mutex::default(),
@@ -191,7 +214,7 @@ impl SharedMemory {
             // `null` is a removal; a removal is a version too.
             let removed = value.json().is_ok_and(|json| json == "null");
             let entry = (!removed).then(|| Entry { value: value.clone(), revision: committed.event.id });
-            self.push(key, Version { seq: committed.seq, entry }, floor, false);
+            self.push(key, Version::new(committed.seq, entry), floor, false);
             if removed {
                 self.removed().push_back((committed.seq, key.into()));
             }
@@ -213,7 +236,8 @@ impl SharedMemory {
             if self.0.keys.get(&*key).is_some_and(|versions| is_gone(&versions)) {
                 // Before the key goes: who does not find it asks the journal for what came before.
                 self.0.forgotten.fetch_max(seq.get(), Ordering::SeqCst);
-                self.0.keys.remove(&*key);
+                let versions = self.0.keys.remove(&*key).map(|(_, versions)| versions);
+                self.0.older_bytes.fetch_sub(versions.map_or(0, |versions| versions.older_bytes), Ordering::Relaxed);
                 self.0.index.write().unwrap_or_else(PoisonError::into_inner).remove(&*key);
             }
         }
@@ -236,7 +260,7 @@ impl SharedMemory {
 
     /// Loads a key's newest version from the store, at the start.
     pub(crate) fn load(&self, key: &str, seq: Seq, entry: Entry) {
-        self.push(key, Version { seq, entry: Some(entry) }, Seq::ZERO, true);
+        self.push(key, Version::new(seq, Some(entry)), Seq::ZERO, true);
     }
 
     /// Registers a team's position; versions it still needs are kept (up to a bound).
@@ -268,15 +292,95 @@ impl SharedMemory {
             self.0.keys.get_mut(key)
         });
         let Some(mut versions) = held else { return };
+        let total = &self.0.older_bytes;
+        if let Some(bytes) = versions.list.back().map(|newest| newest.bytes) {
+            versions.older_bytes += bytes;
+            total.fetch_add(bytes, Ordering::Relaxed);
+        }
         versions.list.push_back(version);
         // The newest version at or before the floor is still needed, and so is the newest released one,
         // however many are kept; those before both are not.
         let released = self.released();
         while versions.list.get(1).is_some_and(|second| {
-            second.seq <= floor.min(released) || (versions.list.len() > VERSIONS_MAX && second.seq <= released)
+            let is_too_much = versions.list.len() > VERSIONS_MAX
+                || versions.older_bytes > KEY_BYTES_MAX
+                || total.load(Ordering::Relaxed) > OLDER_BYTES_MAX;
+            second.seq <= floor.min(released) || (is_too_much && second.seq <= released)
         }) {
-            versions.list.pop_front();
+            let bytes = versions.list.pop_front().map_or(0, |oldest| oldest.bytes);
+            versions.older_bytes -= bytes;
+            total.fetch_sub(bytes, Ordering::Relaxed);
             versions.pruned = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atra_bus::Committed;
+    use atra_storage::conformance::{event, name};
+
+    use super::*;
+
+    fn write(memory: &SharedMemory, seq: u64, key: &str, bytes: usize) {
+        let json = format!("\"{}\"", "v".repeat(bytes));
+        let event = event("a", &format!("memory.{key}"), &json, seq);
+        let committed = Committed { seq: Seq(seq), event, cause_seq: None, seen: None };
+        memory.apply(&Batch { events: vec![committed] });
+        memory.set_released(Seq(seq));
+    }
+
+    fn older_bytes(memory: &SharedMemory) -> usize {
+        memory.0.older_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A paused team held back 64 versions of each key whatever their size: 40 keys of 100 KB took 403 MB.
+    #[test]
+    fn older_versions_of_large_values_are_bounded_by_bytes_and_left_to_the_journal() {
+        let memory = SharedMemory::default();
+        memory.position_of(&name("paused")).store(1, Ordering::Relaxed);
+        let (n_keys, bytes) = (40, 100_000);
+        for seq in 1..=n_keys * 20 {
+            write(&memory, seq, &format!("k{}", seq % n_keys), bytes);
+        }
+        assert!(older_bytes(&memory) <= n_keys as usize * KEY_BYTES_MAX, "{} bytes", older_bytes(&memory));
+        let last = Seq(n_keys * 20);
+        assert!(matches!(memory.as_of("k0", last), AsOf::Known(Some(_))), "the newest is known");
+        assert!(matches!(memory.as_of("k0", Seq(n_keys)), AsOf::Older), "the journal knows the first");
+        assert_eq!(memory.list("k").len() as u64, n_keys);
+    }
+
+    #[test]
+    fn older_versions_of_all_keys_together_are_bounded() {
+        let memory = SharedMemory::default();
+        memory.position_of(&name("paused")).store(1, Ordering::Relaxed);
+        let n_keys = (OLDER_BYTES_MAX / KEY_BYTES_MAX) as u64 * 2;
+        for seq in 1..=n_keys * 4 {
+            write(&memory, seq, &format!("k{}", seq % n_keys), KEY_BYTES_MAX / 2 - 2);
+        }
+        assert!(older_bytes(&memory) <= OLDER_BYTES_MAX, "{} bytes", older_bytes(&memory));
+        assert_eq!(memory.list("k").len() as u64, n_keys);
+    }
+
+    #[test]
+    fn small_values_keep_as_many_versions_as_before_and_what_is_forgotten_is_not_counted() {
+        let memory = SharedMemory::default();
+        let position = memory.position_of(&name("paused"));
+        for seq in 1..=200 {
+            write(&memory, seq, "k", 10);
+        }
+        assert!(matches!(memory.as_of("k", Seq(137)), AsOf::Known(Some(_))), "64 versions are kept");
+        assert!(matches!(memory.as_of("k", Seq(136)), AsOf::Older));
+        assert_eq!(older_bytes(&memory), (VERSIONS_MAX - 1) * 12);
+        position.store(200, Ordering::Relaxed);
+        write(&memory, 201, "k", 10);
+        assert_eq!(older_bytes(&memory), 12, "nobody needs more than the one before");
+        let removal =
+            Committed { seq: Seq(202), event: event("a", "memory.k", "null", 202), cause_seq: None, seen: None };
+        memory.apply(&Batch { events: vec![removal] });
+        memory.set_released(Seq(202));
+        position.store(202, Ordering::Relaxed);
+        memory.apply(&Batch { events: Vec::new() });
+        assert_eq!((older_bytes(&memory), memory.list("k").len()), (0, 0));
     }
 }

@@ -538,7 +538,9 @@ pub struct PublishCall<'a> {
 }
 
 impl PublishCall<'_> {
-    /// An idempotency key: a second publish of this caller with it changes nothing.
+    /// An idempotency key: a second publish of this caller with it changes nothing and is answered with the seqs of the
+    /// first. Keys are kept for `storage.keep_keys`, seven days from the commit on by default; after that the same key
+    /// publishes again.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self

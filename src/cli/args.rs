@@ -536,14 +536,20 @@ pub(crate) enum DbCommand {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("kept").required(true).multiple(true).args(["keep", "keep_events"]))]
+#[command(group = clap::ArgGroup::new("kept").required(true).multiple(true).args(["keep", "keep_events", "keep_keys", "keep_results"]))]
 pub(crate) struct PruneArgs {
-    /// Keeps what is at most so much older than the newest event, such as 30d, 12h, 90m; by the events' own times.
+    /// Keeps what was committed at most so long ago, such as 30d, 12h, 90m.
     #[arg(long, value_name = "SPAN")]
     pub(crate) keep: Option<Span>,
     /// Keeps the newest N events.
     #[arg(long, value_name = "N")]
     pub(crate) keep_events: Option<u64>,
+    /// Keeps idempotency keys that were committed at most so long ago [default: 7d].
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) keep_keys: Option<Span>,
+    /// Keeps results of calls to the outside that were committed at most so long ago [default: 7d].
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) keep_results: Option<Span>,
     /// Only says what would be deleted; also while a runtime has the database.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use atra::{
     Name,
-    storage::{check as check_file, digest as digest_of, digest_of_publisher},
+    storage::{StoreError, check as check_file, digest as digest_of, digest_of_publisher},
 };
 use serde_json::json;
 
@@ -53,8 +53,11 @@ pub(crate) async fn digest(publisher: Option<&str>, path: &Path, out: &mut Outpu
 
 /// Checks a file; what is wrong makes it a failure.
 pub(crate) async fn check(path: &Path, out: &mut Output) -> Result<(), CliError> {
-    // Says it if the file is missing or nobody's.
-    drop(open(path).await?);
+    // Says it if the file is missing or nobody's. How it is damaged is for the report.
+    match open(path).await {
+        Err(CliError::Store(StoreError::Damaged { .. })) => {}
+        opened => drop(opened?),
+    }
     let bar = spinner("checking every page, check value and rule");
     let report = check_file(path).await;
     bar.finish_and_clear();

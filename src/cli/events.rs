@@ -111,6 +111,9 @@ pub(crate) struct EventJson<'a> {
     version: u16,
     /// Milliseconds since 1970, UTC.
     time: Timestamp,
+    /// When it was committed, where that is looked up and known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    committed: Option<Timestamp>,
     source: &'a Name,
     cause: Option<EventId>,
     cause_seq: Option<Seq>,
@@ -135,6 +138,7 @@ impl<'a> EventJson<'a> {
             topic: &event.topic,
             version: event.version,
             time: event.time,
+            committed: None,
             source: &event.source,
             cause: event.cause,
             cause_seq: committed.cause_seq,
@@ -143,6 +147,13 @@ impl<'a> EventJson<'a> {
             seen: committed.seen,
             payload: serde_json::from_str(json).map_err(|error| bad(error.to_string()))?,
         })
+    }
+}
+
+impl EventJson<'_> {
+    /// The same with the time of its commit.
+    pub(crate) fn committed_at(self, committed: Option<Timestamp>) -> Self {
+        Self { committed, ..self }
     }
 }
 

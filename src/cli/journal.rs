@@ -7,7 +7,7 @@ use std::{
 };
 
 use atra::{
-    Filter, Read, Seq,
+    Filter, Read, Seq, Timestamp,
     agents::market::candle::{Scale, SeriesKey},
     bus::Interest,
 };
@@ -232,16 +232,19 @@ fn interest(topics: &[String]) -> Result<Interest, CliError> {
 pub(crate) async fn show(args: &ShowArgs, out: &mut Output) -> Result<(), CliError> {
     let db = open(&db_of(&args.db)?).await?;
     let committed = args.event.find(&*db).await?;
+    let committed_at = db.commit_time(committed.seq).await?.map(|at| at.wall);
     if out.is_json() {
-        return out.json(&EventJson::new(&committed)?);
+        return out.json(&EventJson::new(&committed)?.committed_at(committed_at));
     }
     let event = &committed.event;
+    let moment = |at: Timestamp| format!("{} ({at} ms)", Moment(at.millis()));
     let seq = |seq: Option<Seq>| seq.map_or_else(|| "none".into(), |seq| format!("#{seq}"));
     let payload = event.payload.to_value().ok();
     let mut pairs = vec![
         ("seq", format!("#{}", committed.seq)),
         ("topic", format!("{} (version {})", event.topic, event.version)),
-        ("time", format!("{} ({} ms)", Moment(event.time.millis()), event.time)),
+        ("time", moment(event.time)),
+        ("committed", committed_at.map_or_else(|| "unknown".into(), moment)),
         ("source", event.source.to_string()),
         ("id", event.id.to_string()),
         ("cause", seq(committed.cause_seq)),

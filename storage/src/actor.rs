@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::{Batch, Name};
+use atra_bus::{Batch, Env, Name};
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
@@ -20,6 +20,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     Level, Loaded, Rejected, Release, StorageOptions, StorageState, Store, StoreError, WriteBatch,
     answers::{Answering, Answers, Committed},
+    commit_time::{CommitClock, CommitTime},
     metrics::Gauges,
     plan::{FactId, Found, Ledger, Plan, Workshop},
     power::Power,
@@ -32,7 +33,9 @@ pub struct StorageActor {
     pub(crate) store: Box<dyn Store>,
     lanes: Lanes,
     pub(crate) options: StorageOptions,
-    release: Arc<dyn Release>,
+    seams: Seams,
+    /// What age is counted by.
+    pub(crate) clock: CommitClock,
     pub(crate) gauges: Arc<Gauges>,
     answering: Answering,
     pub(crate) ledger: Ledger,
@@ -46,6 +49,12 @@ pub struct StorageActor {
     /// What is committed and released and will be answered as soon as the next commit is under way, or at once when
     /// there is none: half of the actor's own time goes into answers, and the store need not wait for them.
     committed: Option<Committed>,
+}
+
+/// What the actor hands commits to, and where the wall clock is.
+pub(crate) struct Seams {
+    pub(crate) release: Arc<dyn Release>,
+    pub(crate) env: Arc<dyn Env>,
 }
 
 /// How a batch ended.
@@ -66,9 +75,10 @@ impl StorageActor {
         loaded: Loaded,
         lanes: Lanes,
         options: StorageOptions,
-        release: Arc<dyn Release>,
+        seams: Seams,
         gauges: Arc<Gauges>,
     ) -> Self {
+        let clock = CommitClock::start(loaded.committed_at, seams.env.now());
         let power = Power::new(loaded.is_unflushed);
         let ledger = ledger_of(loaded);
         let upkeep = Upkeep::new();
@@ -77,7 +87,8 @@ impl StorageActor {
             store,
             lanes,
             options,
-            release,
+            seams,
+            clock,
             gauges,
             answering,
             ledger,
@@ -219,7 +230,7 @@ impl StorageActor {
         let looked_up = started.elapsed();
         let mut plan = Plan::new(&self.ledger, &found, &mut self.shop, commands);
         let answers: Answers = commands.iter().map(|command| plan.add(&command.work)).collect();
-        let batch = plan.finish();
+        let batch = plan.finish(CommitTime { wall: self.seams.env.now(), clock: self.clock.now() });
         let is_empty =
             batch.events.is_empty() && batch.facts.is_empty() && batch.teams.is_empty() && batch.blocks.is_empty();
         if is_empty {
@@ -232,6 +243,7 @@ impl StorageActor {
             }
             self.is_dirty = true;
             self.log_grew(commands);
+            self.see_written(&batch);
             self.ledger.apply(&batch);
             self.count(&batch, &answers, started, looked_up);
             self.release(batch);
@@ -437,7 +449,7 @@ impl StorageActor {
     fn release(&mut self, batch: WriteBatch) {
         self.shop.take_back(batch.facts, batch.teams);
         let Some(last) = batch.events.last().map(|event| event.seq) else { return };
-        self.release.release(&Arc::new(Batch { events: batch.events }));
+        self.seams.release.release(&Arc::new(Batch { events: batch.events }));
         // Release: who sees the seq sees what the hand-over did.
         self.gauges.set_released(last);
     }

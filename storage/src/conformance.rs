@@ -135,6 +135,7 @@ async fn a_batch_is_stored_whole_or_not_at_all(place: &mut dyn Place) {
         teams: vec![TeamMove { from: Some(row("t", 1, 0, 0)), to: row("t", 1, 1, 2) }],
         blocks: vec![Block { series: name("s"), start: 0, rows: 1, data: vec![7].into() }],
         level: Level::Process,
+        committed_at: None,
     };
     // When it is committed, then nothing of it is there.
     let refused = store.commit(&batch).await;
@@ -393,6 +394,7 @@ async fn reopening_keeps_everything(place: &mut dyn Place) {
         teams: vec![TeamMove { from: None, to: row("t", 3, 4, 1) }],
         blocks: vec![Block { series: name("s"), start: 0, rows: 1, data: vec![7].into() }],
         level: Level::Power,
+        committed_at: None,
     };
     commit(&mut store, &batch).await;
     // Once without closing, as after a crash, and once after closing.

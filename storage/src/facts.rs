@@ -6,11 +6,11 @@
 
 use std::{collections::BTreeSet, hash::BuildHasher as _, ops::Bound};
 
-use atra_bus::{EventId, Name, Seq};
+use atra_bus::{EventId, Name, Seq, Timestamp};
 use hashbrown::HashTable;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::{FactKind, FactRow, kept::Text};
+use crate::{CommitTime, Expiry, FactKind, FactRow, OPEN_EFFECT, kept::Text};
 
 /// A fact as it lies here.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Fact {
     value: Text,
     version: Seq,
     event: Option<EventId>,
+    /// The commit clock when it was written, of facts that expire.
+    written: Option<Timestamp>,
     /// Its place in its owner's list.
     listed: u32,
 }
@@ -32,6 +34,12 @@ impl Fact {
 
     pub(crate) fn value(&self) -> &str {
         self.value.as_str()
+    }
+
+    /// Whether it may be deleted, if what has no time counts as written at `untimed`.
+    pub(crate) fn is_expired(&self, expiry: &Expiry, untimed: Timestamp) -> bool {
+        let written = self.written.unwrap_or(untimed);
+        written < expiry.before && self.version < expiry.settled && self.value() != OPEN_EFFECT
     }
 
     pub(crate) fn row(&self) -> FactRow {
@@ -67,7 +75,8 @@ impl Facts {
     }
 
     /// Writes or, without a value, removes.
-    pub(crate) fn put(&mut self, row: &FactRow) {
+    pub(crate) fn put(&mut self, row: &FactRow, committed_at: Option<CommitTime>) {
+        let written = committed_at.map(|at| at.clock).filter(|_| row.kind.expires());
         match (self.place(row.kind, &row.owner, &row.key), &row.value) {
             (Some(place), Some(value)) => {
                 let Some(fact) = &mut self.facts[place as usize] else { return };
@@ -75,9 +84,9 @@ impl Facts {
                     fact.owner = row.owner.clone();
                 }
                 fact.value = Text::new(value);
-                (fact.version, fact.event) = (row.version, row.event);
+                (fact.version, fact.event, fact.written) = (row.version, row.event, written);
             }
-            (None, Some(value)) => self.insert(row, Text::new(value)),
+            (None, Some(value)) => self.insert(row, Text::new(value), written),
             (Some(place), None) => self.remove(place),
             (None, None) => {}
         }
@@ -125,7 +134,7 @@ impl Facts {
         found.map(|(_, place)| *place)
     }
 
-    fn insert(&mut self, row: &FactRow, value: Text) {
+    fn insert(&mut self, row: &FactRow, value: Text, written: Option<Timestamp>) {
         let is_memory = row.kind == FactKind::Memory;
         let place = self.free.pop().unwrap_or_else(|| {
             self.facts.push(None);
@@ -142,7 +151,8 @@ impl Facts {
             list.push(place);
         }
         let (kind, owner, version, event) = (row.kind, row.owner.clone(), row.version, row.event);
-        self.facts[place as usize] = Some(Fact { kind, owner, key: Text::of(&row.key), value, version, event, listed });
+        let key = Text::of(&row.key);
+        self.facts[place as usize] = Some(Fact { kind, owner, key, value, version, event, written, listed });
     }
 
     fn remove(&mut self, place: u32) {
@@ -201,7 +211,7 @@ mod tests {
             let key = "k".repeat(draw(40) as usize + 1);
             let value = (draw(3) > 0).then(|| "v".repeat(draw(50) as usize).into());
             let row = FactRow { kind, owner: owner.clone(), key: key.clone(), value, version: Seq(n), event: None };
-            facts.put(&row);
+            facts.put(&row, None);
             let id = (kind as u8, (kind != FactKind::Memory).then(|| owner.clone()), key);
             match row.value {
                 Some(_) => _ = expected.insert(id, row),
@@ -229,7 +239,7 @@ mod tests {
             }
         }
         let last: Vec<FactRow> = expected.into_values().map(|row| FactRow { value: None, ..row }).collect();
-        last.iter().for_each(|row| facts.put(row));
+        last.iter().for_each(|row| facts.put(row, None));
         assert!(facts.places.is_empty() && facts.memory_keys.is_empty() && facts.owners(FactKind::State).is_empty());
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::{Batch, Name, Seq};
+use atra_bus::{Batch, Env, Name, Seq};
 use futures::future::join_all;
 use serde::Serialize;
 use tokio::{
@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     Block, FactWrite, Lane, Level, Publish, Read, Rejected, Step, StorageActor, StorageMetrics, StorageOptions,
     StorageState, Store, StoreError, TeamRow,
+    actor::Seams,
     metrics::Gauges,
     queue::{Command, LaneSender, LaneSenders, Outcome, Work, lanes},
 };
@@ -105,7 +106,7 @@ impl std::fmt::Debug for Storage {
 
 impl Storage {
     /// Loads the store and gives the handle and the actor, whose [`run`](StorageActor::run) the caller
-    /// spawns: on a thread of its own in production, on the simulation's in tests.
+    /// spawns: on a thread of its own in production, on the simulation's in tests. `env` says when a batch is committed.
     ///
     /// # Cancel safety
     /// Reads only.
@@ -116,6 +117,7 @@ impl Storage {
         mut store: Box<dyn Store>,
         options: StorageOptions,
         release: Arc<dyn Release>,
+        env: Arc<dyn Env>,
     ) -> Result<(Self, StorageActor), StoreError> {
         options.check()?;
         let loaded = store.load().await?;
@@ -123,7 +125,8 @@ impl Storage {
         gauges.released.store(loaded.last_seq.get(), Ordering::Release);
         let (senders, receivers) = lanes(&options);
         let reader = store.reader();
-        let actor = StorageActor::new(store, loaded, receivers, options.clone(), release, Arc::clone(&gauges));
+        let seams = Seams { release, env };
+        let actor = StorageActor::new(store, loaded, receivers, options.clone(), seams, Arc::clone(&gauges));
         Ok((Self(Arc::new(Shared { lanes: senders, gauges, reader, options })), actor))
     }
 

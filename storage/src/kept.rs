@@ -89,10 +89,6 @@ impl<'a> Kept<'a> {
         self.row.id
     }
 
-    pub(crate) fn time(&self) -> Timestamp {
-        self.row.time
-    }
-
     pub(crate) fn json(&self) -> &'a str {
         self.row.payload.as_str()
     }

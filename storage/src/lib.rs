@@ -8,6 +8,7 @@
 
 pub mod actor;
 mod answers;
+mod commit_time;
 pub mod conformance;
 pub mod digest;
 mod facts;
@@ -30,18 +31,19 @@ mod tests;
 mod upkeep;
 
 pub use actor::StorageActor;
+pub use commit_time::{CommitTime, clock_at};
 pub use digest::{Digest, digest, digest_of_publisher};
 pub use handle::{Acknowledged, Receipt, Release, Storage};
 pub use memory::{MemoryDisk, MemoryStore};
 pub use metrics::{Distribution, StorageMetrics, StorageState};
-pub use options::StorageOptions;
+pub use options::{REPEATS_WITHIN, StorageOptions};
 pub use output::{OutputError, OutputFile};
 pub use rejected::Rejected;
-pub use retention::{ForgetPlan, Keep, NoSpan, PrunePlan, Span, plan_forget, plan_prune};
+pub use retention::{Expired, Expiry, ForgetPlan, Keep, NoSpan, PrunePlan, Span, clock_of, plan_forget, plan_prune};
 pub use sqlite::{
-    CheckReport, Copied, Info, Log, LogReader, Owner, Progress, Restored, SqliteOptions, SqliteReader, SqliteStore,
-    Vacuumed, backup, check, check_value, create_beside, forget_team, info, log, owner, prune_file, read_beside,
-    refuse_half_restored, rename_new, resolve, restore, vacuum,
+    CheckReport, Copied, Info, Log, LogReader, Owner, Progress, Pruned, Restored, SqliteOptions, SqliteReader,
+    SqliteStore, Vacuumed, backup, check, check_value, create_beside, forget_team, info, log, owner, prune_file,
+    read_beside, refuse_half_restored, rename_new, resolve, restore, vacuum,
 };
 pub use step::{
     Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, OPEN_EFFECT, Publish, Step, new_event_bytes,

@@ -12,12 +12,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atra_bus::{Committed, EventId, Interest, Name, Seq, Topic, topic::SYSTEM_ROOT};
+use atra_bus::{Committed, EventId, Interest, Name, Seq, Timestamp, Topic};
 use rustc_hash::FxHashMap;
 
 use crate::{
-    Block, FactKind, FactPage, FactRow, Loaded, OPEN_EFFECT, PAGE_BYTES, Read, SeriesRow, Store, StoreError, TeamRow,
-    WriteBatch,
+    Block, CommitTime, Expired, Expiry, FactKind, FactPage, FactRow, Loaded, OPEN_EFFECT, PAGE_BYTES, Read, SeriesRow,
+    Store, StoreError, TeamRow, WriteBatch,
     facts::{Fact, Facts},
     kept::{Journal, Kept},
     retention::{KEPT_TOPIC, event_of},
@@ -32,6 +32,10 @@ struct State {
     journal: Journal,
     /// The last seq that was pruned.
     floor: Seq,
+    /// When facts without a time count as written: when they were first looked through.
+    untimed: Option<Timestamp>,
+    /// The last seq of each batch with events, and when it was committed.
+    batches: Vec<(Seq, Option<CommitTime>)>,
     facts: Facts,
     teams: FxHashMap<Name, TeamRow>,
     blocks: BTreeMap<(Name, i64), Block>,
@@ -190,7 +194,9 @@ impl Default for MemoryStore {
 impl Store for MemoryStore {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
         let state = self.disk.state();
-        Ok(Loaded { last_seq: state.last_seq(), teams: state.teams(), floor: state.floor, is_unflushed: false })
+        let committed_at = state.batches.last().and_then(|(_, at)| *at);
+        let (last_seq, teams, floor) = (state.last_seq(), state.teams(), state.floor);
+        Ok(Loaded { last_seq, teams, floor, committed_at, is_unflushed: false })
     }
 
     async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
@@ -230,6 +236,26 @@ impl Store for MemoryStore {
         let upto = upto.min(Seq(state.floor.get().saturating_add(events_max.max(1))));
         state.prune(upto);
         Ok(state.floor)
+    }
+
+    async fn expire(&mut self, expiry: &Expiry) -> Result<Expired, StoreError> {
+        let mut state = self.disk.state();
+        let untimed = *state.untimed.get_or_insert(expiry.now);
+        let facts = state.facts.of_kind(expiry.kind).map(|fact| (fact.is_expired(expiry, untimed), fact.row()));
+        let mut rows: Vec<(bool, FactRow)> = facts.collect();
+        rows.sort_by(|(_, a), (_, b)| (&a.owner, &a.key).cmp(&(&b.owner, &b.key)));
+        let from = expiry.from.as_ref();
+        rows.retain(|(_, row)| from.is_none_or(|(owner, key)| (&row.owner, &row.key) > (owner, key)));
+        let is_cut = rows.len() as u64 > expiry.facts_max;
+        rows.truncate(usize::try_from(expiry.facts_max).unwrap_or(usize::MAX));
+        let next = rows.last().filter(|_| is_cut).map(|(_, row)| (row.owner.clone(), row.key.clone()));
+        let mut expired = Expired { deleted: 0, kept: rows.len() as u64, next };
+        for (_, row) in rows.into_iter().filter(|(is_expired, _)| *is_expired) {
+            state.facts.put(&FactRow { value: None, ..row }, None);
+            expired.deleted += 1;
+            expired.kept -= 1;
+        }
+        Ok(expired)
     }
 
     async fn close(&mut self) -> Result<(), StoreError> {
@@ -276,7 +302,8 @@ impl State {
 
     fn apply(&mut self, batch: &WriteBatch) {
         batch.events.iter().for_each(|committed| self.journal.push(committed));
-        batch.facts.iter().for_each(|fact| self.facts.put(fact));
+        self.batches.extend(batch.events.last().map(|last| (last.seq, batch.committed_at)));
+        batch.facts.iter().for_each(|fact| self.facts.put(fact, batch.committed_at));
         batch.teams.iter().for_each(|moved| moved.to.put(&mut self.teams));
         for block in &batch.blocks {
             self.blocks.insert((block.series.clone(), block.start), block.clone());
@@ -314,7 +341,10 @@ impl State {
 
     fn take_back(&mut self, undo: Undo) {
         self.journal.truncate(undo.last);
-        undo.facts.iter().for_each(|fact| self.facts.put(fact));
+        let last = self.last_seq();
+        while self.batches.pop_if(|(end, _)| *end > last).is_some() {}
+        // Without their times they are kept longer.
+        undo.facts.iter().for_each(|fact| self.facts.put(fact, None));
         for (team, row) in undo.teams {
             match row {
                 Some(row) => _ = self.teams.insert(team, row),
@@ -429,15 +459,19 @@ impl Read for MemoryDisk {
         Ok(self.state().floor)
     }
 
-    async fn last_older_than(&self, span: Duration) -> Result<Seq, StoreError> {
+    async fn last_committed_before(&self, clock: Timestamp) -> Result<Seq, StoreError> {
         let state = self.state();
-        let mut counted = state.events().filter(|kept| !kept.topic.as_str().starts_with(SYSTEM_ROOT));
-        let Some(newest) = counted.next_back().map(|kept| kept.time()) else { return Ok(state.floor) };
-        let oldest = newest.millis().saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
-        let mut counted =
-            state.events().filter(|kept| kept.seq > state.floor && !kept.topic.as_str().starts_with(SYSTEM_ROOT));
-        let first = counted.find(|kept| kept.time().millis() >= oldest);
-        Ok(first.map_or(state.last_seq(), |first| Seq(first.seq.get() - 1)))
+        let timed = state.batches.iter().filter_map(|(end, at)| Some((*end, (*at)?)));
+        let older = timed.take_while(|(_, at)| at.clock < clock).last();
+        Ok(older.map_or(state.floor, |(end, _)| end.max(state.floor)))
+    }
+
+    async fn commit_time(&self, seq: Seq) -> Result<Option<CommitTime>, StoreError> {
+        let state = self.state();
+        let batch = state.batches.partition_point(|(end, _)| *end < seq);
+        // Where a batch ended that is pruned is known only if its last event is kept.
+        let is_known = |end: Seq| seq > state.floor || (end == seq && state.get(seq).is_some());
+        Ok(state.batches.get(batch).filter(|(end, _)| is_known(*end)).and_then(|(_, at)| *at))
     }
 
     async fn journal_before(

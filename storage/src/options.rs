@@ -11,6 +11,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 /// The longest time that any setting allows: far below where the arithmetic of instants ends.
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+/// How long idempotency keys and recorded results are kept by default. Seven days: a caller that was down over a long
+/// weekend still repeats safely.
+pub const REPEATS_WITHIN: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// How much the storage actor queues, batches and retries.
 #[derive(Debug, Clone)]
@@ -52,7 +55,8 @@ pub struct StorageOptions {
     pub wal_bytes_max: u64,
     /// Bytes of the database from which on callers' publishes are refused. Not set: the disk decides.
     pub db_bytes_max: Option<u64>,
-    /// How much of the journal is kept. Not set: all of it.
+    /// How much is kept. All of the journal; idempotency keys and results of calls to the outside for seven days, since
+    /// nobody repeats a call after that.
     pub keep: Keep,
     /// How often it is found out what may be deleted. A minute: deleting is not urgent.
     pub retention_every: Duration,
@@ -77,7 +81,7 @@ impl Default for StorageOptions {
             checkpoint_after_idle: Duration::from_secs(1),
             wal_bytes_max: 64 << 20,
             db_bytes_max: None,
-            keep: Keep::default(),
+            keep: Keep { keys: Some(REPEATS_WITHIN), results: Some(REPEATS_WITHIN), ..Keep::default() },
             retention_every: Duration::from_secs(60),
             slow_after: Duration::from_secs(1),
         }

@@ -11,8 +11,8 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Acknowledged, Ancestor, Block, FactKind, FactRow, FactWrite, Level, NewEvent, Publish, Rejected, Step, StoreError,
-    TeamMove, TeamRow, WriteBatch,
+    Acknowledged, Ancestor, Block, CommitTime, FactKind, FactRow, FactWrite, Level, NewEvent, Publish, Rejected, Step,
+    StoreError, TeamMove, TeamRow, WriteBatch,
     queue::{Command, Outcome, Work},
 };
 
@@ -232,14 +232,15 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The batch: one row per fact, one move per team.
-    pub(crate) fn finish(self) -> WriteBatch {
+    /// The batch: one row per fact, one move per team; committed at this time.
+    pub(crate) fn finish(self, committed_at: CommitTime) -> WriteBatch {
         WriteBatch {
             events: self.events,
             facts: self.facts.rows,
             teams: self.teams.list,
             blocks: self.blocks.into_values().collect(),
             level: self.level,
+            committed_at: Some(committed_at),
         }
     }
 

@@ -6,10 +6,10 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
-use atra_bus::{EventId, Filter, Interest, Name, Seq, Topic};
+use atra_bus::{EventId, Filter, Interest, Name, Seq, Timestamp, Topic};
 use serde::{Deserialize, Serialize};
 
-use crate::{FactKind, Read, StoreError, TeamRow};
+use crate::{FactKind, Read, StoreError, TeamRow, clock_at};
 
 /// Events on it are never deleted: they tell what was in force, and there is one for each start of a team.
 pub(crate) const KEPT_TOPIC: &str = "sys.team.started";
@@ -22,21 +22,78 @@ pub(crate) fn event_of(key: &str) -> Option<EventId> {
     key.get(..ID_CHARS)?.parse().ok()
 }
 
-/// How much of the journal is kept. Of two wishes both hold; without any, all of it is.
+/// How much is kept. An event stays if `span` or `events` keeps it; without either, all of the journal stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Keep {
-    /// What is at most so much older than the newest event, by the events' own times.
+    /// What was committed at most so long ago. The events' own times do not matter: publishers claim what they like.
     pub span: Option<Duration>,
     /// The newest so many events.
     pub events: Option<u64>,
+    /// Idempotency keys that were written at most so long ago; `None`: all.
+    pub keys: Option<Duration>,
+    /// Results of calls to the outside that were written at most so long ago; `None`: all.
+    pub results: Option<Duration>,
 }
 
 impl Keep {
-    /// Whether something may go.
+    /// Whether something of the journal may go.
     #[must_use]
     pub fn is_limited(&self) -> bool {
         self.span.is_some() || self.events.is_some()
     }
+
+    /// How long facts of a kind are kept that only a repetition needs; `None`: for ever.
+    #[must_use]
+    pub fn of_facts(&self, kind: FactKind) -> Option<Duration> {
+        match kind {
+            FactKind::Key => self.keys,
+            FactKind::Result => self.results,
+            _ => None,
+        }
+    }
+}
+
+/// The kinds of facts that expire, in the order in which they are looked through.
+pub(crate) const EXPIRING: [FactKind; 2] = [FactKind::Key, FactKind::Result];
+
+/// A piece of deleting facts that are old enough: see [`Store::expire`](crate::Store::expire).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiry {
+    /// [`FactKind::Key`] or [`FactKind::Result`].
+    pub kind: FactKind,
+    /// What was written before this goes, by the commit clock.
+    pub before: Timestamp,
+    /// What the commit clock says now: facts of older versions, which have no time, count as written when this is called
+    /// for the first time.
+    pub now: Timestamp,
+    /// Only what was written at a smaller seq goes. For results: the input of a call whose result was written at a seq
+    /// is settled when its team has taken something behind that seq, and only then the call is never repeated.
+    pub settled: Seq,
+    /// Where the piece before ended.
+    pub from: Option<(Name, String)>,
+    /// How many facts are looked at.
+    pub facts_max: u64,
+}
+
+impl Expiry {
+    /// The first piece for facts of a kind; `None`: they are kept for ever.
+    pub(crate) fn first(kind: FactKind, keep: Keep, now: Timestamp, settled: Seq, facts_max: u64) -> Option<Self> {
+        let before = before(now, keep.of_facts(kind)?);
+        // A key is needed by nobody but who repeats its publish.
+        let settled = if kind == FactKind::Key { Seq(u64::MAX >> 1) } else { settled };
+        Some(Self { kind, before, now, settled, from: None, facts_max })
+    }
+}
+
+/// What a piece of deleting old facts has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// How many facts are gone.
+    pub deleted: u64,
+    /// How many were looked at and stay.
+    pub kept: u64,
+    /// Where the next piece begins; `None`: there are no more facts of the kind.
+    pub next: Option<(Name, String)>,
 }
 
 /// A span of time as people write it: `30d`, `12h`, `90m`, `45s`.
@@ -106,21 +163,38 @@ impl PrunePlan {
     }
 }
 
-/// Finds out what may go.
+/// The time so long before another.
+pub(crate) fn before(now: Timestamp, span: Duration) -> Timestamp {
+    Timestamp(now.millis().saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
+}
+
+/// What the commit clock says where no runtime keeps it: for a command, which knows the wall clock.
 ///
 /// # Cancel safety
 /// Reads only.
 ///
 /// # Errors
 /// Those of reading.
-pub async fn plan_prune(read: &dyn Read, keep: Keep) -> Result<PrunePlan, StoreError> {
+pub async fn clock_of(read: &dyn Read, wall: Timestamp) -> Result<Timestamp, StoreError> {
+    let last = read.commit_time(read.last_seq().await?).await?;
+    Ok(clock_at(last, wall))
+}
+
+/// Finds out what may go. `now` is the commit clock's.
+///
+/// # Cancel safety
+/// Reads only.
+///
+/// # Errors
+/// Those of reading.
+pub async fn plan_prune(read: &dyn Read, keep: Keep, now: Timestamp) -> Result<PrunePlan, StoreError> {
     let (floor, last) = (read.floor().await?, read.last_seq().await?);
     let mut wanted = if keep.is_limited() { last } else { floor };
     if let Some(n) = keep.events {
         wanted = wanted.min(Seq(last.get().saturating_sub(n)));
     }
     if let Some(span) = keep.span {
-        wanted = wanted.min(read.last_older_than(span).await?);
+        wanted = wanted.min(read.last_committed_before(before(now, span)).await?);
     }
     let wanted = wanted.max(floor);
     let slowest = read.teams().await?.into_iter().min_by_key(|team| team.cursor);

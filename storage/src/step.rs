@@ -71,6 +71,12 @@ impl FactKind {
         Self::Meta,
     ];
 
+    /// Whether facts of this kind are deleted when they are old: see [`Expiry`](crate::Expiry).
+    #[must_use]
+    pub fn expires(self) -> bool {
+        matches!(self, Self::Result | Self::Key)
+    }
+
     /// The kind with this stored number.
     #[must_use]
     pub fn from_number(number: i64) -> Option<Self> {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use atra_bus::{Committed, Interest, InvalidSettings, Name, Seq};
+use atra_bus::{Committed, Interest, InvalidSettings, Name, Seq, Timestamp};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
-use crate::{Block, FactKind, FactRow, Level};
+use crate::{Block, CommitTime, Expired, Expiry, FactKind, FactRow, Level};
 
 /// Why the store refused or failed. The class decides what the storage actor does next.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -84,7 +84,18 @@ pub enum StoreError {
     /// After a failed flush, level `power` needs a database that has been written anew, and that was not possible.
     #[error("a flush failed and the database could not be written anew, so level power is not promised: {0}")]
     Unflushed(String),
-    /// The file cannot be opened, read or written, or is damaged. Writing must stop.
+    /// Something in the file is not as it was written. A read that meets it fails, and other reads go on.
+    #[error(
+        "database {path} is damaged: {what}; `atra db check` lists all damage, `atra db restore BACKUP` puts a backup in \
+         its place"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is damaged, and how that shows.
+        what: String,
+    },
+    /// The file cannot be opened, read or written. Writing must stop.
     #[error("database {path}: {cause}")]
     Fatal {
         /// The file.
@@ -149,6 +160,9 @@ pub struct WriteBatch {
     pub blocks: Vec<Block>,
     /// The level that the commit must reach.
     pub level: Level,
+    /// When it is committed, kept with its events. The store has no clock of its own: the same batches leave the same
+    /// store. `None`: unknown, and its events count as committed when the next batch is that has a time.
+    pub committed_at: Option<CommitTime>,
 }
 
 /// What a store knows when it is opened.
@@ -160,6 +174,8 @@ pub struct Loaded {
     pub teams: Vec<TeamRow>,
     /// The last seq that was pruned: above it the journal is complete.
     pub floor: Seq,
+    /// When the last batch with events was committed, if it has a time.
+    pub committed_at: Option<CommitTime>,
     /// The disk failed in this process or one before, and the store was not written anew since: what it promises at
     /// level `power` is in doubt.
     pub is_unflushed: bool,
@@ -192,6 +208,13 @@ pub trait Store: Send + Sync {
     async fn prune(&mut self, upto: Seq, events_max: u64) -> Result<Seq, StoreError> {
         let _ = (upto, events_max);
         Err(StoreError::Invalid("this store does not delete".into()))
+    }
+
+    /// Looks at the next facts of a kind, in an order of the store's own, and deletes those that [`Expiry`] lets go. Never
+    /// an intent without a result ([`OPEN_EFFECT`](crate::OPEN_EFFECT)). All or nothing.
+    async fn expire(&mut self, expiry: &Expiry) -> Result<Expired, StoreError> {
+        let _ = expiry;
+        Ok(Expired::default())
     }
 
     /// Looks after what the store lies on: fatal when it is not there any more. Cheap; with `deep`, sizes are read anew.
@@ -283,10 +306,12 @@ pub trait Read: Send + Sync {
         Ok(0)
     }
 
-    /// The last seq before the first event that is at most `span` older than the newest one, by their own times;
-    /// events on `sys.` topics do not count, since they have the wall's time. What lies up to it may go, if nobody
-    /// needs it.
-    async fn last_older_than(&self, span: std::time::Duration) -> Result<Seq, StoreError>;
+    /// The last seq of the last batch that was committed before `clock`, by the commit clock; at least the floor.
+    /// Batches without a time count as committed with the next one that has one. The events' own times do not matter.
+    async fn last_committed_before(&self, clock: Timestamp) -> Result<Seq, StoreError>;
+
+    /// When the batch was committed that has the event `seq`; `None`: that is unknown, or there is no such event.
+    async fn commit_time(&self, seq: Seq) -> Result<Option<CommitTime>, StoreError>;
 
     /// The last events before `before` that `interest` wants, in journal order, at most `limit` of them and
     /// [`PAGE_BYTES`]; none if there are no more. Those below the floor that are kept are among them.

@@ -10,10 +10,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
-    Rejected, StorageActor, StoreError,
+    Expiry, FactKind, Rejected, StorageActor, StoreError, WriteBatch,
     metrics::Gauges,
+    plan::Ledger,
     plan_prune,
     queue::{Command, Work},
+    retention::EXPIRING,
 };
 
 /// Idle time between two looks. 250 ms: a file that is gone is noticed within a second.
@@ -25,8 +27,18 @@ const LOOK_BETWEEN: Duration = Duration::from_millis(20);
 const SHORTEN_BETWEEN: Duration = Duration::from_secs(1);
 /// An idle log is begun anew from this size on. 4 MiB: smaller ones cost nothing to keep.
 const IDLE_WAL_BYTES: u64 = 4 << 20;
-/// Events that one transaction deletes. 2,000: some milliseconds.
-const PRUNE_EVENTS: u64 = 2_000;
+/// Events that one transaction deletes, and facts that one looks at. 2,000: some milliseconds.
+const PIECE: u64 = 2_000;
+/// Events that one transaction deletes at most when a full load makes more than [`PIECE`] between two of them. 50,000: some
+/// tenths of a second.
+const PIECE_MAX: u64 = 50_000;
+/// A journal is pruned by count when it is longer than `keep_events` by this share of it, so it stays below 1.25 times
+/// that while a piece is deleted.
+const SLACK_SHARE: u64 = 8;
+/// Facts that expire are looked through so many times in the time for which they are kept, and at least once an hour.
+const SWEEPS_PER_SPAN: u32 = 32;
+/// See [`SWEEPS_PER_SPAN`].
+const SWEEP_AT_LEAST: Duration = Duration::from_secs(3_600);
 
 /// When what was done last, and what is to be done.
 #[derive(Debug)]
@@ -43,8 +55,23 @@ pub(crate) struct Upkeep {
     retention_at: Instant,
     /// Events up to here are to be deleted.
     prune_to: Option<Seq>,
+    /// The last seq when it was last found that the journal is too long: it is planned again when it has grown since.
+    counted_at: Seq,
+    /// The last seq when a piece was last deleted.
+    pruned_at: Seq,
+    /// When facts are to be looked through the next time, by kind as in [`EXPIRING`]; `None`: there are none, so far.
+    sweep_at: [Option<Instant>; EXPIRING.len()],
+    /// What is being looked through, and what became of those before.
+    sweep: Option<(Expiry, Swept)>,
     /// Batches in a row that left the deleting aside.
     skips: u32,
+}
+
+/// How many facts were deleted and kept while they were looked through.
+#[derive(Debug, Default)]
+struct Swept {
+    deleted: u64,
+    kept: u64,
 }
 
 impl Upkeep {
@@ -59,6 +86,10 @@ impl Upkeep {
             shortened_at: now,
             retention_at: now,
             prune_to: None,
+            counted_at: Seq::ZERO,
+            pruned_at: Seq::ZERO,
+            sweep_at: [Some(now); EXPIRING.len()],
+            sweep: None,
             skips: 0,
         }
     }
@@ -84,13 +115,16 @@ impl StorageActor {
     /// How long the next batch may be waited for before something else is to be done; `None`: for ever.
     pub(crate) fn patience(&self) -> Option<Duration> {
         let upkeep = &self.upkeep;
-        if upkeep.prune_to.is_some() {
+        if upkeep.prune_to.is_some() || upkeep.sweep.is_some() {
             return Some(Duration::ZERO);
         }
         let checkpoint = self.is_dirty.then(|| later(upkeep.active_at, self.options.checkpoint_after_idle));
         let look = upkeep.is_looking.then(|| upkeep.looked_at + LOOK_EVERY);
         let retention = self.options.keep.is_limited().then_some(upkeep.retention_at);
-        let next = checkpoint.into_iter().chain(look).chain(retention).min()?;
+        let keep = self.options.keep;
+        let sweeps = EXPIRING.iter().zip(upkeep.sweep_at).filter(|(kind, _)| keep.of_facts(**kind).is_some());
+        let sweep = sweeps.filter_map(|(_, at)| at).min();
+        let next = checkpoint.into_iter().chain(look).chain(retention).chain(sweep).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -106,6 +140,8 @@ impl StorageActor {
         self.look_after().await?;
         self.plan_retention().await;
         self.prune_some().await;
+        self.plan_sweep();
+        self.sweep_some().await;
         Ok(())
     }
 
@@ -113,9 +149,15 @@ impl StorageActor {
     pub(crate) async fn upkeep_under_load(&mut self) {
         self.upkeep.was_active();
         self.shorten_log(self.options.wal_bytes_max).await;
-        if self.upkeep.skips > self.options.bulk_skips_max {
+        let is_turn = self.upkeep.skips > self.options.bulk_skips_max;
+        // A journal that is too long is pruned as fast as it grows: whoever writes waits for that.
+        if is_turn || self.is_too_long() {
             self.plan_retention().await;
             self.prune_some().await;
+        }
+        if is_turn {
+            self.plan_sweep();
+            self.sweep_some().await;
         }
     }
 
@@ -199,15 +241,43 @@ impl StorageActor {
 
     // === retention ===
 
+    /// Whether the journal is longer than it may be by so much that it is not left to the next look.
+    fn is_too_long(&self) -> bool {
+        let Some(n) = self.options.keep.events else { return false };
+        let Ledger { last, floor, .. } = &self.ledger;
+        last.get().saturating_sub(floor.get()) > n.saturating_add(n / SLACK_SHARE)
+    }
+
+    /// Finds out what may go by count, from what is known: no reads. What a team pins is asked again when the journal has
+    /// grown by half of the slack.
+    fn plan_by_count(&mut self) {
+        let Some(n) = self.options.keep.events.filter(|_| self.is_too_long()) else { return };
+        let last = self.ledger.last.get();
+        // An event that is young enough stays: that needs a look at the commit times.
+        if self.options.keep.span.is_some()
+            || last.saturating_sub(self.upkeep.counted_at.get()) < (n / SLACK_SHARE / 2).max(1)
+        {
+            return;
+        }
+        self.upkeep.counted_at = self.ledger.last;
+        let pinned = self.ledger.teams.values().map(|team| team.cursor).min().unwrap_or(Seq(u64::MAX));
+        let upto = Seq(last.saturating_sub(n)).min(pinned);
+        self.upkeep.prune_to = (upto > self.ledger.floor).then_some(upto);
+    }
+
     /// Finds out now and then what may go.
     async fn plan_retention(&mut self) {
         let keep = self.options.keep;
-        if !keep.is_limited() || self.upkeep.prune_to.is_some() || Instant::now() < self.upkeep.retention_at {
+        if !keep.is_limited() || self.upkeep.prune_to.is_some() {
+            return;
+        }
+        self.plan_by_count();
+        if self.upkeep.prune_to.is_some() || Instant::now() < self.upkeep.retention_at {
             return;
         }
         self.upkeep.retention_at = later(Instant::now(), self.options.retention_every);
         self.answer_committed();
-        match plan_prune(&*self.store.reader(), keep).await {
+        match plan_prune(&*self.store.reader(), keep, self.clock.now()).await {
             Ok(plan) if !plan.is_empty() => self.upkeep.prune_to = Some(plan.upto),
             Ok(_) => {}
             Err(error) => warn!(%error, "retention could not be planned"),
@@ -220,7 +290,9 @@ impl StorageActor {
         let Some(upto) = self.upkeep.prune_to.take() else { return };
         self.answer_committed();
         let (began, before) = (Instant::now(), self.ledger.floor);
-        match self.store.prune(upto, PRUNE_EVENTS).await {
+        let grown = self.ledger.last.get().saturating_sub(self.upkeep.pruned_at.get());
+        self.upkeep.pruned_at = self.ledger.last;
+        match self.store.prune(upto, grown.saturating_mul(2).clamp(PIECE, PIECE_MAX)).await {
             Ok(floor) => {
                 self.ledger.floor = floor;
                 self.gauges.set_floor(floor);
@@ -236,6 +308,75 @@ impl StorageActor {
         let took = began.elapsed();
         if took > self.options.slow_after {
             warn!(took_ms = took.as_millis() as u64, "deleting a piece of the journal was slow");
+        }
+    }
+
+    /// Begins to look through facts that expire when that is due.
+    fn plan_sweep(&mut self) {
+        if self.upkeep.sweep.is_some() {
+            return;
+        }
+        let (keep, now) = (self.options.keep, Instant::now());
+        // A result is needed while the input of its call may be repeated.
+        let cursors = self.ledger.teams.values().map(|team| team.cursor);
+        let settled = cursors.min().unwrap_or(self.ledger.last.next());
+        for (kind, at) in EXPIRING.into_iter().zip(&mut self.upkeep.sweep_at) {
+            if at.is_none_or(|at| now < at) {
+                continue;
+            }
+            // Until it is known that there are some.
+            *at = None;
+            let expiry = Expiry::first(kind, keep, self.clock.now(), settled, PIECE);
+            self.upkeep.sweep = expiry.map(|expiry| (expiry, Swept::default()));
+            return;
+        }
+    }
+
+    /// Facts of a kind are there, and will have to be looked through.
+    fn sweep_later(&mut self, kind: FactKind) {
+        let Some(span) = self.options.keep.of_facts(kind) else { return };
+        let wait = (span / SWEEPS_PER_SPAN).min(SWEEP_AT_LEAST).max(self.options.retention_every);
+        for (of, at) in EXPIRING.iter().zip(&mut self.upkeep.sweep_at) {
+            if *of == kind {
+                at.get_or_insert(Instant::now() + wait);
+            }
+        }
+    }
+
+    /// Sees what a batch has written that will expire.
+    pub(crate) fn see_written(&mut self, batch: &WriteBatch) {
+        for (place, kind) in EXPIRING.into_iter().enumerate() {
+            let is_unknown = self.upkeep.sweep_at[place].is_none();
+            if is_unknown && batch.facts.iter().any(|fact| fact.kind == kind) {
+                self.sweep_later(kind);
+            }
+        }
+    }
+
+    /// Looks through the next facts and deletes those that have expired.
+    async fn sweep_some(&mut self) {
+        let Some((expiry, mut swept)) = self.upkeep.sweep.take() else { return };
+        self.answer_committed();
+        let expired = match self.store.expire(&expiry).await {
+            Ok(expired) => expired,
+            Err(error) => {
+                warn!(kind = ?expiry.kind, %error, "facts that have expired could not be deleted");
+                self.sweep_later(expiry.kind);
+                return;
+            }
+        };
+        self.is_dirty |= expired.deleted > 0;
+        swept.deleted += expired.deleted;
+        swept.kept += expired.kept;
+        if let Some(from) = expired.next {
+            self.upkeep.sweep = Some((Expiry { from: Some(from), ..expiry }, swept));
+            return;
+        }
+        if swept.deleted > 0 {
+            info!(kind = ?expiry.kind, deleted = swept.deleted, kept = swept.kept, "old facts were deleted");
+        }
+        if swept.kept > 0 {
+            self.sweep_later(expiry.kind);
         }
     }
 

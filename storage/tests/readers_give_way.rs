@@ -47,8 +47,14 @@ fn nice_values() -> Vec<i32> {
 async fn a_long_read_is_behind_the_writer_and_a_short_one_is_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = SqliteStore::open(SqliteOptions::new(folder.path().join("a.db"))).await.expect("opened");
-    let (storage, actor) =
-        Storage::open(Box::new(store), StorageOptions::default(), Arc::new(Nobody)).await.expect("opened");
+    let (storage, actor) = Storage::open(
+        Box::new(store),
+        StorageOptions::default(),
+        Arc::new(Nobody),
+        Arc::new(atra_bus::SystemEnv::new()),
+    )
+    .await
+    .expect("opened");
     let everything = Interest::in_topics(vec![Filter::all()]);
     let work = async {
         let events = (0..1_000).map(event).collect();

@@ -211,18 +211,65 @@ fn a_pruned_cause_is_told_of() {
     assert_eq!(why["pruned_cause"], orphan["cause_seq"]);
 }
 
+/// 600 events and keys that were committed 40 days ago, and one of now; what the events claim is the other way round.
+fn with_old_commits(folder: &Folder) -> i64 {
+    use atra::{
+        Committed, Env as _, Event, Name, Seq, SqliteOptions, SqliteStore, SystemEnv, Timestamp,
+        storage::{CommitTime, FactKind, FactRow, Store as _, WriteBatch, conformance::event},
+    };
+    const DAY_MS: i64 = 86_400_000;
+    let now = SystemEnv::new().now().millis();
+    let batch = |seqs: std::ops::RangeInclusive<u64>, days: i64| {
+        let at = Timestamp(now - days * DAY_MS);
+        let claimed = Timestamp(now - (40 - days) * DAY_MS);
+        let of = |seq: u64| {
+            let event = Event { time: claimed, ..Event::clone(&event("a", "x", "1", seq)) };
+            Committed { seq: Seq(seq), event: event.into(), cause_seq: None, seen: None }
+        };
+        let key = |seq: u64| FactRow {
+            kind: FactKind::Key,
+            owner: Name::new("caller").expect("a name"),
+            key: seq.to_string(),
+            value: Some("{}".into()),
+            version: Seq(seq),
+            event: None,
+        };
+        let committed_at = Some(CommitTime { wall: at, clock: at });
+        let (events, facts) = (seqs.clone().map(of).collect(), seqs.map(key).collect());
+        WriteBatch { events, facts, committed_at, ..WriteBatch::default() }
+    };
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio.block_on(async {
+        let mut store = SqliteStore::open(SqliteOptions::new(folder.path("a.db"))).await.expect("opened");
+        store.load().await.expect("loaded");
+        store.commit(&batch(1..=600, 40)).await.expect("committed");
+        store.commit(&batch(601..=601, 0)).await.expect("committed");
+        store.close().await.expect("closed");
+    });
+    now
+}
+
 #[test]
-fn a_span_is_kept_in_the_journals_own_time() {
-    let folder = Folder::finished();
-    // 3,000 quarter hours are 31 days.
-    let done = folder.atra(&["db", "prune", "--keep", "60d", "--db", "a.db", "--json"]).ok().one();
-    // The first event is the start, which has the wall's time and is kept anyway.
-    assert!(done["floor"].as_u64() <= Some(1), "{done}");
-    folder.atra(&["db", "prune", "--keep", "10d", "--db", "a.db"]).ok();
-    let left = folder.atra(&["status", "--db", "a.db", "--json"]).ok().one()["topics"]["market.candle"].as_u64();
-    // A batch goes as a whole: four steps of 256 candles at most.
-    assert!(left.is_some_and(|n| (960..=960 + 1_024).contains(&n)), "{left:?} candles are left of ten days");
+fn a_span_is_kept_by_the_time_of_commit() {
+    let folder = Folder::new();
+    let now = with_old_commits(&folder);
+    let shown = folder.atra(&["journal", "show", "601", "--db", "a.db", "--json"]).ok().one();
+    assert_eq!(shown["committed"].as_i64(), Some(now), "{shown}");
+    let prune = |span: &str| folder.atra(&["db", "prune", "--keep", span, "--db", "a.db", "--json"]).ok().one();
+    let first = prune("50d");
+    assert_eq!((&first["floor"], &first["keys"]), (&0.into(), &600.into()), "keys are kept for a week: {first}");
+    assert_eq!(prune("30d")["floor"], 600);
+    let info = folder.info("a.db");
+    assert_eq!(info["facts"], serde_json::json!([["key", 1]]), "{info}");
     folder.atra(&["db", "check", "--db", "a.db"]).ok();
+}
+
+/// Candles of years are committed in a second, and are not old because of what they are of.
+#[test]
+fn what_was_committed_today_is_kept_however_old_its_candles_are() {
+    let folder = Folder::finished();
+    let done = folder.atra(&["db", "prune", "--keep", "1d", "--db", "a.db", "--json"]).ok().one();
+    assert_eq!(done["floor"], 0, "{done}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn listener(name: &'static str) -> Script<u64> {
 
 fn keeping_ten() -> StorageOptions {
     let mut options = StorageOptions::default();
-    options.keep = Keep { events: Some(10), span: None };
+    options.keep = Keep { events: Some(10), ..Keep::default() };
     options.retention_every = Duration::from_millis(1);
     options
 }

@@ -74,7 +74,9 @@ impl Actor {
     }
 
     async fn start(store: Box<dyn Store>) -> Self {
-        let opened = Storage::open(store, StorageOptions::default(), Arc::new(Nobody)).await;
+        let opened =
+            Storage::open(store, StorageOptions::default(), Arc::new(Nobody), Arc::new(atra_bus::SystemEnv::new()))
+                .await;
         let (storage, mut actor) = opened.expect("a fresh file");
         tokio::spawn(actor.answers_apart());
         let thread = std::thread::Builder::new().name("actor".into()).spawn(move || {

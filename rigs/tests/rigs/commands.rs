@@ -15,7 +15,7 @@ use atra_rigs::{
     ledger::Line,
     work::Work,
 };
-use atra_storage::{FactKind, SqliteReader, check, conformance::name, digest};
+use atra_storage::{FactKind, SqliteReader, check, conformance::name, digest, sqlite::SCHEMA_VERSION};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
@@ -31,7 +31,12 @@ const LAST: u64 = 12;
 const ENOSPC: u64 = 28;
 /// What brings a file back to the first version of its tables, as an atra of that time left it.
 const FIRST_VERSION: &str = "ALTER TABLE journal DROP COLUMN chain; \
-    DELETE FROM meta WHERE key = 'chain_origin'; PRAGMA user_version = 1;";
+    ALTER TABLE journal DROP COLUMN committed; ALTER TABLE journal DROP COLUMN clock; \
+    ALTER TABLE facts DROP COLUMN written; ALTER TABLE facts DROP COLUMN check_value; \
+    ALTER TABLE teams DROP COLUMN check_value; ALTER TABLE blocks DROP COLUMN check_value; \
+    DELETE FROM meta WHERE key IN ('chain_origin', 'timed_from', 'facts_timed_from'); PRAGMA user_version = 1;";
+/// How many columns and marks the second version brought, and how many the third.
+const BROUGHT: [i64; 2] = [2, 7];
 
 /// Brings a file back to that version.
 pub(crate) fn to_the_first_version(db: &Path) {
@@ -206,18 +211,24 @@ fn draw(n: u64, seed: &mut Seed) -> Vec<u64> {
 
 // === migration ===
 
-/// The version of the tables, and whether they are those of the second one: which may never differ.
-fn version(db: &Path) -> (i64, bool) {
+/// The version that the file says it has, and which its tables have: never a part of one.
+fn version(db: &Path) -> u32 {
     block_on(async {
         let mut db = raw(db).await;
         let text = "SELECT (SELECT user_version FROM pragma_user_version), \
-            (SELECT count(*) FROM pragma_table_info('journal') WHERE name = 'chain'), \
-            (SELECT count(*) FROM meta WHERE key = 'chain_origin')";
+            (SELECT count(*) FROM pragma_table_info('journal') WHERE name = 'chain') \
+            + (SELECT count(*) FROM meta WHERE key = 'chain_origin'), \
+            (SELECT count(*) FROM pragma_table_info('journal') WHERE name IN ('committed', 'clock')) \
+            + (SELECT count(*) FROM pragma_table_info('facts') WHERE name IN ('written', 'check_value')) \
+            + (SELECT count(*) FROM pragma_table_info('teams') WHERE name = 'check_value') \
+            + (SELECT count(*) FROM pragma_table_info('blocks') WHERE name = 'check_value') \
+            + (SELECT count(*) FROM meta WHERE key = 'timed_from')";
         let row = sqlx::query(text).fetch_one(&mut db).await.unwrap();
-        let (version, column, origin): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
+        let (version, second, third): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
         db.close().await.unwrap();
-        assert_eq!(column, origin, "half a migration");
-        (version, column == 1)
+        let expected = [2, 3].map(|of| if version >= of { BROUGHT[of as usize - 2] } else { 0 });
+        assert_eq!([second, third], expected, "version {version} with the tables of another");
+        version as u32
     })
 }
 
@@ -229,10 +240,9 @@ fn a_migration_that_is_killed_or_has_no_space_is_done_wholly_or_not_at_all() {
         // A copy is judged, since opening it migrates it.
         let looked_at = self::folder();
         copy_files(folder, looked_at.path());
-        let (version, is_second) = version(&looked_at.path().join("a.db"));
-        assert_eq!(version == 2, is_second, "version {version} with the tables of another");
+        let is_done = version(&looked_at.path().join("a.db")) == SCHEMA_VERSION;
         judged(looked_at.path());
-        is_second
+        is_done
     };
     assert!(!judge(files.path()), "it begins with the first version");
     let case = Case {

@@ -17,14 +17,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Wake, Waker},
     thread::Thread,
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use atra_bus::{Committed, Interest, Name, Seq};
+use atra_bus::{Committed, Interest, Name, Seq, Timestamp};
 use atra_storage::{
-    Block, FactKind, FactPage, FactRow, Level, Loaded, MemoryDisk, MemoryStore, Read, SeriesRow, SqliteOptions,
-    SqliteReader, SqliteStore, Store, StoreError, TeamMove, TeamRow, WriteBatch,
+    Block, CommitTime, FactKind, FactPage, FactRow, Level, Loaded, MemoryDisk, MemoryStore, Read, SeriesRow,
+    SqliteOptions, SqliteReader, SqliteStore, Store, StoreError, TeamMove, TeamRow, WriteBatch,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -213,6 +212,7 @@ fn whole(commits: &[WriteBatch]) -> WriteBatch {
     let mut whole = WriteBatch { level: Level::Process, ..WriteBatch::default() };
     for batch in commits {
         whole.events.extend(batch.events.iter().cloned());
+        whole.committed_at = batch.committed_at.or(whole.committed_at);
         for fact in &batch.facts {
             // The owner of a memory key is only who wrote it last.
             let owner = (fact.kind != FactKind::Memory).then(|| fact.owner.clone());
@@ -326,7 +326,8 @@ driven! {
     }
     last_seq() -> Seq;
     floor() -> Seq;
-    last_older_than(span: Duration) -> Seq;
+    last_committed_before(clock: Timestamp) -> Seq;
+    commit_time(seq: Seq) -> Option<CommitTime>;
     journal_before(before: Seq, interest: &Interest, limit: usize) -> Vec<Committed>;
     event(seq: Seq) -> Option<Committed>;
     effects_of(seq: Seq, limit: usize) -> Vec<Committed>;

@@ -50,7 +50,7 @@ use std::{
 };
 
 use atra_bus::{Seq, Timestamp};
-use atra_storage::{Digest, Level, MemoryDisk, Read, StorageOptions, WriteBatch, digest};
+use atra_storage::{Digest, Keep, Level, MemoryDisk, Read, StorageOptions, WriteBatch, digest};
 pub use engine::{EngineError, Policy, TraceRecord};
 pub use faults::{Fault, FaultAt, FaultClass, FaultPlan, InputAt};
 use futures::{
@@ -187,6 +187,13 @@ pub enum SwarmError {
     Engine(#[from] EngineError),
 }
 
+/// A simulation keeps idempotency keys and results however much virtual time passes, unless a test says otherwise.
+fn keeping_everything() -> StorageOptions {
+    let mut options = StorageOptions::default();
+    options.keep = Keep::default();
+    options
+}
+
 impl Swarm {
     /// An empty swarm; everything random in it follows from `seed`.
     #[must_use]
@@ -197,7 +204,7 @@ impl Swarm {
             teams: Vec::new(),
             policy: Policy::Random,
             level: Level::Process,
-            storage: StorageOptions::default(),
+            storage: keeping_everything(),
             clock: ClockLimits::default(),
             plan: FaultPlan::None,
             checks: OwnChecks::default(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use atra::{
     agents::market::calendar::minute,
-    storage::{Info, info as info_of},
+    storage::{FactKind, Info, info as info_of},
 };
 use serde_json::{Value, json};
 
@@ -52,6 +52,12 @@ pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> 
     let rows: Vec<Vec<String>> = info.rows.iter().map(|(table, n)| vec![table.clone(), grouped(*n)]).collect();
     out.line("")?;
     out.table(&["table", "rows"], &rows)?;
+    if !info.facts.is_empty() {
+        let kind = |kind: &FactKind| json!(kind).as_str().unwrap_or_default().replace('_', " ");
+        let rows: Vec<Vec<String>> = info.facts.iter().map(|(of, n)| vec![kind(of), grouped(*n)]).collect();
+        out.line("")?;
+        out.table(&["facts", "rows"], &rows)?;
+    }
     if !series.is_empty() {
         let of = |(row, span): &(Stored, Option<(i64, i64)>)| {
             // From the first open to the last close.

@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use atra::{
-    Name, Seq,
+    Env as _, Name, SystemEnv,
     agents::desk::TEAM,
-    storage::{Keep, PrunePlan, StoreError, forget_team, plan_forget, plan_prune, prune_file},
+    storage::{
+        Keep, Pruned, REPEATS_WITHIN, Span, StoreError, clock_of, forget_team, plan_forget, plan_prune, prune_file,
+    },
 };
 use serde_json::json;
 
@@ -21,22 +23,29 @@ use crate::cli::{
 /// Deletes what is older than what is to be kept, and not needed by anybody; or says what that would be.
 pub(crate) async fn prune(args: &PruneArgs, out: &mut Output) -> Result<(), CliError> {
     let path = db_of(&args.db)?;
-    let keep = Keep { span: args.keep.map(|span| span.0), events: args.keep_events };
+    let kept_for = |span: Option<Span>| Some(span.map_or(REPEATS_WITHIN, |span| span.0));
+    let keep = Keep {
+        span: args.keep.map(|span| span.0),
+        events: args.keep_events,
+        keys: kept_for(args.keep_keys),
+        results: kept_for(args.keep_results),
+    };
     let db = open(&path).await?;
+    let wall = SystemEnv::new().now();
     if args.dry_run {
-        let plan = plan_prune(&*db, keep).await?;
-        return tell(&path, &plan, plan.upto.max(plan.floor), true, out);
+        let plan = plan_prune(&*db, keep, clock_of(&*db, wall).await?).await?;
+        let floor = plan.upto.max(plan.floor);
+        return tell(&path, &Pruned { plan, floor, keys: 0, results: 0 }, true, out);
     }
     drop(db);
     let bar = events_bar("prune");
-    let done = prune_file(&path, keep, |plan, floor| {
+    let done = prune_file(&path, keep, wall, |plan, floor| {
         bar.set_length(plan.upto.get() - plan.floor.get());
         bar.set_position(floor.get() - plan.floor.get());
     })
     .await;
     bar.finish_and_clear();
-    let (plan, floor) = done?;
-    tell(&path, &plan, floor, false, out)
+    tell(&path, &done?, false, out)
 }
 
 /// Drops a team that pins the journal, or says what that would free.
@@ -74,7 +83,9 @@ pub(crate) async fn forget(team: &str, dry_run: bool, path: &Path, out: &mut Out
     })
 }
 
-fn tell(path: &Path, plan: &PrunePlan, floor: Seq, dry_run: bool, out: &mut Output) -> Result<(), CliError> {
+fn tell(path: &Path, pruned: &Pruned, dry_run: bool, out: &mut Output) -> Result<(), CliError> {
+    let Pruned { plan, floor, keys, results } = pruned;
+    let floor = *floor;
     if out.is_json() {
         return out.json(&json!({
             "db": shown(path),
@@ -84,6 +95,8 @@ fn tell(path: &Path, plan: &PrunePlan, floor: Seq, dry_run: bool, out: &mut Outp
             "wanted": plan.wanted,
             "last_seq": plan.last,
             "pinned_by": plan.pinned_by,
+            "keys": keys,
+            "results": results,
         }));
     }
     let text = if floor <= plan.floor {
@@ -105,7 +118,11 @@ fn tell(path: &Path, plan: &PrunePlan, floor: Seq, dry_run: bool, out: &mut Outp
             team.team
         ))?;
     }
-    if floor > plan.floor && !dry_run {
+    if keys + results > 0 {
+        let (keys, results) = (grouped(*keys), grouped(*results));
+        out.line(&format!("deleted {keys} idempotency keys and {results} results of calls to the outside"))?;
+    }
+    if (floor > plan.floor || keys + results > 0) && !dry_run {
         out.line("the space is used again; 'atra db vacuum' gives it back to the disk")?;
     }
     Ok(())

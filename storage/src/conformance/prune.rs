@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use atra_bus::{Committed, EventId, Seq};
+use atra_bus::{Committed, EventId, Seq, Timestamp};
 
 use super::{Place, all, commit, committed, event, fact, name, of_events, opened, row};
-use crate::{FactKind, FactRow, Keep, Level, OPEN_EFFECT, StoreError, TeamMove, WriteBatch, plan_prune};
+use crate::{CommitTime, Expiry, FactKind, FactRow, Keep, OPEN_EFFECT, StoreError, TeamMove, WriteBatch, plan_prune};
 
 pub(super) async fn run<P: Place>(fresh: &mut impl FnMut() -> P) {
     what_is_pruned_is_gone_and_what_is_needed_stays(&mut fresh()).await;
@@ -13,8 +13,11 @@ pub(super) async fn run<P: Place>(fresh: &mut impl FnMut() -> P) {
     pruning_goes_in_pieces_and_keeps_the_last_batch(&mut fresh()).await;
     a_journal_goes_on_after_pruning_and_reopening(&mut fresh()).await;
     the_team_that_is_farthest_behind_pins_the_journal(&mut fresh()).await;
-    age_is_measured_in_the_journals_own_time(&mut fresh()).await;
+    age_goes_by_the_time_of_commit_whatever_the_events_claim(&mut fresh()).await;
+    what_has_no_commit_time_counts_as_committed_with_the_next_that_has(&mut fresh()).await;
     memory_is_listed_in_pages(&mut fresh()).await;
+    what_has_expired_goes_and_what_may_be_repeated_stays(&mut fresh()).await;
+    facts_without_a_time_count_from_the_first_look_on(&mut fresh()).await;
 }
 
 async fn memory_is_listed_in_pages(place: &mut dyn Place) {
@@ -33,7 +36,7 @@ async fn memory_is_listed_in_pages(place: &mut dyn Place) {
 }
 
 fn newest(n: u64) -> Keep {
-    Keep { events: Some(n), span: None }
+    Keep { events: Some(n), ..Keep::default() }
 }
 
 fn memory(key: &str, seq: u64, value: Option<&str>) -> FactRow {
@@ -57,7 +60,8 @@ async fn written(place: &mut dyn Place) -> (Box<dyn crate::Store>, std::sync::Ar
         (10, "memory.l", "10"),
     ];
     for (seq, topic, json) in topics {
-        commit(&mut store, &of_events(vec![committed(seq, "a", topic, json)])).await;
+        let batch = WriteBatch { committed_at: at(seq as i64), ..of_events(vec![committed(seq, "a", topic, json)]) };
+        commit(&mut store, &batch).await;
     }
     let facts = vec![
         memory("k", 3, Some("3")),
@@ -67,7 +71,7 @@ async fn written(place: &mut dyn Place) -> (Box<dyn crate::Store>, std::sync::Ar
         fact(FactKind::Result, "a", &format!("{}.call", id(9)), Some("{\"result\":1}"), 9),
     ];
     let events = vec![committed(11, "a", "memory.k", "11"), committed(12, "a", "x", "12")];
-    commit(&mut store, &WriteBatch { events, facts, ..WriteBatch::default() }).await;
+    commit(&mut store, &WriteBatch { events, facts, committed_at: at(12), ..WriteBatch::default() }).await;
     (store, reader)
 }
 
@@ -155,34 +159,143 @@ async fn the_team_that_is_farthest_behind_pins_the_journal(place: &mut dyn Place
     commit(&mut store, &WriteBatch { teams: vec![moved("slow", 4), moved("quick", 12)], ..WriteBatch::default() })
         .await;
 
-    let plan = plan_prune(&*reader, newest(2)).await.expect("a plan");
+    let plan = plan_prune(&*reader, newest(2), Timestamp(i64::MAX)).await.expect("a plan");
     assert_eq!((plan.floor, plan.upto, plan.wanted, plan.last), (Seq::ZERO, Seq(4), Seq(10), Seq(12)));
     assert_eq!(plan.pinned_by.map(|team| team.team), Some(name("slow")));
 
-    let plan = plan_prune(&*reader, newest(9)).await.expect("a plan");
+    let plan = plan_prune(&*reader, newest(9), Timestamp(i64::MAX)).await.expect("a plan");
     assert_eq!((plan.upto, plan.pinned_by), (Seq(3), None));
-    let both = Keep { events: Some(2), span: Some(Duration::from_millis(5)) };
-    assert_eq!(plan_prune(&*reader, both).await.expect("a plan").wanted, Seq(6), "what both let go");
-    assert!(plan_prune(&*reader, Keep::default()).await.expect("a plan").is_empty(), "nobody asked for less");
-    assert!(plan_prune(&*reader, newest(50)).await.expect("a plan").is_empty());
+    let both = Keep { events: Some(2), span: Some(Duration::from_secs(5)), ..Keep::default() };
+    assert_eq!(plan_prune(&*reader, both, Timestamp(12_000)).await.expect("a plan").wanted, Seq(6), "what both let go");
+    assert!(
+        plan_prune(&*reader, Keep::default(), Timestamp(i64::MAX)).await.expect("a plan").is_empty(),
+        "nobody asked for less"
+    );
+    assert!(plan_prune(&*reader, newest(50), Timestamp(i64::MAX)).await.expect("a plan").is_empty());
 }
 
-async fn age_is_measured_in_the_journals_own_time(place: &mut dyn Place) {
+/// A commit time, in seconds of the commit clock. The wall clock is wherever it likes to be.
+fn at(seconds: i64) -> Option<CommitTime> {
+    Some(CommitTime { wall: Timestamp(-seconds), clock: Timestamp(seconds * 1_000) })
+}
+
+async fn age_goes_by_the_time_of_commit_whatever_the_events_claim(place: &mut dyn Place) {
     let (mut store, reader) = opened(place).await;
-    let none = plan_prune(&*reader, Keep { span: Some(Duration::from_secs(1)), events: None }).await.expect("a plan");
+    let keep = Keep { span: Some(Duration::from_secs(1)), ..Keep::default() };
+    let none = plan_prune(&*reader, keep, Timestamp(i64::MAX)).await.expect("a plan");
     assert!(none.is_empty(), "an empty journal has nothing to delete");
-    // An event each second; the runtime's own has the wall's time, which is far ahead.
-    for seq in 1..=10_u64 {
-        let topic = if matches!(seq, 4 | 10) { "sys.team.started" } else { "x" };
-        let mut event = atra_bus::Event::clone(&event("a", topic, "1", seq));
-        event.time = atra_bus::Timestamp(if topic == "x" { seq as i64 * 1_000 } else { i64::MAX });
-        let event = Committed { seq: Seq(seq), event: event.into(), cause_seq: None, seen: None };
-        commit(&mut store, &WriteBatch { events: vec![event], level: Level::Process, ..WriteBatch::default() }).await;
+    // Two events each second: a fresh one, and one whose publisher claims a time in microseconds, of 1970, or of never.
+    for second in 1..=10_u64 {
+        let claims = [second as i64 * 1_000_000, 0, i64::MAX, i64::MIN];
+        let of = |seq: u64, time: i64| {
+            let mut event = atra_bus::Event::clone(&event("a", "x", "1", seq));
+            event.time = Timestamp(time);
+            Committed { seq: Seq(seq), event: event.into(), cause_seq: None, seen: None }
+        };
+        let last = second * 2;
+        let events = vec![of(last - 1, second as i64 * 1_000), of(last, claims[(second % 4) as usize])];
+        let batch = WriteBatch { events, committed_at: at(second as i64), ..WriteBatch::default() };
+        commit(&mut store, &batch).await;
     }
-    for (seconds, expected) in [(0, 8), (3, 5), (5, 4), (6, 2), (100, 0)] {
-        let found = reader.last_older_than(Duration::from_secs(seconds)).await.expect("a seq");
-        assert_eq!(found, Seq(expected), "{seconds} s");
+    for (second, expected) in [(0, 0), (1, 0), (2, 2), (6, 10), (10, 18), (11, 20)] {
+        let found = reader.last_committed_before(Timestamp(second * 1_000)).await.expect("a seq");
+        assert_eq!(found, Seq(expected), "before second {second}");
     }
+    for (seq, second) in [(1, 1), (2, 1), (3, 2), (20, 10)] {
+        assert_eq!(reader.commit_time(Seq(seq)).await.expect("a read"), at(second), "of seq {seq}");
+    }
+    assert_eq!(reader.commit_time(Seq(21)).await.expect("a read"), None);
+    assert_eq!(reader.commit_time(Seq::ZERO).await.expect("a read"), None);
+    let keep = Keep { span: Some(Duration::from_secs(4)), ..Keep::default() };
+    assert_eq!(plan_prune(&*reader, keep, Timestamp(10_000)).await.expect("a plan").upto, Seq(10));
+    store.prune(Seq(10), 100).await.expect("pruned");
+    let found = reader.last_committed_before(Timestamp(0)).await.expect("a seq");
+    assert_eq!(found, Seq(10), "the floor, not 0");
+    assert_eq!(reader.commit_time(Seq(3)).await.expect("a read"), None, "it is gone");
+    assert_eq!(reader.commit_time(Seq(11)).await.expect("a read"), at(6));
+    store.close().await.expect("closed");
+    let loaded = place.open().await.load().await.expect("loaded");
+    assert_eq!(loaded.committed_at, at(10), "the clock of the next process goes on from here");
+}
+
+/// What has no commit time is as old as the next batch that has one at most, and is never deleted before it.
+async fn what_has_no_commit_time_counts_as_committed_with_the_next_that_has(place: &mut dyn Place) {
+    let (mut store, reader) = opened(place).await;
+    for (seq, committed_at) in [(1, None), (2, None), (3, at(3)), (4, None), (5, at(5)), (6, None)] {
+        let batch = WriteBatch { committed_at, ..of_events(vec![committed(seq, "a", "x", "1")]) };
+        commit(&mut store, &batch).await;
+    }
+    for (second, expected) in [(3, 0), (4, 3), (5, 3), (6, 5), (1_000, 5)] {
+        let found = reader.last_committed_before(Timestamp(second * 1_000)).await.expect("a seq");
+        assert_eq!(found, Seq(expected), "before second {second}");
+    }
+    for (seq, expected) in [(1, None), (3, at(3)), (4, None), (5, at(5)), (6, None)] {
+        assert_eq!(reader.commit_time(Seq(seq)).await.expect("a read"), expected, "of seq {seq}");
+    }
+}
+
+fn expiry(kind: FactKind, before: i64, settled: u64) -> Expiry {
+    let (before, now) = (Timestamp(before * 1_000), Timestamp(1_000_000));
+    Expiry { kind, before, now, settled: Seq(settled), from: None, facts_max: 2 }
+}
+
+/// Looks through all facts of a kind, in pieces; gives how many went.
+async fn expire(store: &mut Box<dyn crate::Store>, expiry: Expiry) -> u64 {
+    let (mut deleted, mut next) = (0, Some(expiry));
+    while let Some(expiry) = next {
+        let expired = store.expire(&expiry).await.expect("looked through");
+        assert!(expired.deleted + expired.kept <= expiry.facts_max, "a piece is bounded: {expired:?}");
+        deleted += expired.deleted;
+        next = expired.next.map(|from| Expiry { from: Some(from), ..expiry });
+    }
+    deleted
+}
+
+async fn keys_of(reader: &dyn crate::Read, kind: FactKind) -> Vec<String> {
+    let facts = reader.facts(kind, None).await.expect("facts");
+    facts.into_iter().map(|fact| format!("{}.{}", fact.owner, fact.key)).collect()
+}
+
+async fn what_has_expired_goes_and_what_may_be_repeated_stays(place: &mut dyn Place) {
+    let (mut store, reader) = opened(place).await;
+    let result = "{\"result\":1}";
+    for seq in 1..=6_u64 {
+        let key = format!("k{seq}");
+        let facts = vec![
+            fact(FactKind::Key, "b", &key, Some("{}"), seq),
+            fact(FactKind::Key, "a", &key, Some("{}"), seq),
+            fact(FactKind::Result, "a", &key, Some(if seq == 2 { OPEN_EFFECT } else { result }), seq),
+            fact(FactKind::State, "a", &key, Some("1"), seq),
+        ];
+        let events = vec![committed(seq, "a", "x", "1")];
+        let batch = WriteBatch { events, facts, committed_at: at(seq as i64), ..WriteBatch::default() };
+        commit(&mut store, &batch).await;
+    }
+    // Whatever became of the journal.
     store.prune(Seq(5), 100).await.expect("pruned");
-    assert_eq!(reader.last_older_than(Duration::from_secs(100)).await.expect("a seq"), Seq(5), "the floor, not 0");
+
+    assert_eq!(expire(&mut store, expiry(FactKind::Key, 4, u64::MAX >> 1)).await, 6);
+    assert_eq!(keys_of(&*reader, FactKind::Key).await, ["a.k4", "a.k5", "a.k6", "b.k4", "b.k5", "b.k6"]);
+    assert_eq!(keys_of(&*reader, FactKind::Result).await.len(), 6, "the other kind is as it was");
+    // A team stands at 4: what was written at 4 may belong to an input that is repeated.
+    assert_eq!(expire(&mut store, expiry(FactKind::Result, 1_000, 4)).await, 2);
+    assert_eq!(keys_of(&*reader, FactKind::Result).await, ["a.k2", "a.k4", "a.k5", "a.k6"], "an intent never goes");
+    // Written again, it is young again.
+    let facts = vec![fact(FactKind::Key, "a", "k4", Some("{}"), 6)];
+    commit(&mut store, &WriteBatch { facts, committed_at: at(9), ..WriteBatch::default() }).await;
+    assert_eq!(expire(&mut store, expiry(FactKind::Key, 7, u64::MAX >> 1)).await, 5);
+    assert_eq!(keys_of(&*reader, FactKind::Key).await, ["a.k4"]);
+    assert_eq!(keys_of(&*reader, FactKind::State).await.len(), 6);
+}
+
+async fn facts_without_a_time_count_from_the_first_look_on(place: &mut dyn Place) {
+    let (mut store, reader) = opened(place).await;
+    commit(&mut store, &of_events(vec![committed(1, "a", "x", "1")])).await;
+    let facts = vec![fact(FactKind::Key, "a", "old", Some("{}"), 1)];
+    commit(&mut store, &WriteBatch { facts, ..WriteBatch::default() }).await;
+    // The first look is at second 1,000.
+    assert_eq!(expire(&mut store, expiry(FactKind::Key, 1_000, 9)).await, 0);
+    let later = Expiry { now: Timestamp(9_000_000), ..expiry(FactKind::Key, 1_001, 9) };
+    assert_eq!(expire(&mut store, later).await, 1);
+    assert!(keys_of(&*reader, FactKind::Key).await.is_empty());
 }

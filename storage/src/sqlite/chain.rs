@@ -7,10 +7,13 @@
 //! A link stands in the journal's own row, so it costs no page of its own, and whoever deletes old events needs
 //! to keep one thing: where the rest begins, and the link before it ([`Origin`]).
 //!
-//! Not covered: facts, teams and blocks, which are written over; memory is checked against the journal.
+//! Facts, teams and blocks are written over and so are not chained: each row has a check value of its own, see
+//! [`sums`](super::sums).
 
 use atra_bus::{Committed, Seq};
 use xxhash_rust::xxh3::Xxh3;
+
+use crate::CommitTime;
 
 /// The key of the [`Origin`] in the `meta` table; without it the chain begins with the journal.
 pub(super) const ORIGIN_KEY: &str = "chain_origin";
@@ -41,13 +44,13 @@ impl std::fmt::Display for Link {
 /// The check value of a batch of these rows after a batch with that one: what [`SqliteStore`](super::SqliteStore) writes,
 /// for who wants to know what it costs.
 #[must_use]
-pub fn check_value(before: [u8; 16], rows: &[Committed]) -> [u8; 16] {
+pub fn check_value(before: [u8; 16], rows: &[Committed], committed_at: Option<CommitTime>) -> [u8; 16] {
     let mut linking = Linking::after(Link(before));
     for row in rows {
         // A payload that is no JSON is refused before it comes here.
         linking.add(row, row.event.payload.json().unwrap_or_default());
     }
-    linking.finish().0
+    linking.finish(committed_at).0
 }
 
 /// Where the chain begins: after this seq, and with this link.
@@ -114,7 +117,12 @@ impl Linking {
         self.hash.update(payload.as_bytes());
     }
 
-    pub(super) fn finish(&self) -> Link {
+    /// The link. Batches of older versions have no commit time, and one that is absent adds nothing.
+    pub(super) fn finish(&mut self, committed_at: Option<CommitTime>) -> Link {
+        if let Some(CommitTime { wall, clock }) = committed_at {
+            self.hash.update(&wall.millis().to_le_bytes());
+            self.hash.update(&clock.millis().to_le_bytes());
+        }
         Link(self.hash.digest128().to_be_bytes())
     }
 }

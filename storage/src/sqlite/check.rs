@@ -1,6 +1,6 @@
 //! Questions about a whole file: is it sound, and what is in it.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use atra_bus::Seq;
 use futures::TryStreamExt as _;
@@ -10,6 +10,7 @@ use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection, sqlite::S
 use super::{
     SCHEMA_VERSION,
     chain::{Linking, ORIGIN_KEY, Origin},
+    check_rows::rows,
     connection::{pragma, sqlite_version, used_bytes},
     error,
     files::{Log, log, size_of},
@@ -18,14 +19,14 @@ use super::{
     prune::floor,
     queries::{
         CHECK_CAUSES, CHECK_CHAIN, CHECK_FACTS_AHEAD, CHECK_MEMORY, CHECK_ORPHANS, CHECK_SEQS, CHECK_TEAMS_AHEAD,
-        COUNT_ROWS, LAST_SEQ, META,
+        COUNT_FACTS_BY_KIND, COUNT_ROWS, LAST_SEQ, META, ROOTS,
     },
-    read::{RowError, SqliteReader, event},
+    read::{SqliteReader, commit_time, event},
 };
-use crate::{Read as _, StoreError, TeamRow};
+use crate::{FactKind, Read as _, StoreError, TeamRow};
 
 /// What a check of a file found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CheckReport {
     /// The last seq of the journal.
@@ -37,7 +38,7 @@ pub struct CheckReport {
     pub chained_from: Seq,
     /// The first event of the first batch that is not as it was written.
     pub first_bad: Option<Seq>,
-    /// What is wrong, a sentence each; at most 100 of SQLite's own.
+    /// What is wrong, a sentence each; at most 100 of SQLite's own and some of each table's rows.
     pub problems: Vec<String>,
 }
 
@@ -65,6 +66,8 @@ pub struct Info {
     pub sqlite_version: String,
     /// Rows per table.
     pub rows: Vec<(String, u64)>,
+    /// Facts per kind.
+    pub facts: Vec<(FactKind, u64)>,
     /// Bytes of the file that hold something; the rest is used again before the file grows.
     pub used_bytes: u64,
     /// The write-ahead log, and who reads from it.
@@ -79,8 +82,8 @@ pub struct Info {
     pub last_seq: Seq,
 }
 
-/// Checks a file: its pages, the journal's order, check values and causes, and memory against the journal. Reads
-/// every page.
+/// Checks a file: its pages and indexes, the journal's order, check values and causes, the check value of each fact, team
+/// and block, and memory against the journal. What any reader verifies is verified here. Reads every page.
 ///
 /// # Cancel safety
 /// Reads only.
@@ -88,7 +91,14 @@ pub struct Info {
 /// # Errors
 /// As [`SqliteReader::open_read_only`]. What is wrong inside the file is in the report, not an error.
 pub async fn check(path: impl AsRef<Path>) -> Result<CheckReport, StoreError> {
-    let reader = SqliteReader::open_concrete(path.as_ref()).await?;
+    let reader = match SqliteReader::open_concrete(path.as_ref()).await {
+        // So damaged that not even its tables can be listed.
+        Err(StoreError::Damaged { what, .. }) => {
+            let problems = vec![format!("the file cannot be opened: {what}")];
+            return Ok(CheckReport { problems, ..CheckReport::default() });
+        }
+        reader => reader?,
+    };
     let report = check_on(&reader).await;
     reader.close().await;
     report.map_err(|error| reader.class(&error))
@@ -98,23 +108,20 @@ async fn check_on(reader: &SqliteReader) -> Result<CheckReport, sqlx::Error> {
     // One transaction: a runtime may be writing.
     let mut db = reader.acquire().await?;
     let mut db = db.begin().await?;
-    let mut problems = Vec::new();
-    match pages(&mut db).await {
-        Ok(found) => problems = found,
-        Err(error) if error::is_damage(&error) => problems.push(format!("pages cannot be read: {error}")),
-        Err(error) => return Err(error),
+    let mut report = CheckReport::default();
+    let found = pages(&mut db, &mut report.problems).await;
+    report.take("pages cannot be read", found)?;
+    let found = sequence(&mut db, &mut report).await;
+    report.take("the journal cannot be read", found)?;
+    match Chain::check(reader, &mut db).await {
+        Ok(chain) => {
+            report.problems.extend(chain.problem.clone());
+            (report.chained_from, report.first_bad) = (chain.origin.seq.next(), chain.first_bad);
+        }
+        Err(error) => report.take("check values of the journal cannot be read", Err(error))?,
     }
-    let floor = floor(&mut db).await?;
-    let row = db.fetch_one(sqlx::query(CHECK_SEQS).bind(floor.get() as i64)).await?;
-    let (n, first, last): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    if first as u64 != floor.next().get() || n as u64 != (last as u64).saturating_sub(floor.get()) {
-        let from = floor.next();
-        problems.push(format!(
-            "journal has {n} events of seqs {first} to {last}: it must have all from {from} on without gaps"
-        ));
-    }
-    let chain = Chain::check(reader, &mut db).await?;
-    problems.extend(chain.problem.clone());
+    let found = rows(reader, &mut db, &mut report.problems).await;
+    report.take("rows cannot be read", found)?;
     for (sql, what) in [
         (CHECK_CAUSES, "events have a cause that does not come before them"),
         (CHECK_MEMORY, "memory keys disagree with their newest write in the journal"),
@@ -124,21 +131,80 @@ async fn check_on(reader: &SqliteReader) -> Result<CheckReport, sqlx::Error> {
     ] {
         match count(&mut db, sql).await {
             Ok(0) => {}
-            Ok(found) => problems.push(format!("{found} {what}")),
-            Err(error) if error::is_damage(&error) => problems.push(format!("{error}, while looking whether {what}")),
-            Err(error) => return Err(error),
+            Ok(found) => report.problems.push(format!("{found} {what}")),
+            Err(error) => report.take(&format!("it cannot be determined whether {what}"), Err(error))?,
         }
     }
     db.rollback().await?;
-    let (chained_from, first_bad) = (chain.origin.seq.next(), chain.first_bad);
-    Ok(CheckReport { last_seq: Seq(last as u64), events: n as u64, chained_from, first_bad, problems })
+    Ok(report)
 }
 
-/// What SQLite finds wrong with the pages.
-async fn pages(db: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
-    let rows = db.fetch_all("PRAGMA quick_check").await?;
-    let texts: Result<Vec<String>, _> = rows.iter().map(|row| row.try_get(0)).collect();
-    Ok(texts?.into_iter().filter(|text| text != "ok").collect())
+impl CheckReport {
+    /// Damage is a problem; any other error is the caller's.
+    fn take(&mut self, what: &str, found: Result<(), sqlx::Error>) -> Result<(), sqlx::Error> {
+        match found {
+            Err(error) if error::is_damage(&error) => self.problems.push(format!("{what}: {error}")),
+            found => return found,
+        }
+        Ok(())
+    }
+}
+
+/// Whether the journal is complete from its floor to its end.
+async fn sequence(db: &mut SqliteConnection, report: &mut CheckReport) -> Result<(), sqlx::Error> {
+    let floor = floor(&mut *db).await?;
+    let row = db.fetch_one(sqlx::query(CHECK_SEQS).bind(floor.get() as i64)).await?;
+    let (n, first, last): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    if first as u64 != floor.next().get() || n as u64 != (last as u64).saturating_sub(floor.get()) {
+        let from = floor.next();
+        report.problems.push(format!(
+            "journal has {n} events of seqs {first} to {last}: it must have all from {from} on without gaps"
+        ));
+    }
+    (report.last_seq, report.events) = (Seq(last as u64), n as u64);
+    Ok(())
+}
+
+/// What SQLite finds wrong with the pages and the indexes. It names b-trees by their first page; here their tables are
+/// named too.
+async fn pages(db: &mut SqliteConnection, problems: &mut Vec<String>) -> Result<(), sqlx::Error> {
+    let (mut texts, mut end) = (Vec::new(), Ok(()));
+    let mut rows = db.fetch("PRAGMA integrity_check");
+    loop {
+        match rows.try_next().await {
+            Ok(Some(row)) => texts.push(row.try_get::<String, _>(0)?),
+            Ok(None) => break,
+            // It goes through the pages first and ends at a table that it cannot open then: the pages have said why.
+            Err(error) => {
+                end = Err(error);
+                break;
+            }
+        }
+    }
+    drop(rows);
+    texts.retain(|text| text != "ok");
+    if texts.is_empty() {
+        return end;
+    }
+    let mut roots = BTreeMap::new();
+    // Without it the numbers alone are given.
+    for row in db.fetch_all(ROOTS).await.unwrap_or_default() {
+        let (kind, name): (String, String) = (row.try_get(1)?, row.try_get(2)?);
+        roots.insert(row.try_get::<i64, _>(0)?, format!("{kind} {name}"));
+    }
+    // One text may have several lines, a finding each.
+    let lines = texts.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with("***"));
+    problems.extend(lines.map(|line| with_table(line, &roots)));
+    end.or_else(|error| if error::is_damage(&error) { Ok(()) } else { Err(error) })
+}
+
+/// Puts the name of the table or index behind `Tree N`.
+fn with_table(line: &str, roots: &BTreeMap<i64, String>) -> String {
+    let named = line.strip_prefix("Tree ").and_then(|rest| {
+        let (number, rest) = rest.split_once(' ')?;
+        Some(format!("{}: {rest}", roots.get(&number.parse().ok()?)?))
+    });
+    named.unwrap_or_else(|| line.to_owned())
 }
 
 /// The walk along the chain of check values.
@@ -183,13 +249,16 @@ impl Chain {
                 Err(error) if error::is_damage(&error) => return Ok(self.bad(batch, &error.to_string())),
                 Err(error) => return Err(error),
             };
-            let stored = match link_row(reader, &row, last, &mut linking) {
-                Ok(stored) => stored,
+            let stored = link_row(reader, &row, last, &mut linking);
+            let stored =
+                stored.and_then(|stored| Ok((stored, commit_time(&row, 4).map_err(|error| error.to_string())?)));
+            let (stored, at) = match stored {
+                Ok(found) => found,
                 Err(cause) => return Ok(self.bad(batch, &cause)),
             };
             last = last.next();
             let Some(stored) = stored else { continue };
-            link = linking.finish();
+            link = linking.finish(at);
             if stored != link.as_bytes() {
                 return Ok(self.bad(batch, &format!("the check value of seqs {batch} to {last} differs")));
             }
@@ -210,11 +279,7 @@ fn link_row<'a>(
     last: Seq,
     linking: &mut Linking,
 ) -> Result<Option<&'a [u8]>, String> {
-    let event = reader.with_names(|names| event(row, names)).map_err(|error| match error {
-        RowError::Sql(error) => error.to_string(),
-        RowError::UnknownName => "a row names what is not in the names table".into(),
-        RowError::Damaged(what) => format!("a row has {what}"),
-    })?;
+    let event = reader.with_names(|names| event(row, names)).map_err(|error| error.into_sql().to_string())?;
     let committed = event.committed;
     if committed.seq != last.next() {
         return Err(format!("seq {} follows {last}", committed.seq));
@@ -244,12 +309,17 @@ pub async fn info(path: impl AsRef<Path>) -> Result<Info, StoreError> {
 }
 
 async fn info_on(path: &Path, reader: &SqliteReader) -> Result<Info, StoreError> {
-    let mut rows = Vec::new();
+    let (mut rows, mut facts) = (Vec::new(), Vec::new());
     let (log, owner) = (log(path), owner(path));
     let (schema_version, sqlite_version, used_bytes) = {
         let mut db = reader.acquire().await.map_err(|error| reader.class(&error))?;
         for (table, sql) in COUNT_ROWS {
             rows.push((table.to_owned(), count(&mut db, sql).await.map_err(|error| reader.class(&error))?));
+        }
+        for row in db.fetch_all(COUNT_FACTS_BY_KIND).await.map_err(|error| reader.class(&error))? {
+            let of = |error: sqlx::Error| reader.class(&error);
+            let (kind, n): (i64, i64) = (row.try_get(0).map_err(of)?, row.try_get(1).map_err(of)?);
+            facts.extend(FactKind::from_number(kind).map(|kind| (kind, n as u64)));
         }
         let version = pragma(&mut db, path, "user_version").await?;
         (version.parse().unwrap_or(0), sqlite_version(&mut db, path).await?, used_bytes(&mut db, path).await?)
@@ -265,6 +335,7 @@ async fn info_on(path: &Path, reader: &SqliteReader) -> Result<Info, StoreError>
         schema_version_known: SCHEMA_VERSION,
         sqlite_version,
         rows,
+        facts,
         teams: reader.teams().await?,
         last_seq: reader.last_seq().await?,
     })

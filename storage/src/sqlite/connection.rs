@@ -11,7 +11,8 @@ use super::{
     error::{classify, classify_opening, fatal},
     paths::folder_of,
     room::refuse_without_room,
-    schema::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION},
+    schema::{APPLICATION_ID, CHECK_VALUES_FROM, MIGRATIONS, SCHEMA_VERSION},
+    sums,
 };
 use crate::{Level, StoreError};
 
@@ -159,17 +160,24 @@ pub(super) async fn identify(db: &mut SqliteConnection, path: &Path) -> Result<u
 async fn migrate(db: &mut SqliteConnection, path: &Path, from: u32) -> Result<(), StoreError> {
     let of = |error: sqlx::Error| classify_opening(path, &error);
     for version in from..SCHEMA_VERSION {
-        let change = MIGRATIONS[version as usize];
-        let sql = format!(
-            "BEGIN IMMEDIATE; {change} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}; COMMIT;",
-            version + 1
-        );
-        if let Err(error) = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *db).await {
+        if let Err(error) = migrate_from(db, version).await {
             // The first error is the one to tell; without a transaction there is nothing to roll back.
             let _ = db.execute("ROLLBACK").await;
             return Err(of(error));
         }
     }
+    Ok(())
+}
+
+/// Brings the tables to the next version, in one transaction.
+async fn migrate_from(db: &mut SqliteConnection, version: u32) -> Result<(), sqlx::Error> {
+    let change = MIGRATIONS[version as usize];
+    sqlx::raw_sql(AssertSqlSafe(format!("BEGIN IMMEDIATE; {change}"))).execute(&mut *db).await?;
+    if version + 1 == CHECK_VALUES_FROM {
+        sums::fill(db).await?;
+    }
+    let end = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}; COMMIT;", version + 1);
+    sqlx::raw_sql(AssertSqlSafe(end)).execute(&mut *db).await?;
     Ok(())
 }
 

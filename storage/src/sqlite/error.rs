@@ -59,7 +59,7 @@ pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
         }
         // Whether the last write reached the file is not known; the store is reopened and looked at.
         Some(IOERR) => StoreError::Unknown(text),
-        Some(CORRUPT) => fatal("the file is damaged: run a check, and go back to a backup"),
+        Some(CORRUPT) => damaged(path, text),
         Some(NOTADB) => fatal("it is not an atra database: use another --db"),
         Some(READONLY | PERM) => fatal("it cannot be written: make the file and its folder writable"),
         Some(CANTOPEN) => fatal("it cannot be opened: check that the folder exists and is accessible"),
@@ -68,6 +68,7 @@ pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
             sqlx::Error::PoolTimedOut => StoreError::Busy("no reader became free in time".into()),
             sqlx::Error::PoolClosed => fatal("it was closed"),
             sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => StoreError::Unknown(text),
+            _ if is_damage(error) => damaged(path, text),
             _ => StoreError::Invalid(text),
         },
     }
@@ -105,6 +106,11 @@ fn is_out_of_room(path: &Path, bytes: u64) -> bool {
         room.write_all(&[0; 4096])
     });
     written.is_err_and(|error| is_no_room(&error))
+}
+
+/// The error of a file that is damaged.
+pub(super) fn damaged(path: &Path, what: impl Into<String>) -> StoreError {
+    StoreError::Damaged { path: path.display().to_string(), what: what.into() }
 }
 
 pub(super) fn fatal(path: &Path, cause: impl Into<String>) -> StoreError {

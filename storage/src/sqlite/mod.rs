@@ -3,6 +3,7 @@
 mod backup;
 mod chain;
 mod check;
+mod check_rows;
 mod connection;
 mod error;
 mod files;
@@ -16,8 +17,11 @@ mod queries;
 mod read;
 mod room;
 mod schema;
+mod sums;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_damage;
 #[cfg(test)]
 mod tests_files;
 #[cfg(test)]
@@ -41,7 +45,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atra_bus::{InvalidSettings, Seq, SettingCheck};
+use atra_bus::{InvalidSettings, Name, Seq, SettingCheck};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _, SqliteConnection};
 use tracing::warn;
 
@@ -53,7 +57,7 @@ pub use lock::{Owner, owner};
 pub use paths::{create_beside, read_beside, rename_new, resolve};
 pub use read::SqliteReader;
 pub use schema::SCHEMA_VERSION;
-pub use trim::{forget_team, prune_file};
+pub use trim::{Pruned, forget_team, prune_file};
 
 use self::{
     chain::Link,
@@ -63,13 +67,13 @@ use self::{
     lock::FileLock,
     names::{BatchNames, Interner},
     paths::{create_db, refuse_open_folder, refuse_second_name, refuse_unsafe_files, resolve_db},
-    prune::{floor, next_piece, prune},
+    prune::{expire, floor, next_piece, prune},
     queries::{COMMIT, FORGET_RUNS, LAST_LINK, NAMES_AFTER, ROLLBACK, TEAMS},
-    read::ReadTimes,
+    read::{ReadTimes, RowError, commit_time, team_row},
     watch::LogWatch,
     write::{WriteError, Written, write},
 };
-use crate::{Level, Loaded, Read, Sizes, Store, StoreError, TeamRow, WriteBatch, options::DAY};
+use crate::{Expired, Expiry, Level, Loaded, Read, Sizes, Store, StoreError, WriteBatch, options::DAY};
 
 /// How long the write-ahead log waits for readers before it is begun anew. 100 ms: most reads are over by then, and a
 /// commit that waits for it is not late for a person.
@@ -394,6 +398,22 @@ impl Store for SqliteStore {
         Ok(piece.floor)
     }
 
+    async fn expire(&mut self, expiry: &Expiry) -> Result<Expired, StoreError> {
+        self.begin_at(Level::Process).await?;
+        let path = self.path.clone();
+        let of = |error: sqlx::Error| classify(&path, &error);
+        // Who has no number has no facts, and then the piece begins with the next number.
+        let from = expiry.from.as_ref().and_then(|(owner, key)| Some((self.names.get(owner.as_str())?, key.clone())));
+        self.is_in_transaction = true;
+        let expired = expire(self.db()?, expiry, from.unwrap_or_default()).await.map_err(of);
+        if let Err(error) = &expired {
+            self.roll_back().await;
+            self.reopen_if_unknown(error).await;
+        }
+        self.is_in_transaction = false;
+        expired
+    }
+
     async fn look(&mut self, deep: bool) -> Result<Option<Sizes>, StoreError> {
         let unmoved_bytes = self.look_at_files().await?;
         if deep {
@@ -553,9 +573,10 @@ async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner, Link), sql
         names.learn(&text, id);
         texts.insert(id, text);
     }
-    let (mut last, mut link) = (0_i64, Link::START);
+    let (mut last, mut link, mut committed_at) = (0_i64, Link::START, None);
     if let Some(row) = db.fetch_optional(LAST_LINK).await? {
         last = row.try_get(0)?;
+        committed_at = commit_time(&row, 2)?;
         if let Some(bytes) = row.try_get::<Option<&[u8]>, _>(1)? {
             let damaged = || sqlx::Error::Decode("the last check value has the wrong length".into());
             link = Link::from_slice(bytes).ok_or_else(damaged)?;
@@ -564,16 +585,11 @@ async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner, Link), sql
     let mut teams = Vec::new();
     for row in db.fetch_all(TEAMS).await? {
         let text = texts.get(&row.try_get::<i64, _>(0)?);
-        let team = text.and_then(|text| atra_bus::Name::new(text).ok());
+        let team = text.and_then(|text| Name::new(text).ok());
         let team = team.ok_or_else(|| sqlx::Error::Decode("a team's name is not in the names table".into()))?;
-        teams.push(TeamRow {
-            team,
-            epoch: row.try_get::<i64, _>(1)? as u64,
-            number: row.try_get::<i64, _>(2)? as u64,
-            cursor: Seq(row.try_get::<i64, _>(3)? as u64),
-        });
+        teams.push(team_row(&row, team).map_err(RowError::into_sql)?);
     }
     teams.sort_by(|a, b| a.team.cmp(&b.team));
     let floor = floor(db).await?;
-    Ok((Loaded { last_seq: Seq(last as u64), teams, floor, is_unflushed: false }, names, link))
+    Ok((Loaded { last_seq: Seq(last as u64), teams, floor, committed_at, is_unflushed: false }, names, link))
 }

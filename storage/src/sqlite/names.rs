@@ -18,6 +18,10 @@ pub(super) struct Interner {
 }
 
 impl Interner {
+    pub(super) fn get(&self, text: &str) -> Option<i64> {
+        self.ids.get(text).copied()
+    }
+
     pub(super) fn learn(&mut self, text: &str, id: i64) {
         self.ids.insert(text.into(), id);
         self.greatest = self.greatest.max(id);

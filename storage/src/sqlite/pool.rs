@@ -8,13 +8,13 @@
 use std::{
     ops::{Deref, DerefMut},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout},
@@ -45,6 +45,8 @@ pub(super) struct Readers {
     idle: Mutex<Vec<Connection>>,
     /// How long one use may take; `None`: as long as it takes.
     deadline: Option<Duration>,
+    /// What each connection runs first.
+    views: OnceLock<String>,
     opened: AtomicU64,
     cut: AtomicU64,
 }
@@ -83,6 +85,7 @@ impl Readers {
             room: Semaphore::new(n_max as usize),
             idle: Mutex::default(),
             deadline,
+            views: OnceLock::new(),
             opened: AtomicU64::new(0),
             cut: AtomicU64::new(0),
         }
@@ -121,8 +124,23 @@ impl Readers {
                 !watch.is_over()
             });
         }
+        if let Some(views) = self.views.get() {
+            make_views(&mut db, views).await?;
+        }
         self.opened.fetch_add(1, Ordering::Relaxed);
         Ok(Connection { db, watch, is_left: false })
+    }
+
+    /// Gives every connection these views, those that are open and idle too. To be called before anything else is read.
+    pub(super) async fn use_views(&self, views: Option<String>) -> Result<(), sqlx::Error> {
+        let Some(views) = views else { return Ok(()) };
+        let views = self.views.get_or_init(|| views);
+        let mut idle = std::mem::take(&mut *self.idle());
+        for connection in &mut idle {
+            make_views(&mut connection.db, views).await?;
+        }
+        self.idle().extend(idle);
+        Ok(())
     }
 
     /// Waits until nobody uses a connection, and closes all; reads fail afterwards.
@@ -158,6 +176,12 @@ impl Readers {
         // A list that is only pushed to and popped from is whole after a panic elsewhere.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Views in the temporary database, which a connection that only reads may write to.
+async fn make_views(db: &mut SqliteConnection, views: &str) -> Result<(), sqlx::Error> {
+    let sql = format!("PRAGMA query_only = OFF; {views} PRAGMA query_only = ON;");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(db).await.map(drop)
 }
 
 impl Watch {

@@ -3,17 +3,17 @@
 //! The floor, the last seq that is gone, is raised in the transaction that deletes. So a kill in between leaves a
 //! journal that was pruned less far, and a reader never takes a hole for an end.
 
-use atra_bus::Seq;
+use atra_bus::{Name, Seq, Timestamp};
 use sqlx::{Executor as _, Row as _, SqliteConnection};
 
 use super::{
     chain::{Link, ORIGIN_KEY, Origin},
     queries::{
-        BEGIN, COMMIT, FIRST_BATCH_END, FLOOR, LAST_BATCH_END, LAST_SEQ, META, NEEDED, PRUNE, PRUNE_OLDER_WRITES,
-        SET_META,
+        BEGIN, COMMIT, EXPIRE, EXPIRY_PAGE, FIRST_BATCH_END, FLOOR, LAST_BATCH_END, LAST_SEQ, META, META_NUMBER,
+        NAME_OF, NEEDED, PRUNE, PRUNE_OLDER_WRITES, SET_META,
     },
 };
-use crate::{OPEN_EFFECT, retention::event_of};
+use crate::{Expired, Expiry, OPEN_EFFECT, retention::event_of};
 
 /// The key of the floor in the `meta` table; without it nothing was pruned.
 const FLOOR_KEY: &str = "journal_floor";
@@ -85,6 +85,50 @@ pub(super) async fn prune(db: &mut SqliteConnection, floor: Seq, piece: &Piece) 
     }
     db.execute(COMMIT).await?;
     Ok(())
+}
+
+/// The key of the commit clock at which facts without a time count as written, in the `meta` table.
+const UNTIMED_KEY: &str = "facts_timed_from";
+
+/// Deletes what has expired of the next facts. On an error the
+/// transaction may still be open.
+pub(super) async fn expire(
+    db: &mut SqliteConnection,
+    expiry: &Expiry,
+    from: (i64, String),
+) -> Result<Expired, sqlx::Error> {
+    db.execute(BEGIN).await?;
+    let kind = expiry.kind as i64;
+    let limit = i64::try_from(expiry.facts_max.max(1)).unwrap_or(i64::MAX);
+    let page = sqlx::query(EXPIRY_PAGE).bind(kind).bind(from.0).bind(&from.1).bind(limit);
+    let rows = page.fetch_all(&mut *db).await?;
+    let mut expired = Expired::default();
+    if let Some(last) = rows.last() {
+        let to = (last.try_get::<i64, _>(0)?, last.try_get::<String, _>(1)?);
+        let untimed = untimed(db, expiry.now).await?;
+        let delete = sqlx::query(EXPIRE).bind(kind).bind(from.0).bind(&from.1).bind(to.0).bind(&to.1);
+        let settled = i64::try_from(expiry.settled.get()).unwrap_or(i64::MAX);
+        let delete = delete.bind(expiry.before.millis()).bind(settled).bind(untimed.millis());
+        expired.deleted = delete.execute(&mut *db).await?.rows_affected();
+        expired.kept = (rows.len() as u64).saturating_sub(expired.deleted);
+        if rows.len() as i64 >= limit {
+            let owner: String = sqlx::query(NAME_OF).bind(to.0).fetch_one(&mut *db).await?.try_get(0)?;
+            let owner = Name::new(&owner).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            expired.next = Some((owner, to.1));
+        }
+    }
+    db.execute(COMMIT).await?;
+    Ok(expired)
+}
+
+/// When facts without a time count as written: `now`, if that was never asked before.
+async fn untimed(db: &mut SqliteConnection, now: Timestamp) -> Result<Timestamp, sqlx::Error> {
+    let row = sqlx::query(META_NUMBER).bind(UNTIMED_KEY).fetch_optional(&mut *db).await?;
+    if let Some(row) = row {
+        return Ok(Timestamp(row.try_get(0)?));
+    }
+    sqlx::query(SET_META).bind(UNTIMED_KEY).bind(now.millis().to_string()).execute(db).await?;
+    Ok(now)
 }
 
 /// The events that facts name, as a JSON list of hexadecimal texts.

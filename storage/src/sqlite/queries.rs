@@ -26,36 +26,39 @@ pub(super) static INSERT_EVENTS: BySize = LazyLock::new(|| {
     by_size(&format!("INSERT INTO journal({columns})"), "(?,?,?,?,?,?,?,?,?,?,?,?)", "")
 });
 
-/// As `INSERT_EVENTS`; the last row is the last of its batch and has the check value.
+/// As `INSERT_EVENTS`; the last row is the last of its batch and has the check value and the commit time.
 pub(super) static INSERT_LAST_EVENTS: BySize = LazyLock::new(|| {
-    let columns = "seq, id, topic, version, source, time, cause, root, hops, cause_seq, seen, payload, chain";
+    let columns = "seq, id, topic, version, source, time, cause, root, hops, cause_seq, seen, payload, chain, committed, \
+                   clock";
     SIZES.map(|n| {
-        let before = "(?,?,?,?,?,?,?,?,?,?,?,?,NULL),".repeat(n - 1);
-        format!("INSERT INTO journal({columns}) VALUES {before}(?,?,?,?,?,?,?,?,?,?,?,?,?);")
+        let before = "(?,?,?,?,?,?,?,?,?,?,?,?,NULL,NULL,NULL),".repeat(n - 1);
+        format!("INSERT INTO journal({columns}) VALUES {before}(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?);")
     })
 });
 
 pub(super) static UPSERT_FACTS: BySize = LazyLock::new(|| {
     by_size(
-        "INSERT INTO facts(kind, owner, key, writer, version, event, value)",
-        "(?,?,?,?,?,?,?)",
+        "INSERT INTO facts(kind, owner, key, writer, version, event, value, written, check_value)",
+        "(?,?,?,?,?,?,?,?,?)",
         " ON CONFLICT(kind, owner, key) DO UPDATE SET writer = excluded.writer, version = excluded.version, \
-         event = excluded.event, value = excluded.value",
+         event = excluded.event, value = excluded.value, written = excluded.written, \
+         check_value = excluded.check_value",
     )
 });
 
 pub(super) static UPSERT_BLOCKS: BySize = LazyLock::new(|| {
     by_size(
-        "INSERT INTO blocks(series, start, rows, data)",
-        "(?,?,?,?)",
-        " ON CONFLICT(series, start) DO UPDATE SET rows = excluded.rows, data = excluded.data",
+        "INSERT INTO blocks(series, start, rows, data, check_value)",
+        "(?,?,?,?,?)",
+        " ON CONFLICT(series, start) DO UPDATE SET rows = excluded.rows, data = excluded.data, \
+         check_value = excluded.check_value",
     )
 });
 
 pub(super) const DELETE_FACT: &str = "DELETE FROM facts WHERE kind = ? AND owner = ? AND key = ?;";
 pub(super) const INSERT_TEAM: &str =
-    "INSERT INTO teams(team, epoch, number, cursor) VALUES (?,?,?,?) ON CONFLICT(team) DO NOTHING;";
-pub(super) const UPDATE_TEAM: &str = "UPDATE teams SET epoch = ?, number = ?, cursor = ? \
+    "INSERT INTO teams(team, epoch, number, cursor, check_value) VALUES (?,?,?,?,?) ON CONFLICT(team) DO NOTHING;";
+pub(super) const UPDATE_TEAM: &str = "UPDATE teams SET epoch = ?, number = ?, cursor = ?, check_value = ? \
      WHERE team = ? AND epoch = ? AND number = ? AND cursor = ?;";
 
 // === prune ===
@@ -70,6 +73,15 @@ pub(super) const PRUNE: &str = "DELETE FROM journal WHERE seq > ?1 AND seq <= ?2
      AND (+topic > 0 OR payload = 'null') \
      AND topic NOT IN (SELECT id FROM names WHERE text = 'sys.team.started') \
      AND hex(id) NOT IN (SELECT value FROM json_each(?3))";
+/// Facts of kind ?1 behind (?2, ?3).
+pub(super) const EXPIRY_PAGE: &str = "SELECT owner, key FROM facts \
+     WHERE kind = ?1 AND (owner, key) > (?2, ?3) ORDER BY owner, key LIMIT ?4";
+/// Of those in ((?2, ?3), (?4, ?5)] what was written before ?6 and at a smaller seq than ?7; what has no time counts as
+/// written at ?8.
+pub(super) const EXPIRE: &str = "DELETE FROM facts WHERE kind = ?1 \
+     AND (owner, key) > (?2, ?3) AND (owner, key) <= (?4, ?5) \
+     AND coalesce(written, ?8) < ?6 AND version < ?7 AND value <> '\"intent\"'";
+pub(super) const NAME_OF: &str = "SELECT text FROM names WHERE id = ?1";
 /// What says that an event is still needed.
 pub(super) const NEEDED: &str = "SELECT key FROM facts WHERE kind IN (5, 6) OR (kind = 7 AND value = ?1)";
 /// The last batch that ends in (?1, ?2], and the first: seq and check value.
@@ -83,7 +95,7 @@ pub(super) const SET_META: &str = "INSERT INTO meta(key, value) VALUES (?1, ?2) 
 
 /// Everything that runs have written; blocks are not of a run, and names are never deleted.
 pub(super) const FORGET_RUNS: &str = "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; \
-     DELETE FROM meta WHERE key IN ('chain_origin', 'journal_floor'); \
+     DELETE FROM meta WHERE key IN ('chain_origin', 'journal_floor', 'timed_from'); \
      INSERT INTO meta(key, value) VALUES ('journal_generation', '1') \
      ON CONFLICT(key) DO UPDATE SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT); COMMIT;";
 /// How often the journal was begun again.
@@ -116,7 +128,7 @@ macro_rules! events {
 
 pub(super) const LAST_SEQ: &str = "SELECT coalesce(max(seq), 0) FROM journal";
 /// The last seq and the check value in its row.
-pub(super) const LAST_LINK: &str = "SELECT seq, chain FROM journal ORDER BY seq DESC LIMIT 1";
+pub(super) const LAST_LINK: &str = "SELECT seq, chain, committed, clock FROM journal ORDER BY seq DESC LIMIT 1";
 /// Names that came after the known ones: ids grow away from zero in both directions.
 pub(super) const NAMES_AFTER: &str =
     "SELECT id, text FROM names WHERE id > ?1 UNION ALL SELECT id, text FROM names WHERE id < ?2";
@@ -136,12 +148,9 @@ pub(super) const TAIL_WANTED: &str = concat!(
      WHERE seq < ?2 AND (topic IN (SELECT value FROM json_each(?3)) OR topic > ?4 OR topic < ?5) \
      AND source NOT IN (SELECT value FROM json_each(?6)) ORDER BY seq DESC LIMIT ?1"
 );
-/// The time of the newest event that is not the runtime's own.
-pub(super) const NEWEST_TIME: &str = "SELECT time FROM journal \
-     WHERE topic NOT IN (SELECT id FROM names WHERE text >= 'sys.' AND text < 'sys/') ORDER BY seq DESC LIMIT 1";
-/// The first event in (?1, ?2] of at least this time that is not the runtime's own.
-pub(super) const FIRST_FROM_TIME: &str = "SELECT seq FROM journal WHERE seq > ?1 AND seq <= ?2 AND time >= ?3 \
-     AND topic NOT IN (SELECT id FROM names WHERE text >= 'sys.' AND text < 'sys/') ORDER BY seq LIMIT 1";
+/// When the first batch that ends in (?1, ?2] with a commit time was committed: its last seq, and the time twice.
+pub(super) const COMMIT_TIME: &str = "SELECT seq, committed, clock FROM journal \
+     WHERE seq > ?1 AND seq <= ?2 AND clock IS NOT NULL ORDER BY seq LIMIT 1";
 pub(super) const EFFECTS_OF: &str = concat!(events!(), " WHERE cause_seq = ?1 ORDER BY seq LIMIT ?2");
 /// `topic < 0` is what lets the planner use the partial index: memory topics have negative ids.
 pub(super) const MEMORY_AS_OF: &str = concat!(
@@ -151,16 +160,16 @@ pub(super) const MEMORY_AS_OF: &str = concat!(
 );
 pub(super) const TOPIC_COUNTS: &str = "SELECT topic, count(*) FROM journal GROUP BY topic";
 
-pub(super) const FACT: &str = "SELECT owner, writer, key, version, event, value FROM facts \
+pub(super) const FACT: &str = "SELECT owner, writer, key, version, event, value, written, check_value FROM facts \
      WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2) AND key = ?3";
-pub(super) const MEMORY_FACT: &str = "SELECT owner, writer, key, version, event, value FROM facts \
+pub(super) const MEMORY_FACT: &str = "SELECT owner, writer, key, version, event, value, written, check_value FROM facts \
      WHERE kind = 1 AND owner = 0 AND key = ?1";
-pub(super) const MEMORY_PAGE: &str = "SELECT owner, writer, key, version, event, value FROM facts \
+pub(super) const MEMORY_PAGE: &str = "SELECT owner, writer, key, version, event, value, written, check_value FROM facts \
      WHERE kind = 1 AND owner = 0 AND key >= ?1 ORDER BY key LIMIT ?2";
 /// The plus keeps the planner at the range of texts, which is the sorted one. A key ends before the greatest character.
 pub(super) const MEMORY_KEYS: &str = "SELECT substr(text, 8) FROM names \
      WHERE text >= 'memory.' || ?1 AND text < 'memory.' || ?1 || char(1114111) AND +id < 0 ORDER BY text";
-pub(super) const FACTS_PAGE: &str = "SELECT owner, writer, key, version, event, value FROM facts \
+pub(super) const FACTS_PAGE: &str = "SELECT owner, writer, key, version, event, value, written, check_value FROM facts \
      WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2) AND key >= ?3 ORDER BY key LIMIT ?4";
 /// From each owner to the next one, so that what they have is not read.
 pub(super) const FACT_OWNERS: &str = "WITH RECURSIVE owners(owner) AS (SELECT min(owner) FROM facts WHERE kind = ?1 \
@@ -170,17 +179,32 @@ pub(super) const COUNT_FACTS: &str = "SELECT count(*) FROM facts WHERE kind = ?1
 pub(super) const COUNT_FACTS_OF: &str =
     "SELECT count(*) FROM facts WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2)";
 
-pub(super) const TEAMS: &str = "SELECT team, epoch, number, cursor FROM teams";
-pub(super) const BLOCKS: &str = "SELECT start, rows, data FROM blocks \
+pub(super) const TEAMS: &str = "SELECT team, epoch, number, cursor, check_value FROM teams";
+pub(super) const BLOCKS: &str = "SELECT start, rows, data, check_value FROM blocks \
      WHERE series = (SELECT id FROM names WHERE text = ?1) AND start >= ?2 AND start <= ?3 ORDER BY start LIMIT ?4";
 pub(super) const SERIES: &str = "SELECT series, sum(rows), min(start), max(start) FROM blocks GROUP BY series";
 
+// === rows that a migration gives their check values ===
+
+pub(super) const NAMES: &str = "SELECT id, text FROM names";
+pub(super) const FACTS_AFTER: &str = "SELECT owner, writer, key, version, event, value, written, check_value, kind FROM facts \
+     WHERE (kind, owner, key) > (?1, ?2, ?3) ORDER BY kind, owner, key LIMIT ?4";
+pub(super) const BLOCKS_AFTER: &str =
+    "SELECT start, rows, data, check_value, series, id FROM blocks WHERE id > ?1 ORDER BY id LIMIT ?2";
+pub(super) const SET_FACT_CHECK: &str = "UPDATE facts SET check_value = ?4 WHERE kind = ?1 AND owner = ?2 AND key = ?3";
+pub(super) const SET_BLOCK_CHECK: &str = "UPDATE blocks SET check_value = ?2 WHERE id = ?1";
+pub(super) const SET_TEAM_CHECK: &str = "UPDATE teams SET check_value = ?2 WHERE team = ?1";
+
 // === check ===
+
+pub(super) const ROOTS: &str = "SELECT rootpage, type, name FROM sqlite_schema WHERE rootpage > 0";
 
 pub(super) const CHECK_SEQS: &str =
     "SELECT count(*), coalesce(min(seq), ?1 + 1), coalesce(max(seq), ?1) FROM journal WHERE seq > ?1";
 /// Every event with its check value, in the order in which they were chained.
-pub(super) const CHECK_CHAIN: &str = concat!(events!(", chain"), " WHERE seq > ?1 ORDER BY seq");
+pub(super) const CHECK_CHAIN: &str = concat!(events!(", chain, committed, clock"), " WHERE seq > ?1 ORDER BY seq");
+/// A value of `meta` that is a number.
+pub(super) const META_NUMBER: &str = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = ?1";
 pub(super) const META: &str = "SELECT value FROM meta WHERE key = ?1";
 pub(super) const CHECK_CAUSES: &str = "SELECT count(*) FROM journal WHERE cause_seq IS NOT NULL AND cause_seq >= seq";
 /// Memory keys whose fact and newest journal write disagree: a fact that is not the newest write, or a newest
@@ -201,6 +225,7 @@ pub(super) const CHECK_FACTS_AHEAD: &str =
     "SELECT count(*) FROM facts WHERE version > (SELECT coalesce(max(seq), 0) FROM journal)";
 pub(super) const CHECK_TEAMS_AHEAD: &str =
     "SELECT count(*) FROM teams WHERE cursor > (SELECT coalesce(max(seq), 0) FROM journal)";
+pub(super) const COUNT_FACTS_BY_KIND: &str = "SELECT kind, count(*) FROM facts GROUP BY kind";
 pub(super) const COUNT_ROWS: [(&str, &str); 6] = [
     ("journal", "SELECT count(*) FROM journal"),
     ("facts", "SELECT count(*) FROM facts"),

@@ -22,17 +22,21 @@ use tracing::warn;
 
 use super::{
     connection::{ReadMode, identify, reader_options},
-    error::{INTERRUPT, classify, code, fatal},
+    error::{INTERRUPT, classify, code, damaged, fatal},
     names::{NameTable, Wanted},
     paths::{refuse_unsafe_files, resolve_db},
     pool::{Readers, Reading},
     queries,
     room::refuse_without_room,
+    schema::{UNVERIFIED, views_of},
+    sums::{FactSum, Summer},
 };
-use crate::{Block, FactKind, FactPage, FactRow, PAGE_BYTES, Read, SeriesRow, StoreError, TeamRow};
+use crate::{Block, CommitTime, FactKind, FactPage, FactRow, PAGE_BYTES, Read, SeriesRow, StoreError, TeamRow};
 
-/// Events that are looked at in one query for their times. 100,000: some tens of milliseconds.
-const AGE_PAGE: u64 = 100_000;
+/// More events than a batch can have: 8 MiB, and one command of 16 MiB, of rows that count 128 bytes at least.
+const BATCH_EVENTS_MAX: u64 = 1 << 18;
+/// The key of the last seq without a commit time in the `meta` table.
+const TIMED_FROM_KEY: &str = "timed_from";
 
 /// A query of the registry with its values.
 struct Prepared {
@@ -86,12 +90,25 @@ pub(super) enum RowError {
     Sql(sqlx::Error),
     /// A topic or name that is not known yet.
     UnknownName,
-    Damaged(&'static str),
+    Damaged(String),
 }
 
 impl From<sqlx::Error> for RowError {
     fn from(error: sqlx::Error) -> Self {
         Self::Sql(error)
+    }
+}
+
+impl RowError {
+    /// The same as an error of the driver, for code that reads without a reader.
+    pub(super) fn into_sql(self) -> sqlx::Error {
+        match self {
+            Self::Sql(error) => error,
+            Self::UnknownName => {
+                sqlx::Error::Decode("a row refers to an entry that the names table does not have".into())
+            }
+            Self::Damaged(what) => sqlx::Error::Decode(what.into()),
+        }
     }
 }
 
@@ -147,7 +164,10 @@ impl SqliteReader {
         let mut db = self.acquire().await.map_err(|error| self.class(&error))?;
         match identify(&mut db, &self.path).await? {
             0 => Err(fatal(&self.path, "it is empty: no runtime has written to it")),
-            _ => Ok(()),
+            version => {
+                drop(db);
+                self.readers.use_views(views_of(version)).await.map_err(|error| self.class(&error))
+            }
         }
     }
 
@@ -288,8 +308,8 @@ impl SqliteReader {
     fn row_error(&self, error: RowError) -> StoreError {
         match error {
             RowError::Sql(error) => self.class(&error),
-            RowError::UnknownName => fatal(&self.path, "a row names what is not in the names table: run a check"),
-            RowError::Damaged(what) => fatal(&self.path, format!("a row has {what}: run a check")),
+            RowError::UnknownName => damaged(&self.path, "a row refers to an entry that the names table does not have"),
+            RowError::Damaged(what) => damaged(&self.path, what),
         }
     }
 
@@ -304,6 +324,21 @@ impl SqliteReader {
     /// The number that a query gives, if it gives one.
     async fn number(&self, query: Prepared) -> Result<Option<i64>, StoreError> {
         Ok(self.rows(query, |row, _| Ok(row.try_get::<i64, _>(0)?)).await?.pop())
+    }
+
+    /// The end of the first batch in (`before`, `upto`] that has a commit time, and that time.
+    async fn timed(&self, before: Seq, upto: Seq) -> Result<Option<(Seq, CommitTime)>, StoreError> {
+        let query = query(queries::COMMIT_TIME).bind(seq_of(before)).bind(seq_of(upto));
+        let decode = |row: &SqliteRow, _: &NameTable| {
+            Ok(commit_time(row, 1)?.map(|at| (Seq(row.try_get::<i64, _>(0).unwrap_or(0) as u64), at)))
+        };
+        Ok(self.rows(query, decode).await?.pop().flatten())
+    }
+
+    /// The end of the first batch in (`before`, `upto`].
+    async fn batch_end(&self, before: Seq, upto: Seq) -> Result<Option<Seq>, StoreError> {
+        let query = query(queries::FIRST_BATCH_END).bind(seq_of(before)).bind(seq_of(upto));
+        Ok(self.number(query).await?.map(|seq| Seq(seq as u64)))
     }
 
     /// Events of a query that asked for `wanted` and got what came after the known names, too.
@@ -427,19 +462,38 @@ impl Read for SqliteReader {
         Ok(self.number(query(queries::GENERATION)).await?.unwrap_or(0) as u64)
     }
 
-    async fn last_older_than(&self, span: Duration) -> Result<Seq, StoreError> {
-        let Some(newest) = self.number(query(queries::NEWEST_TIME)).await? else { return self.floor().await };
-        let oldest = newest.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
-        let (mut after, last) = (self.floor().await?, self.last_seq().await?);
-        while after < last {
-            let upto = Seq(after.get().saturating_add(AGE_PAGE));
-            let query = query(queries::FIRST_FROM_TIME).bind(seq_of(after)).bind(seq_of(upto)).bind(oldest);
-            if let Some(first) = self.number(query).await? {
-                return Ok(Seq(first as u64 - 1));
+    async fn last_committed_before(&self, clock: Timestamp) -> Result<Seq, StoreError> {
+        // The commit clock never goes back, so the batch is found by halving, and what is looked at does not grow with
+        // what a team pins. Invariant: the batch ends in (before, upto], or at `before`.
+        let (mut before, mut upto) = (self.floor().await?, self.last_seq().await?);
+        // The events of older versions have no times, all of them: one look instead of one at each.
+        let untimed = self.number(query(queries::META_NUMBER).bind(TIMED_FROM_KEY)).await?.unwrap_or(0);
+        let untimed = Seq(untimed as u64);
+        if before < untimed {
+            match self.timed(untimed, upto).await? {
+                Some((end, at)) if at.clock < clock => before = end,
+                _ => return Ok(before),
             }
-            after = upto;
         }
-        Ok(last)
+        while before < upto {
+            let middle = Seq(before.get() + (upto.get() - before.get()) / 2);
+            match self.timed(middle, upto).await? {
+                Some((end, at)) if at.clock < clock => before = end,
+                _ => upto = middle,
+            }
+        }
+        Ok(before)
+    }
+
+    async fn commit_time(&self, seq: Seq) -> Result<Option<CommitTime>, StoreError> {
+        let Some(before) = seq.get().checked_sub(1) else { return Ok(None) };
+        let end = Seq(seq.get().saturating_add(BATCH_EVENTS_MAX));
+        let (chained, timed) = futures::join!(self.batch_end(Seq(before), end), self.timed(Seq(before), end));
+        let (chained, timed, floor) = (chained?, timed?, self.floor().await?);
+        // A batch without a time must not be given that of a later one; and where a batch ended that is pruned is known
+        // only if its last event is kept.
+        let is_known = |end: Seq| chained == Some(end) && (seq > floor || end == seq);
+        Ok(timed.filter(|(end, _)| is_known(*end)).map(|(_, at)| at))
     }
 
     async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError> {
@@ -515,12 +569,8 @@ impl Read for SqliteReader {
 
     async fn teams(&self) -> Result<Vec<TeamRow>, StoreError> {
         let decode = |row: &SqliteRow, names: &NameTable| {
-            Ok(TeamRow {
-                team: names.name(row.try_get(0)?).ok_or(RowError::UnknownName)?,
-                epoch: row.try_get::<i64, _>(1)? as u64,
-                number: row.try_get::<i64, _>(2)? as u64,
-                cursor: Seq(row.try_get::<i64, _>(3)? as u64),
-            })
+            let team = names.name(row.try_get(0)?).ok_or(RowError::UnknownName)?;
+            team_row(row, team)
         };
         let mut teams = self.rows(query(queries::TEAMS), decode).await?;
         teams.sort_by(|a, b| a.team.cmp(&b.team));
@@ -530,14 +580,7 @@ impl Read for SqliteReader {
     async fn blocks(&self, series: &Name, from: i64, to: i64, limit: usize) -> Result<Vec<Block>, StoreError> {
         let query = query(queries::BLOCKS).bind(series.as_str().to_owned());
         let query = query.bind(from).bind(to).bind(limit_of(limit));
-        let decode = |row: &SqliteRow, _: &NameTable| {
-            Ok(Block {
-                series: series.clone(),
-                start: row.try_get(0)?,
-                rows: row.try_get::<i64, _>(1)? as u32,
-                data: row.try_get::<&[u8], _>(2)?.into(),
-            })
-        };
+        let decode = |row: &SqliteRow, _: &NameTable| block(row, series);
         self.rows(query, decode).await
     }
 
@@ -575,14 +618,14 @@ pub(super) fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowE
     // Unchecked: the query makes these types; this is the hot path.
     let numbers = row.try_get_unchecked::<&str, _>(0)?;
     let mut numbers = numbers.split(' ').map(str::parse::<i64>);
-    let mut next = || numbers.next().and_then(Result::ok).ok_or(RowError::Damaged("a number that is none"));
+    let mut next = || numbers.next().and_then(Result::ok).ok_or(RowError::Damaged("a number that is none".into()));
     let (seq, topic, version, source) = (next()?, next()?, next()?, next()?);
     let (time, hops, cause_seq, seen) = (next()?, next()?, next()?, next()?);
     let ids = row.try_get_unchecked::<&[u8], _>(1)?;
     let id = |place: usize| ids.get(place * 16..place * 16 + 16).and_then(EventId::from_slice);
-    let needed = |place: usize| id(place).ok_or(RowError::Damaged("an id of the wrong length"));
+    let needed = |place: usize| id(place).ok_or(RowError::Damaged("an id of the wrong length".into()));
     if !matches!(ids.len(), 32 | 48) {
-        return Err(RowError::Damaged("ids of the wrong length"));
+        return Err(RowError::Damaged("ids of the wrong length".into()));
     }
     let event = Event {
         id: needed(0)?,
@@ -605,17 +648,63 @@ pub(super) fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowE
     Ok(EventRow { committed, topic, source })
 }
 
-/// Columns: owner, writer, key, version, event, value.
-fn fact(row: &SqliteRow, names: &NameTable, kind: FactKind) -> Result<FactRow, RowError> {
-    let event = row.try_get::<Option<&[u8]>, _>(4)?;
-    let event =
-        event.map(|bytes| EventId::from_slice(bytes).ok_or(RowError::Damaged("a revision of the wrong length")));
+/// Columns: owner, writer, key, version, event, value, written, check value.
+pub(super) fn fact(row: &SqliteRow, names: &NameTable, kind: FactKind) -> Result<FactRow, RowError> {
+    let (owner_id, writer_id) = (row.try_get::<i64, _>(0)?, row.try_get::<i64, _>(1)?);
+    let owner = names.name(writer_id).ok_or(RowError::UnknownName)?;
+    let (key, version) = (row.try_get::<&str, _>(2)?, row.try_get::<i64, _>(3)?);
+    let (id, value) = (row.try_get::<Option<&[u8]>, _>(4)?, row.try_get::<&str, _>(VALUE)?);
+    let sum = Summer::default().fact(&FactSum {
+        kind: kind as i64,
+        writer: owner.as_str(),
+        key: key.as_bytes(),
+        version,
+        event: id,
+        written: row.try_get(6)?,
+        value: value.as_bytes(),
+    });
+    let what = || format!("fact {key:?} of {owner} ({kind:?})");
+    verify(row, 7, sum, what)?;
+    if owner_id != if kind == FactKind::Memory { 0 } else { writer_id } {
+        return Err(RowError::Damaged(format!("{} has another owner", what())));
+    }
+    let event = id.map(|bytes| EventId::from_slice(bytes).ok_or_else(|| RowError::Damaged(what())));
     Ok(FactRow {
         kind,
-        owner: names.name(row.try_get(1)?).ok_or(RowError::UnknownName)?,
-        key: row.try_get(2)?,
-        value: Some(row.try_get::<&str, _>(VALUE)?.into()),
-        version: Seq(row.try_get::<i64, _>(3)? as u64),
+        key: key.to_owned(),
+        value: Some(value.into()),
+        version: Seq(version as u64),
         event: event.transpose()?,
+        owner,
     })
+}
+
+/// Columns: start, rows, data, check value.
+pub(super) fn block(row: &SqliteRow, series: &Name) -> Result<Block, RowError> {
+    let (start, rows, data) = (row.try_get(0)?, row.try_get::<i64, _>(1)?, row.try_get::<&[u8], _>(2)?);
+    let sum = Summer::default().block(series.as_str(), start, rows, data);
+    verify(row, 3, sum, || format!("block {start} of series {series}"))?;
+    Ok(Block { series: series.clone(), start, rows: rows as u32, data: data.into() })
+}
+
+/// Columns: team (which is known), epoch, number, cursor, check value.
+pub(super) fn team_row(row: &SqliteRow, team: Name) -> Result<TeamRow, RowError> {
+    let (epoch, number, cursor) = (row.try_get::<i64, _>(1)?, row.try_get::<i64, _>(2)?, row.try_get::<i64, _>(3)?);
+    verify(row, 4, Summer::default().team(team.as_str(), epoch, number, cursor), || format!("row of team {team}"))?;
+    Ok(TeamRow { team, epoch: epoch as u64, number: number as u64, cursor: Seq(cursor as u64) })
+}
+
+/// Compares a computed check value with the one in the row.
+fn verify(row: &SqliteRow, column: usize, computed: i64, what: impl Fn() -> String) -> Result<(), RowError> {
+    let stored = row.try_get::<i64, _>(column)?;
+    if stored == computed || stored == UNVERIFIED {
+        return Ok(());
+    }
+    Err(RowError::Damaged(format!("{} is not as it was written: its check value differs", what())))
+}
+
+/// Columns from `first` on: the wall clock, the commit clock.
+pub(super) fn commit_time(row: &SqliteRow, first: usize) -> Result<Option<CommitTime>, sqlx::Error> {
+    let (wall, clock) = (row.try_get::<Option<i64>, _>(first)?, row.try_get::<Option<i64>, _>(first + 1)?);
+    Ok(wall.zip(clock).map(|(wall, clock)| CommitTime { wall: Timestamp(wall), clock: Timestamp(clock) }))
 }

@@ -4,10 +4,13 @@
 pub(super) const APPLICATION_ID: i64 = 0x6174_7261;
 
 /// The version of the tables (`PRAGMA user_version`) that this build writes.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
+
+/// The first version whose facts, teams and blocks have check values.
+pub(super) const CHECK_VALUES_FROM: u32 = 3;
 
 /// What brings a file of version *n* to version *n* + 1, at index *n*. Never change one that was released.
-pub(super) const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [V1, V2];
+pub(super) const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [V1, V2, V3];
 
 /// - `names`: topics, agents, callers, teams, series, each text once. Topics of memory writes have negative
 ///   ids, so that a partial index can hold them; all others are positive. Never deleted.
@@ -66,3 +69,36 @@ ALTER TABLE journal ADD COLUMN chain BLOB;
 INSERT INTO meta(key, value)
     SELECT 'chain_origin', coalesce(max(seq), 0) || ' 00000000000000000000000000000000' FROM journal;
 ";
+
+/// - `committed`, `clock`: when a batch was committed, in the row of its last event; see [`CommitTime`](crate::CommitTime).
+///   Events of older versions have none: `timed_from` in `meta` is the last of them.
+/// - `written`: for idempotency keys and effect results, the commit clock when the fact was written.
+/// - `check_value`: XXH3 over the row; the Rust part of the migration computes it for the rows that are there.
+const V3: &str = "
+ALTER TABLE journal ADD COLUMN committed INTEGER;
+ALTER TABLE journal ADD COLUMN clock INTEGER;
+ALTER TABLE facts ADD COLUMN written INTEGER;
+ALTER TABLE facts ADD COLUMN check_value INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE teams ADD COLUMN check_value INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE blocks ADD COLUMN check_value INTEGER NOT NULL DEFAULT 0;
+INSERT INTO meta(key, value) SELECT 'timed_from', coalesce(max(seq), 0) FROM journal;
+";
+
+/// What the views of an older file give as a check value: there is none, and nothing is verified.
+pub(super) const UNVERIFIED: i64 = i64::MIN;
+
+/// What makes a file of an older version readable with the queries of this one, without writing to it: views in the
+/// temporary database of a reading connection, which hide the tables of the same names.
+pub(super) fn views_of(version: u32) -> Option<String> {
+    let missing = match version {
+        1 => "NULL AS chain, NULL AS committed, NULL AS clock",
+        2 => "NULL AS committed, NULL AS clock",
+        _ => return None,
+    };
+    Some(format!(
+        "CREATE TEMP VIEW journal AS SELECT *, {missing} FROM main.journal; \
+         CREATE TEMP VIEW facts AS SELECT *, NULL AS written, {UNVERIFIED} AS check_value FROM main.facts; \
+         CREATE TEMP VIEW teams AS SELECT *, {UNVERIFIED} AS check_value FROM main.teams; \
+         CREATE TEMP VIEW blocks AS SELECT *, {UNVERIFIED} AS check_value FROM main.blocks;"
+    ))
+}

@@ -321,7 +321,7 @@ async fn a_file_of_version_1_is_brought_up_to_date_and_its_old_part_is_not_chain
     store.commit(&events(6..=6, "x")).await.expect("committed");
     let report = check(folder.db()).await.expect("a report");
     assert!(report.is_sound() && report.chained_from == Seq(4) && report.events == 6, "found {report:?}");
-    assert_eq!(info(folder.db()).await.expect("info").schema_version, 2);
+    assert_eq!(info(folder.db()).await.expect("info").schema_version, super::SCHEMA_VERSION);
     store.close().await.expect("closed");
     let mut db = folder.raw().await;
     db.execute("UPDATE journal SET payload = '2' WHERE seq = 6").await.expect("damaged");
@@ -350,7 +350,10 @@ impl Release for Nobody {
 async fn many_writers_through_the_actor_leave_a_sound_file() {
     let folder = Folder::new();
     let store = Box::new(SqliteStore::open(SqliteOptions::new(folder.db())).await.expect("opened"));
-    let (storage, actor) = Storage::open(store, StorageOptions::default(), Arc::new(Nobody)).await.expect("opened");
+    let (storage, actor) =
+        Storage::open(store, StorageOptions::default(), Arc::new(Nobody), Arc::new(atra_bus::SystemEnv::new()))
+            .await
+            .expect("opened");
     let writers = futures::future::join_all((0..40_u64).map(|writer| {
         let storage = storage.clone();
         async move {

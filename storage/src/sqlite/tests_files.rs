@@ -1,6 +1,6 @@
 //! What an operator does with whole files: restores, copies beside what is left of others, teams that are forgotten.
 
-use atra_bus::{Committed, Seq};
+use atra_bus::{Committed, Seq, Timestamp};
 
 use super::{
     SqliteOptions, SqliteStore, backup, check, forget_team, restore,
@@ -96,9 +96,9 @@ async fn with_teams(folder: &Folder) {
 async fn a_forgotten_team_pins_nothing_and_leaves_what_others_need() {
     let folder = Folder::new();
     with_teams(&folder).await;
-    let keep = Keep { span: None, events: Some(5) };
+    let keep = Keep { events: Some(5), ..Keep::default() };
     let mut store = folder.store().await;
-    let before = plan_prune(&*store.reader(), keep).await.expect("a plan");
+    let before = plan_prune(&*store.reader(), keep, Timestamp(0)).await.expect("a plan");
     assert_eq!(before.upto, Seq(3), "the old team pins what it has not taken");
     let planned = plan_forget(&*store.reader(), &name("old")).await.expect("a plan");
     let busy = forget_team(&folder.db(), &name("old")).await.expect_err("refused");
@@ -111,7 +111,7 @@ async fn a_forgotten_team_pins_nothing_and_leaves_what_others_need() {
     assert_eq!((done.agents, done.facts, done.pinned, done.freed), (vec![name("a")], 5, Seq(3), Seq(22)));
     let mut store = folder.store().await;
     let reader = store.reader();
-    assert_eq!(plan_prune(&*reader, keep).await.expect("a plan").upto, Seq(22));
+    assert_eq!(plan_prune(&*reader, keep, Timestamp(0)).await.expect("a plan").upto, Seq(22));
     let mut left = Vec::new();
     for kind in FactKind::ALL {
         let facts = reader.facts(kind, None).await.expect("facts");

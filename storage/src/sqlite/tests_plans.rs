@@ -27,16 +27,14 @@ const PLANNED: &[(&str, &str, &str)] = &[
         TAIL_WANTED,
         "SEARCH journal USING INTEGER PRIMARY KEY (rowid<?); LIST SUBQUERY 1; SCAN json_each VIRTUAL TABLE INDEX 1:; CREATE BLOOM FILTER; LIST SUBQUERY 2; SCAN json_each VIRTUAL TABLE INDEX 1:; CREATE BLOOM FILTER",
     ),
-    (
-        "NEWEST_TIME",
-        NEWEST_TIME,
-        "SCAN journal; LIST SUBQUERY 1; SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text>? AND text<?); CREATE BLOOM FILTER",
-    ),
-    (
-        "FIRST_FROM_TIME",
-        FIRST_FROM_TIME,
-        "SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?); LIST SUBQUERY 1; SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text>? AND text<?); CREATE BLOOM FILTER",
-    ),
+    ("COMMIT_TIME", COMMIT_TIME, "SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+    ("META_NUMBER", META_NUMBER, "SEARCH meta USING PRIMARY KEY (key=?)"),
+    ("NAMES", NAMES, "SCAN names"),
+    ("FACTS_AFTER", FACTS_AFTER, "SEARCH facts USING PRIMARY KEY ((kind,owner,key)>(?,?,?))"),
+    ("BLOCKS_AFTER", BLOCKS_AFTER, "SEARCH blocks USING INTEGER PRIMARY KEY (rowid>?)"),
+    ("SET_FACT_CHECK", SET_FACT_CHECK, "SEARCH facts USING PRIMARY KEY (kind=? AND owner=? AND key=?)"),
+    ("SET_BLOCK_CHECK", SET_BLOCK_CHECK, "SEARCH blocks USING INTEGER PRIMARY KEY (rowid=?)"),
+    ("SET_TEAM_CHECK", SET_TEAM_CHECK, "SEARCH teams USING INTEGER PRIMARY KEY (rowid=?)"),
     ("EFFECTS_OF", EFFECTS_OF, "SEARCH journal USING INDEX journal_cause (cause_seq=?)"),
     (
         "MEMORY_AS_OF",
@@ -62,6 +60,7 @@ const PLANNED: &[(&str, &str, &str)] = &[
         FACT_OWNERS,
         "CO-ROUTINE owners; SETUP; SEARCH facts USING PRIMARY KEY (kind=?); RECURSIVE STEP; SCAN owners; CORRELATED SCALAR SUBQUERY 2; SEARCH facts USING PRIMARY KEY (kind=? AND owner>?); SCAN owners",
     ),
+    ("COUNT_FACTS_BY_KIND", COUNT_FACTS_BY_KIND, "SCAN facts"),
     ("COUNT_FACTS", COUNT_FACTS, "SEARCH facts USING PRIMARY KEY (kind=?)"),
     (
         "COUNT_FACTS_OF",
@@ -88,6 +87,11 @@ const PLANNED: &[(&str, &str, &str)] = &[
         PRUNE,
         "SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?); LIST SUBQUERY 1; SEARCH names USING COVERING INDEX sqlite_autoindex_names_1 (text=?); CREATE BLOOM FILTER; LIST SUBQUERY 2; SCAN json_each VIRTUAL TABLE INDEX 1:; CREATE BLOOM FILTER",
     ),
+    ("ROOTS", ROOTS, "SCAN sqlite_schema"),
+    ("GENERATION", GENERATION, "SEARCH meta USING PRIMARY KEY (key=?)"),
+    ("NAME_OF", NAME_OF, "SEARCH names USING INTEGER PRIMARY KEY (rowid=?)"),
+    ("EXPIRY_PAGE", EXPIRY_PAGE, "SEARCH facts USING PRIMARY KEY (kind=? AND (owner,key)>(?,?))"),
+    ("EXPIRE", EXPIRE, "SEARCH facts USING PRIMARY KEY (kind=? AND (owner,key)>(?,?) AND (owner,key)<(?,?))"),
     (
         "NEEDED",
         NEEDED,
@@ -186,7 +190,9 @@ async fn a_file_with_statistics_has_the_same_plans() {
 fn what_is_held_is_no_scan_but_for_those_that_may() {
     // For people, in a check, or as many rows as teams or owners.
     let may: BTreeMap<&str, &str> = BTreeMap::from([
-        ("NEWEST_TIME", "SCAN journal"),
+        ("NAMES", "SCAN names"),
+        ("COUNT_FACTS_BY_KIND", "SCAN facts"),
+        ("ROOTS", "SCAN sqlite_schema"),
         ("TOPIC_COUNTS", "SCAN journal"),
         ("LAST_LINK", "SCAN journal"),
         ("TEAMS", "SCAN teams"),
@@ -223,6 +229,8 @@ fn every_query_of_the_registry_is_held() {
 fn no_query_is_written_elsewhere() {
     for (file, text) in [
         ("check.rs", include_str!("check.rs")),
+        ("check_rows.rs", include_str!("check_rows.rs")),
+        ("sums.rs", include_str!("sums.rs")),
         ("mod.rs", include_str!("mod.rs")),
         ("prune.rs", include_str!("prune.rs")),
         ("read.rs", include_str!("read.rs")),

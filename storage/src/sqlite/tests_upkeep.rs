@@ -67,8 +67,14 @@ async fn a_read_that_nobody_waits_for_any_more_holds_up_no_other() {
 async fn one_writer_and_the_fixed_readers_are_all_the_connections_and_nobody_hears_that_it_is_locked() {
     let folder = Folder::new();
     let store = store_with(&folder, |options| options.readers = 3).await;
-    let (storage, actor) =
-        Storage::open(Box::new(store), StorageOptions::default(), Arc::new(Nobody)).await.expect("opened");
+    let (storage, actor) = Storage::open(
+        Box::new(store),
+        StorageOptions::default(),
+        Arc::new(Nobody),
+        Arc::new(atra_bus::SystemEnv::new()),
+    )
+    .await
+    .expect("opened");
     let all = Interest::in_topics(vec![Filter::all()]);
     let most = std::sync::atomic::AtomicUsize::new(0);
     let agents = futures::future::join_all((0..60_u64).map(|agent| {
@@ -110,8 +116,14 @@ fn n_open(db: &std::path::Path) -> usize {
 async fn whoever_was_told_a_seq_reads_it_afterwards_or_hears_that_it_is_late() {
     let folder = Folder::new();
     let store = folder.store().await;
-    let (storage, actor) =
-        Storage::open(Box::new(store), StorageOptions::default(), Arc::new(Nobody)).await.expect("opened");
+    let (storage, actor) = Storage::open(
+        Box::new(store),
+        StorageOptions::default(),
+        Arc::new(Nobody),
+        Arc::new(atra_bus::SystemEnv::new()),
+    )
+    .await
+    .expect("opened");
     let work = async {
         let waiting = storage.read_your_writes(Seq(2), Duration::from_secs(60));
         let writing = async {
@@ -169,8 +181,14 @@ async fn the_log_is_begun_anew_under_load_and_a_reader_that_holds_it_is_found() 
 async fn the_log_is_moved_by_what_it_has_grown_by() {
     let folder = Folder::new();
     let store = folder.store().await;
-    let (storage, actor) =
-        Storage::open(Box::new(store), StorageOptions::default(), Arc::new(Nobody)).await.expect("opened");
+    let (storage, actor) = Storage::open(
+        Box::new(store),
+        StorageOptions::default(),
+        Arc::new(Nobody),
+        Arc::new(atra_bus::SystemEnv::new()),
+    )
+    .await
+    .expect("opened");
     let work = async {
         let mut largest = 0;
         for n in 0..3_000 {
@@ -194,7 +212,10 @@ async fn the_log_stays_bounded_under_constant_reading_and_writing() {
     let folder = Folder::new();
     let store = folder.store().await;
     let options = StorageOptions { wal_bytes_max: 1 << 20, ..StorageOptions::default() };
-    let (storage, actor) = Storage::open(Box::new(store), options, Arc::new(Nobody)).await.expect("opened");
+    let (storage, actor) =
+        Storage::open(Box::new(store), options, Arc::new(Nobody), Arc::new(atra_bus::SystemEnv::new()))
+            .await
+            .expect("opened");
     let is_over = std::sync::atomic::AtomicBool::new(false);
     let is_over = &is_over;
     let load = std::sync::atomic::Ordering::Relaxed;
@@ -265,8 +286,14 @@ async fn a_file_that_goes_away_is_fatal_and_what_came_between_is_named() {
     for (harm, expected) in harms {
         let folder = Folder::new();
         let store = folder.store().await;
-        let (storage, actor) =
-            Storage::open(Box::new(store), StorageOptions::default(), Arc::new(Nobody)).await.expect("opened");
+        let (storage, actor) = Storage::open(
+            Box::new(store),
+            StorageOptions::default(),
+            Arc::new(Nobody),
+            Arc::new(atra_bus::SystemEnv::new()),
+        )
+        .await
+        .expect("opened");
         let work = async {
             let publish = |n| crate::tests::publish(vec![crate::tests::new("x", "1", n)]);
             storage.publish(publish(1)).await.expect("committed");
@@ -295,11 +322,14 @@ async fn the_journal_is_pruned_in_the_background_as_configured() {
     let folder = Folder::new();
     let store = folder.store().await;
     let options = StorageOptions {
-        keep: Keep { events: Some(100), span: None },
+        keep: Keep { events: Some(100), ..Keep::default() },
         retention_every: Duration::from_millis(1),
         ..StorageOptions::default()
     };
-    let (storage, actor) = Storage::open(Box::new(store), options, Arc::new(Nobody)).await.expect("opened");
+    let (storage, actor) =
+        Storage::open(Box::new(store), options, Arc::new(Nobody), Arc::new(atra_bus::SystemEnv::new()))
+            .await
+            .expect("opened");
     let work = async {
         for n in 0..100_u64 {
             let new = (0..100).map(|k| crate::tests::new("x", "1", n * 1_000 + k)).collect();
@@ -355,11 +385,14 @@ async fn callers_are_refused_at_the_limit_while_a_paused_team_pins_the_journal()
     let store = folder.store().await;
     let options = StorageOptions {
         db_bytes_max: Some(1 << 20),
-        keep: Keep { events: Some(1), span: None },
+        keep: Keep { events: Some(1), ..Keep::default() },
         retention_every: Duration::from_millis(1),
         ..StorageOptions::default()
     };
-    let (storage, actor) = Storage::open(Box::new(store), options, Arc::new(Nobody)).await.expect("opened");
+    let (storage, actor) =
+        Storage::open(Box::new(store), options, Arc::new(Nobody), Arc::new(atra_bus::SystemEnv::new()))
+            .await
+            .expect("opened");
     let work = async {
         let team = crate::conformance::name("paused");
         let row = storage.raise_epoch(&team).await.expect("raised");

@@ -59,7 +59,10 @@ async fn ends_with(db: &Path, harm: Harm) -> String {
     let store = SqliteStore::open(SqliteOptions::new(db)).await.expect("opened");
     // The log is not moved meanwhile, so that there is something to lose.
     let options = StorageOptions { checkpoint_after_idle: Duration::from_secs(3_600), ..StorageOptions::default() };
-    let (storage, actor) = Storage::open(Box::new(store), options, Arc::new(Nobody)).await.expect("opened");
+    let (storage, actor) =
+        Storage::open(Box::new(store), options, Arc::new(Nobody), Arc::new(atra_bus::SystemEnv::new()))
+            .await
+            .expect("opened");
     let work = async {
         for n in 1..=10 {
             let publish = crate::tests::publish(vec![crate::tests::new("x", "1", n)]);

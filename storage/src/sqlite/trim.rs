@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use atra_bus::{Name, Seq};
+use atra_bus::{Name, Seq, Timestamp};
 use sqlx::SqliteConnection;
 
 use super::{
@@ -10,13 +10,28 @@ use super::{
     error::classify,
     queries::{BEGIN, COMMIT, FORGET_FACTS, FORGET_TEAM},
 };
-use crate::{ForgetPlan, Keep, Level, PrunePlan, Store as _, StoreError, plan_forget, plan_prune};
+use crate::{
+    Expiry, ForgetPlan, Keep, Level, PrunePlan, Store as _, StoreError, clock_of, plan_forget, plan_prune,
+    retention::EXPIRING,
+};
 
-/// Events that one transaction deletes. 10,000: nobody else waits, and a bar moves.
+/// Events that one transaction deletes, and facts that one looks at. 10,000: nobody else waits, and a bar moves.
 const PIECE_EVENTS: u64 = 10_000;
 
-/// Deletes what is older than what is to be kept and not needed by anybody, and gives the last seq that is gone
-/// afterwards. `tell` hears of the plan and of how far it got.
+/// What pruning a file has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    /// What was to be done with the journal.
+    pub plan: PrunePlan,
+    /// The last seq that is gone.
+    pub floor: Seq,
+    /// Idempotency keys that were deleted.
+    pub keys: u64,
+    /// Recorded results that were deleted.
+    pub results: u64,
+}
+
+/// Deletes what is older than what is to be kept and not needed by anybody. `wall` is the wall clock now; `tell` is called with the plan and how far it got.
 ///
 /// # Cancel safety
 /// Dropped while it waits, the journal is pruned less far. It is sound whenever it ends.
@@ -26,10 +41,11 @@ const PIECE_EVENTS: u64 = 10_000;
 pub async fn prune_file(
     path: &Path,
     keep: Keep,
+    wall: Timestamp,
     tell: impl Fn(&PrunePlan, Seq) + Send + Sync,
-) -> Result<(PrunePlan, Seq), StoreError> {
+) -> Result<Pruned, StoreError> {
     let mut store = open(path).await?;
-    let done = prune_all(&mut store, keep, tell).await;
+    let done = prune_all(&mut store, keep, wall, tell).await;
     // In any case: it moves the log into the file. The first error is the one to tell.
     let closed = store.close().await;
     let done = done?;
@@ -59,10 +75,12 @@ async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
 async fn prune_all(
     store: &mut SqliteStore,
     keep: Keep,
+    wall: Timestamp,
     tell: impl Fn(&PrunePlan, Seq) + Send + Sync,
-) -> Result<(PrunePlan, Seq), StoreError> {
+) -> Result<Pruned, StoreError> {
     store.load().await?;
-    let plan = plan_prune(&*store.reader(), keep).await?;
+    let reader = store.reader();
+    let plan = plan_prune(&*reader, keep, clock_of(&*reader, wall).await?).await?;
     let mut floor = plan.floor;
     while floor < plan.upto {
         let next = store.prune(plan.upto, PIECE_EVENTS).await?;
@@ -75,7 +93,19 @@ async fn prune_all(
         store.checkpoint().await?;
         tell(&plan, floor);
     }
-    Ok((plan, floor))
+    let settled = reader.teams().await?.into_iter().map(|team| team.cursor).min().unwrap_or(plan.last.next());
+    let (mut deleted, now) = ([0; EXPIRING.len()], clock_of(&*reader, wall).await?);
+    for (kind, deleted) in EXPIRING.into_iter().zip(&mut deleted) {
+        let mut next = Expiry::first(kind, keep, now, settled, PIECE_EVENTS);
+        while let Some(expiry) = next {
+            let expired = store.expire(&expiry).await?;
+            *deleted += expired.deleted;
+            store.checkpoint().await?;
+            next = expired.next.map(|from| Expiry { from: Some(from), ..expiry });
+        }
+    }
+    let [keys, results] = deleted;
+    Ok(Pruned { plan, floor, keys, results })
 }
 
 async fn forget(store: &mut SqliteStore, team: &Name) -> Result<ForgetPlan, StoreError> {

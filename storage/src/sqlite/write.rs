@@ -18,8 +18,9 @@ use super::{
         BEGIN, BySize, COMMIT, DELETE_FACT, INSERT_EVENTS, INSERT_LAST_EVENTS, INSERT_NAMES, INSERT_TEAM, SIZES,
         UPDATE_TEAM, UPSERT_BLOCKS, UPSERT_FACTS,
     },
+    sums::{FactSum, Summer},
 };
-use crate::{FactKind, StoreError, TeamMove, WriteBatch};
+use crate::{CommitTime, FactKind, StoreError, TeamMove, WriteBatch};
 
 /// Statements with fewer rows than this are joined, up to this many rows in a call.
 const JOINED_ROWS_MAX: usize = 64;
@@ -28,8 +29,17 @@ const JOINED_ROWS_MAX: usize = 64;
 /// connection's thread does not wait long for its first rows.
 const FIRST_ROWS_MAX: usize = 64;
 
-/// Values of an event's row, without the link.
+/// Values of an event's row, without those of the end of a batch.
 const EVENT_VALUES: usize = 12;
+/// Values that the row of the last event of a batch has more.
+const END_VALUES: usize = 3;
+
+/// What the row of the last event of a batch has besides the event.
+#[derive(Clone, Copy)]
+struct BatchEnd {
+    link: Link,
+    at: Option<CommitTime>,
+}
 
 /// One text for the connection, with its values.
 struct Call<'a> {
@@ -117,14 +127,17 @@ impl<'a> Script<'a> {
         Ok(())
     }
 
-    /// Adds events as one statement, of a fixed size; with `link`, the last one carries it.
-    fn add_events(&mut self, rows: &[EventRow<'_>], link: Option<Link>) -> Result<(), WriteError> {
+    /// Adds events as one statement, of a fixed size; with `end`, the last one carries it.
+    fn add_events(&mut self, rows: &[EventRow<'_>], end: Option<BatchEnd>) -> Result<(), WriteError> {
         let size = SIZES.iter().position(|size| *size == rows.len()).expect("rows were cut to a fixed size");
-        let sql = if link.is_some() { &INSERT_LAST_EVENTS[size] } else { &INSERT_EVENTS[size] };
+        let sql = if end.is_some() { &INSERT_LAST_EVENTS[size] } else { &INSERT_EVENTS[size] };
         self.add(sql, rows.len(), None, |values| {
-            values.reserve(rows.len() * EVENT_VALUES + 1, 0);
+            values.reserve(rows.len() * EVENT_VALUES + END_VALUES, 0);
             rows.iter().try_for_each(|row| bind_event(row, values))?;
-            link.map_or(Ok(()), |link| values.add(link.as_bytes().to_vec()))
+            let Some(BatchEnd { link, at }) = end else { return Ok(()) };
+            values.add(link.as_bytes().to_vec())?;
+            values.add(at.map(|at| at.wall.millis()))?;
+            values.add(at.map(|at| at.clock.millis()))
         })
     }
 
@@ -185,7 +198,7 @@ pub(super) async fn write(
     before: Link,
 ) -> Result<Written, WriteError> {
     let (mut script, mut pipe) = (Script::new(), Pipe::Idle(db));
-    let mut linking = Linking::after(before);
+    let (mut linking, mut link) = (Linking::after(before), before);
     let mut events = batch.events.as_slice();
     // The first call of a large batch is small, so that the thread has something to do soon.
     let mut rows_max = if events.len() < 2 * SIZES[0] { SIZES[0] } else { FIRST_ROWS_MAX };
@@ -193,7 +206,10 @@ pub(super) async fn write(
         rows_max = SIZES[0];
         let (these, rest) = events.split_at(size);
         let rows = event_rows(these, &mut names, &mut linking)?;
-        script.add_events(&rows, rest.is_empty().then(|| linking.finish()))?;
+        let at = batch.committed_at;
+        let end = rest.is_empty().then(|| BatchEnd { link: linking.finish(at), at });
+        link = end.map_or(link, |end| end.link);
+        script.add_events(&rows, end)?;
         for call in script.take_full() {
             pipe = pipe.start(call).await?;
         }
@@ -202,11 +218,14 @@ pub(super) async fn write(
     add_facts(&mut script, batch, &mut names)?;
     add_teams(&mut script, batch, &mut names)?;
     let blocks: Vec<_> = batch.blocks.iter().map(|block| (names.id(block.series.as_str()), block)).collect();
+    let mut summer = Summer::default();
     script.add_rows(&UPSERT_BLOCKS, &blocks, |(series, block), values| {
+        let rows = i64::from(block.rows);
         values.add(*series)?;
         values.add(block.start)?;
-        values.add(i64::from(block.rows))?;
-        values.add(&*block.data)
+        values.add(rows)?;
+        values.add(&*block.data)?;
+        values.add(summer.block(block.series.as_str(), block.start, rows, &block.data))
     })?;
     let new = names.into_new();
     script.add_rows(&INSERT_NAMES, &new, |(text, id), values| {
@@ -225,7 +244,6 @@ pub(super) async fn write(
         pipe = pipe.start(call).await?;
     }
     pipe.settle().await?;
-    let link = if batch.events.is_empty() { before } else { linking.finish() };
     Ok(Written { names: new, link, is_committed })
 }
 
@@ -309,14 +327,21 @@ fn add_facts(script: &mut Script<'_>, batch: &WriteBatch, names: &mut BatchNames
     written.sort_unstable_by(|(a, a_owner, ..), (b, b_owner, ..)| {
         (a.kind, a_owner, &a.key).cmp(&(b.kind, b_owner, &b.key))
     });
+    let (mut summer, clock) = (Summer::default(), batch.committed_at.map(|at| at.clock.millis()));
     script.add_rows(&UPSERT_FACTS, &written, |(fact, owner, writer, value), values| {
-        values.add(fact.kind as i64)?;
+        let (kind, version) = (fact.kind as i64, fact.version.get() as i64);
+        let event = fact.event.as_ref().map(|id| id.as_bytes().as_slice());
+        let at = clock.filter(|_| fact.kind.expires());
+        values.add(kind)?;
         values.add(*owner)?;
         values.add(fact.key.as_str())?;
         values.add(*writer)?;
-        values.add(fact.version.get() as i64)?;
-        values.add(fact.event.as_ref().map(|id| id.as_bytes().as_slice()))?;
-        values.add(Arc::clone(value))
+        values.add(version)?;
+        values.add(event)?;
+        values.add(Arc::clone(value))?;
+        values.add(at)?;
+        let (writer, key, value) = (fact.owner.as_str(), fact.key.as_bytes(), value.as_bytes());
+        values.add(summer.fact(&FactSum { kind, writer, key, version, event, written: at, value }))
     })?;
     for (fact, owner) in removed {
         script.add(DELETE_FACT, 1, None, |values| {
@@ -329,9 +354,11 @@ fn add_facts(script: &mut Script<'_>, batch: &WriteBatch, names: &mut BatchNames
 }
 
 fn add_teams<'a>(script: &mut Script<'a>, batch: &'a WriteBatch, names: &mut BatchNames<'_>) -> Result<(), WriteError> {
+    let mut summer = Summer::default();
     for moved in &batch.teams {
         let team = names.id(moved.to.team.as_str());
-        let to = [moved.to.epoch, moved.to.number, moved.to.cursor.get()].map(|n| n as i64);
+        let [epoch, number, cursor] = [moved.to.epoch, moved.to.number, moved.to.cursor.get()].map(|n| n as i64);
+        let to = [epoch, number, cursor, summer.team(moved.to.team.as_str(), epoch, number, cursor)];
         match &moved.from {
             None => script.add(INSERT_TEAM, 1, Some(moved), |values| {
                 values.add(team)?;

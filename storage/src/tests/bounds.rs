@@ -206,7 +206,7 @@ async fn a_bound_that_cannot_work_is_refused_with_its_name_and_range_and_never_c
         let mut options = StorageOptions::default();
         change(&mut options);
         let store = Box::new(MemoryStore::new());
-        let opened = Storage::open(store, options, Arc::new(Recorder::default())).await;
+        let opened = Storage::open(store, options, Arc::new(Recorder::default()), super::env()).await;
         let error = opened.err().unwrap_or_else(|| panic!("{expected} was accepted")).to_string();
         assert!(error.contains(expected), "{error:?} does not say {expected:?}");
     }

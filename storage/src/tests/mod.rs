@@ -3,10 +3,12 @@
 //! - `order`: what is accepted, in which order it is committed, released and answered
 //! - `failure`: what each class of store error does
 //! - `bounds`: queues, lanes, sizes, stopping
+//! - `retention`: what is deleted, and when
 
 mod bounds;
 mod failure;
 mod order;
+mod retention;
 
 use std::sync::{Arc, Mutex};
 
@@ -59,9 +61,14 @@ pub(crate) async fn start(
     options: StorageOptions,
     release: Arc<dyn Release>,
 ) -> (Storage, Task) {
-    let (storage, actor) = Storage::open(store, options, release).await.expect("a sound store opens");
+    let (storage, actor) = Storage::open(store, options, release, env()).await.expect("a sound store opens");
     let task = SimEnv::new(1, Timestamp(0)).spawn("storage", Box::pin(actor.run()));
     (storage, task)
+}
+
+/// A clock that follows tokio's, from 0 on.
+pub(crate) fn env() -> Arc<dyn Env> {
+    Arc::new(SimEnv::new(1, Timestamp(0)))
 }
 
 pub(crate) fn new(topic: &str, json: &str, order: u64) -> NewEvent {

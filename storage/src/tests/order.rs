@@ -130,7 +130,7 @@ async fn an_answer_does_not_wait_for_the_next_commit() {
 #[tokio::test(start_paused = true)]
 async fn what_is_committed_is_answered_by_the_task_that_was_split_off() {
     let store = Box::new(MemoryStore::new());
-    let opened = Storage::open(store, StorageOptions::default(), Arc::new(Recorder::default())).await;
+    let opened = Storage::open(store, StorageOptions::default(), Arc::new(Recorder::default()), super::env()).await;
     let (storage, mut actor) = opened.expect("a sound store opens");
     let mut answers = Box::pin(actor.answers_apart());
     let _actor = SimEnv::new(1, Timestamp(0)).spawn("storage", Box::pin(actor.run()));
