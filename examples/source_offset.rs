@@ -67,8 +67,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let team = Team::of(move || Adder { path: path.clone(), sum: 0 }).clock(Clock::Events);
         let runtime = RuntimeBuilder::new(store).team(team).start().await?;
         runtime.idle().await;
-        let counts = runtime.reader().topic_counts().await?;
-        let read = counts.iter().find(|(topic, _)| topic == "file.number").map_or(0, |(_, n)| *n);
+        let read = runtime.reader().topic_counts().await?.of("file.number");
         let last = runtime.reader().journal_tail(&Interest::in_topics(vec![SUM.into()]), 1).await?;
         sums.push((read, *last[0].event.get::<u64>()?));
         runtime.stop(Duration::from_secs(10)).await?;

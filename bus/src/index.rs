@@ -1,7 +1,9 @@
 //! The interest index: which subscribers want an event on a topic.
 //!
-//! Literal filters are looked up in a map. A wildcard filter is matched once per topic; the merged answer
-//! is cached, so that in the steady state an event costs one look-up and then only those who want it.
+//! Literal filters are looked up in a map. Wildcard filters are grouped by the tokens before their first wildcard, and
+//! those of the groups that a topic begins with are matched once per topic; the merged answer is cached, so that in the
+//! steady state an event costs one look-up and then only those who want it. Tens of thousands of members that each have
+//! a wildcard filter of their own (`to.name.>`) do not make each other slow.
 //! Adding or removing a filter forgets exactly the cached topics that it matches. The cache is bounded:
 //! when full it is emptied, which costs one new resolution per topic in use and needs no bookkeeping per
 //! look-up.
@@ -42,10 +44,12 @@ pub(crate) struct Index<T> {
     free: BTreeSet<Slot>,
     /// Filters without wildcards → slots, each sorted and without repeats. No empty lists.
     literals: FxHashMap<Box<str>, Vec<Slot>>,
-    /// Filters with wildcards, in the order they were added.
-    wildcards: Vec<(Filter, Slot)>,
+    /// Filters with wildcards by what is before the first one (`to.name.`), in the order they were added. No empty lists.
+    wildcards: FxHashMap<Box<str>, Vec<(Filter, Slot)>>,
     /// Topic → the merged answer. At most `topics_cached_max` entries.
     cached: FxHashMap<Topic, Slots>,
+    /// The cached topics, sorted: those that a filter matches follow each other, but for others between them.
+    sorted: BTreeSet<Topic>,
     topics_cached_max: usize,
 }
 
@@ -56,8 +60,9 @@ impl<T> Index<T> {
             members: Vec::new(),
             free: BTreeSet::new(),
             literals: FxHashMap::default(),
-            wildcards: Vec::new(),
+            wildcards: FxHashMap::default(),
             cached: FxHashMap::default(),
+            sorted: BTreeSet::new(),
             topics_cached_max: topics_cached_max.max(1),
         }
     }
@@ -76,7 +81,7 @@ impl<T> Index<T> {
                     slots.insert(place, slot);
                 }
             } else {
-                self.wildcards.push((filter.clone(), slot));
+                self.wildcards.entry(start_of(filter).into()).or_default().push((filter.clone(), slot));
             }
             self.forget(filter);
         }
@@ -87,8 +92,13 @@ impl<T> Index<T> {
     pub(crate) fn remove(&mut self, slot: Slot, filters: &[Filter]) {
         self.members[slot as usize] = None;
         self.free.insert(slot);
-        self.wildcards.retain(|(_, held)| *held != slot);
         for filter in filters {
+            if let Some(wildcards) = self.wildcards.get_mut(start_of(filter)) {
+                wildcards.retain(|(_, held)| *held != slot);
+                if wildcards.is_empty() {
+                    self.wildcards.remove(start_of(filter));
+                }
+            }
             if let Some(slots) = self.literals.get_mut(filter.as_str()) {
                 slots.retain(|held| *held != slot);
                 if slots.is_empty() {
@@ -123,24 +133,44 @@ impl<T> Index<T> {
     #[cold]
     fn resolve(&mut self, topic: &Topic) -> Slots {
         let mut slots = self.literals.get(topic.as_str()).cloned().unwrap_or_default();
-        slots.extend(self.wildcards.iter().filter(|(filter, _)| filter.matches(topic.as_str())).map(|(_, slot)| *slot));
+        let text = topic.as_str();
+        let starts = std::iter::once("").chain(text.match_indices('.').map(|(at, _)| &text[..=at]));
+        for wildcards in starts.filter_map(|start| self.wildcards.get(start)) {
+            slots.extend(wildcards.iter().filter(|(filter, _)| filter.matches(text)).map(|(_, slot)| *slot));
+        }
         slots.sort_unstable();
         slots.dedup();
         if self.cached.len() >= self.topics_cached_max {
             self.cached.clear();
+            self.sorted.clear();
         }
         let slots = if let [slot] = slots[..] { Slots::One(slot) } else { Slots::Any(slots.into()) };
         self.cached.insert(topic.clone(), slots.clone());
+        self.sorted.insert(topic.clone());
         slots
     }
 
     fn forget(&mut self, filter: &Filter) {
         if filter.is_literal() {
             self.cached.remove(filter.as_str());
-        } else {
-            self.cached.retain(|topic, _| !filter.matches(topic.as_str()));
+            self.sorted.remove(filter.as_str());
+            return;
+        }
+        let start = start_of(filter);
+        let from = (std::ops::Bound::Included(start), std::ops::Bound::Unbounded);
+        let begin_so = self.sorted.range::<str, _>(from).take_while(|topic| topic.as_str().starts_with(start));
+        let matching: Vec<Topic> = begin_so.filter(|topic| filter.matches(topic.as_str())).cloned().collect();
+        for topic in &matching {
+            self.cached.remove(topic);
+            self.sorted.remove(topic);
         }
     }
+}
+
+/// What is before the first wildcard of a filter.
+fn start_of(filter: &Filter) -> &str {
+    let text = filter.as_str();
+    &text[..text.find(['*', '>']).unwrap_or(text.len())]
 }
 
 /// The members that want one topic.
@@ -204,10 +234,26 @@ mod tests {
                         expected.sort_unstable();
                         assert_eq!(index.route(&topic).slots.as_slice(), expected, "{topic}");
                         assert!(index.cached.len() <= topics_cached_max);
+                        assert!(index.cached.len() == index.sorted.len());
+                        assert!(index.sorted.iter().all(|topic| index.cached.contains_key(topic)));
                     }
                 }
             }
         }
+    }
+
+    /// With 50,000 teams, each new topic was once compared with the address filter of every one.
+    #[test]
+    fn a_topic_is_compared_with_the_filters_that_begin_as_it_does() {
+        let mut index = Index::new(8);
+        for n in 0..1_000 {
+            index.insert(Arc::new(n), &[Filter::new(&format!("to.a{n}.>")).expect("a filter")]);
+        }
+        index.insert(Arc::new(1_000), &[Filter::new("to.*.x").expect("a filter")]);
+        let groups = ["", "to.", "to.a7."].map(|start| index.wildcards.get(start).map_or(0, Vec::len));
+        assert_eq!(groups, [0, 1, 1]);
+        let topic = Topic::new("to.a7.x").expect("a topic");
+        assert_eq!(index.route(&topic).slots.as_slice(), [7, 1_000]);
     }
 
     #[test]

@@ -98,8 +98,8 @@ async fn read_all(db: &Path) -> Result<(), StoreError> {
     let reader = SqliteReader::open_read_only(db).await?;
     digest(&*reader).await?;
     let (everything, mut before) = (Interest::in_topics(vec![Filter::all()]), Seq(u64::MAX));
-    while let Some(first) = reader.journal_before(before, &everything, usize::MAX).await?.first() {
-        before = first.seq;
+    while before > Seq(1) {
+        before = reader.journal_before(before, &everything, usize::MAX).await?.1.next();
     }
     Ok(())
 }

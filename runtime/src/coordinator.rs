@@ -11,16 +11,23 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     ClockLimits,
     clock::BoundedEnv,
-    kernel::{JournalReader, Kernel, Releaser},
+    kernel::{JournalReader, Kernel, Releaser, owners_of},
+    known::Known,
     memory::{Entry, SharedMemory},
     runtime::{Inner, Runtime, TeamHandle},
-    supervisor::{CONTROL_COMMANDS_MAX, PAGE_KEYS, Supervisor, TeamState},
+    supervisor::{CONTROL_COMMANDS_MAX, Supervisor, TeamState, interest},
     team::{Team, TurnWatch},
-    topology::{self, TopologyError},
+    topology::{self, TopologyError, TopologyWarning},
 };
 
 /// The key of the fact that is there while a runtime runs: found at a start, it tells of an unclean stop.
 const RUNNING_KEY: &str = "running";
+
+/// Odd things of the topology that are logged one by one. 50: as many as anybody reads.
+const WARNINGS_MAX: usize = 50;
+
+/// Memory keys that are read at once at the start. 4,096: the price of a page is spread, and each has its own deadline.
+const LOADED_KEYS: usize = 4_096;
 
 /// Why a runtime could not be started. Nothing runs afterwards.
 #[derive(Debug, thiserror::Error)]
@@ -161,9 +168,7 @@ impl RuntimeBuilder {
     /// Not cancel safe: teams that were started go on until the handle is dropped.
     pub async fn start(self) -> Result<Runtime, StartError> {
         self.check()?;
-        for warning in topology::check(&self.teams)? {
-            tracing::warn!(topology = %warning, "topology is odd");
-        }
+        warn_of(&topology::check(&self.teams)?);
         let reader = self.store.reader();
         let memory = SharedMemory::default();
         let bus = Bus::new(self.bus, Arc::new(JournalReader(reader.clone())));
@@ -173,6 +178,7 @@ impl RuntimeBuilder {
         load_memory(&*reader, &memory).await?;
         memory.set_loaded(released);
         bus.set_released(released);
+        let known = Arc::new(Known::read(&*reader, &memory).await?);
         let name = runtime_name();
         let unclean = reader.fact(FactKind::Meta, &name, RUNNING_KEY).await?.is_some();
         let agents = self.teams.iter().flat_map(|team| team.specs().map(|spec| spec.name.clone())).collect();
@@ -185,6 +191,7 @@ impl RuntimeBuilder {
             reader,
             bus,
             memory,
+            owners: owners_of(self.teams.iter().flat_map(Team::specs)),
             agents: Arc::new(agents),
             event_bytes_max,
             level: self.level,
@@ -200,10 +207,19 @@ impl RuntimeBuilder {
         let running = json!({ "process": kernel.env.process(), "since": kernel.env.now() });
         kernel.note(&kernel.name, RUNNING_KEY, Some(running)).await?;
         for team in self.teams {
-            inner.teams.push(start_team(&kernel, team));
+            inner.teams.push(start_team(&kernel, team, &known));
         }
         inner.watchdog = Some(watchdog(&inner.teams, self.own_thread));
         Ok(Runtime::new(inner))
+    }
+}
+
+fn warn_of(warnings: &[TopologyWarning]) {
+    for warning in warnings.iter().take(WARNINGS_MAX) {
+        tracing::warn!(topology = %warning, "topology is odd");
+    }
+    if let Some(more @ 1..) = warnings.len().checked_sub(WARNINGS_MAX) {
+        tracing::warn!(more, "topology is odd in more ways");
     }
 }
 
@@ -216,7 +232,7 @@ pub(crate) fn runtime_name() -> Name {
 pub(crate) async fn load_memory(reader: &dyn atra_storage::Read, memory: &SharedMemory) -> Result<(), StoreError> {
     let mut from = Some(String::new());
     while let Some(key) = from {
-        let page = reader.memory_page(&key, PAGE_KEYS).await?;
+        let page = reader.memory_page(&key, LOADED_KEYS).await?;
         for row in page.facts {
             if let (Some(json), Some(revision)) = (row.value, row.event) {
                 memory.load(&row.key, row.version, Entry { value: Payload::from_json(json), revision });
@@ -245,14 +261,15 @@ fn spawn_storage(kernel: &Kernel, mut actor: StorageActor, own_thread: bool) -> 
     Ok(StorageTask::Thread(thread, kernel.env.spawn("answers", Box::pin(answers))))
 }
 
-fn start_team(kernel: &Arc<Kernel>, plan: Team) -> TeamHandle {
+fn start_team(kernel: &Arc<Kernel>, plan: Team, known: &Arc<Known>) -> TeamHandle {
     let (control, commands) = mpsc::channel(CONTROL_COMMANDS_MAX);
     let (state, states) = watch::channel(TeamState::Starting);
-    let supervisor = Supervisor::new(plan.clone(), kernel.clone(), commands, state);
+    let supervisor = Supervisor::new(plan.clone(), kernel.clone(), commands, state, known.clone());
     let (counters, watches) = (supervisor.counters.clone(), supervisor.watches.clone());
     let restarts = supervisor.restarts.clone();
     let task = kernel.env.spawn(&format!("team {}", plan.name), Box::pin(supervisor.run()));
-    TeamHandle { plan, control, states, counters, watches, restarts, task: Some(task) }
+    let interest = interest(&plan);
+    TeamHandle { plan, interest, control, states, counters, watches, restarts, task: Some(task) }
 }
 
 /// Looks at every team now and then; ends when dropped.

@@ -1,6 +1,6 @@
 //! What all parts of one running runtime share.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use async_trait::async_trait;
 use atra_bus::{Batch, Bus, Env, Event, EventId, Interest, Journal, JournalError, Name, Page, Seq, Topic};
@@ -10,7 +10,7 @@ use atra_storage::{
 use rustc_hash::FxHashSet;
 use serde_json::Value;
 
-use crate::{ClockLimits, memory::SharedMemory};
+use crate::{AgentSpec, ClockLimits, memory::SharedMemory};
 
 /// Handles on everything that a team or a caller needs.
 pub(crate) struct Kernel {
@@ -20,6 +20,8 @@ pub(crate) struct Kernel {
     pub(crate) reader: Arc<dyn Read>,
     pub(crate) bus: Bus,
     pub(crate) memory: SharedMemory,
+    /// Who owns memory, by prefix; none begins with another.
+    pub(crate) owners: BTreeMap<String, Name>,
     /// The names of all agents.
     pub(crate) agents: Arc<FxHashSet<Name>>,
     /// The greatest payload of a caller's event: what the most generous team takes.
@@ -34,6 +36,17 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
+    /// The agent that owns a memory key.
+    pub(crate) fn owner_of(&self, key: &str) -> Option<&Name> {
+        // Whatever lies between a prefix and a key that begins with it begins with the prefix too, and is not there.
+        let upto = (Bound::Unbounded, Bound::Included(key));
+        self.owners
+            .range::<str, _>(upto)
+            .next_back()
+            .filter(|(prefix, _)| key.starts_with(prefix.as_str()))
+            .map(|(_, owner)| owner)
+    }
+
     /// Publishes one of the runtime's own events.
     pub(crate) async fn announce(&self, topic: &str, value: Value) -> Result<(), Rejected> {
         let topic = Topic::new(topic).map_err(|error| Rejected::Invalid(error.to_string()))?;
@@ -59,6 +72,19 @@ impl Kernel {
         let fact = FactWrite { kind: FactKind::Meta, owner: owner.clone(), key: key.into(), value };
         self.storage.put_facts(vec![fact], self.level).await.map(|_| ())
     }
+}
+
+/// Who owns memory, by prefix, without prefixes within another: the topology check gives them one owner.
+pub(crate) fn owners_of<'a>(specs: impl Iterator<Item = &'a AgentSpec>) -> BTreeMap<String, Name> {
+    let all: BTreeMap<&str, &Name> =
+        specs.flat_map(|spec| spec.owns.iter().map(|prefix| (prefix.as_str(), &spec.name))).collect();
+    let mut owners: BTreeMap<String, Name> = BTreeMap::new();
+    for (prefix, owner) in all {
+        if owners.last_key_value().is_none_or(|(shorter, _)| !prefix.starts_with(shorter.as_str())) {
+            owners.insert(prefix.to_owned(), owner.clone());
+        }
+    }
+    owners
 }
 
 /// A publish of one event that nothing led to.

@@ -12,6 +12,7 @@ pub mod config;
 pub mod context;
 mod coordinator;
 mod kernel;
+mod known;
 mod ledger;
 pub mod limits;
 pub mod memory;

@@ -196,6 +196,13 @@ impl SharedMemory {
             .collect()
     }
 
+    /// Whether a key with `prefix` has a version here.
+    pub(crate) fn has_key_with(&self, prefix: &str) -> bool {
+        let index = self.0.index.read().unwrap_or_else(PoisonError::into_inner);
+        let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
+        index.range::<str, _>(from).next().is_some_and(|key| key.starts_with(prefix))
+    }
+
     /// The seq as of which readers outside read.
     #[must_use]
     pub fn released(&self) -> Seq {

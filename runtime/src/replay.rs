@@ -232,7 +232,7 @@ struct Sandbox {
 impl Sandbox {
     async fn new(replay: &Replay, team: Team) -> Result<Self, ReplayError> {
         let stored = match &replay.state {
-            Some(state) => Stored::read(&**state, &team).await?,
+            Some(state) => Stored::read(&**state, &team, None).await?,
             None => Stored::empty(&team),
         };
         let memory = SharedMemory::default();

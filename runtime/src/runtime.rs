@@ -15,6 +15,7 @@ use atra_bus::{
     Timestamp, Topic, TopicError,
 };
 use atra_storage::{Level, Publish, Read, Rejected, StorageMetrics, StoreError};
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
@@ -25,7 +26,7 @@ use crate::{
     kernel::{Kernel, id_of_key, publish_of},
     memory::SharedMemory,
     metrics::{self, Metric},
-    supervisor::{TeamState, interest},
+    supervisor::TeamState,
     team::{Counters, Team, TeamControl, TurnWatch, Waiter},
 };
 
@@ -108,6 +109,8 @@ pub enum RuntimeError {
 /// A team as the runtime holds it.
 pub(crate) struct TeamHandle {
     pub(crate) plan: Team,
+    /// What it subscribes to.
+    pub(crate) interest: Interest,
     pub(crate) control: mpsc::Sender<TeamControl>,
     pub(crate) states: watch::Receiver<TeamState>,
     pub(crate) counters: Arc<Counters>,
@@ -135,8 +138,28 @@ impl Inner {
 pub struct Runtime {
     kernel: Arc<Kernel>,
     teams: Arc<Vec<TeamHandle>>,
+    /// Where in `teams` a team is, and an agent with its place in the team, by name.
+    places: Arc<Places>,
     /// `None` once a stop has begun.
     ending: Arc<Mutex<Option<Ending>>>,
+}
+
+#[derive(Default)]
+struct Places {
+    teams: FxHashMap<Name, usize>,
+    agents: FxHashMap<Name, (usize, usize)>,
+}
+
+impl Places {
+    fn of(teams: &[TeamHandle]) -> Self {
+        let mut places = Self::default();
+        for (index, team) in teams.iter().enumerate() {
+            places.teams.insert(team.plan.name.clone(), index);
+            let agents = team.plan.specs().enumerate();
+            places.agents.extend(agents.map(|(place, spec)| (spec.name.clone(), (index, place))));
+        }
+        places
+    }
 }
 
 /// What only a stop needs.
@@ -190,7 +213,8 @@ impl Runtime {
         let tasks = inner.teams.iter_mut().filter_map(|team| team.task.take()).collect();
         let watchdog = inner.watchdog.take().unwrap_or(Watchdog::None);
         let ending = inner.storage_task.take().map(|storage| Ending { tasks, storage, watchdog });
-        Self { kernel: inner.kernel, teams: Arc::new(inner.teams), ending: Arc::new(Mutex::new(ending)) }
+        let places = Arc::new(Places::of(&inner.teams));
+        Self { kernel: inner.kernel, teams: Arc::new(inner.teams), places, ending: Arc::new(Mutex::new(ending)) }
     }
 
     // === publishing ===
@@ -317,11 +341,8 @@ impl Runtime {
     /// # Cancel safety
     /// A dropped call is answered into the void; nothing changes.
     pub async fn query_as_of(&self, agent: &str, query: Query) -> Result<(Value, Seq), RuntimeError> {
-        let found = self
-            .teams
-            .iter()
-            .find_map(|team| team.plan.specs().position(|spec| spec.name.as_str() == agent).map(|place| (team, place)));
-        let Some((team, place)) = found else { return Err(unknown("agent", agent)) };
+        let Some(&(index, place)) = self.places.agents.get(agent) else { return Err(unknown("agent", agent)) };
+        let team = &self.teams[index];
         loop {
             let (answer, answered) = oneshot::channel();
             self.command(team, TeamControl::Query { place, query: query.clone(), answer }).await?;
@@ -395,7 +416,7 @@ impl Runtime {
             for &seq in &edge {
                 let Some(committed) = self.kernel.reader.event(seq).await? else { continue };
                 for team in self.teams.iter() {
-                    if interest(&team.plan).wants(committed.event.topic.as_str(), &committed.event.source)
+                    if team.interest.wants(committed.event.topic.as_str(), &committed.event.source)
                         && !self.come_so_far(team, Some(seq)).await
                     {
                         return Err(ended(team));
@@ -477,7 +498,8 @@ impl Runtime {
     // === inside ===
 
     fn team(&self, name: &str) -> Result<&TeamHandle, RuntimeError> {
-        self.teams.iter().find(|team| team.plan.name.as_str() == name).ok_or_else(|| unknown("team", name))
+        let index = self.places.teams.get(name).ok_or_else(|| unknown("team", name))?;
+        Ok(&self.teams[*index])
     }
 
     async fn command(&self, team: &TeamHandle, command: TeamControl) -> Result<(), RuntimeError> {
@@ -610,14 +632,8 @@ impl PublishCall<'_> {
             if !self.memory {
                 return Err(reserved("write memory with put"));
             }
-            let owner = self
-                .runtime
-                .teams
-                .iter()
-                .flat_map(|team| team.plan.specs())
-                .find(|spec| spec.owns.iter().any(|prefix| key.starts_with(prefix.as_str())));
-            if let Some(owner) = owner {
-                return Err(reserved(&format!("agent {} owns that key", owner.name)));
+            if let Some(owner) = self.runtime.kernel.owner_of(key) {
+                return Err(reserved(&format!("agent {owner} owns that key")));
             }
         }
         let taken = |caller: &Name| self.runtime.kernel.agents.contains(caller) || *caller == self.runtime.kernel.name;

@@ -27,6 +27,7 @@ use crate::{
     Agent, AgentSpec, Offsets, OnPoison, StateReader,
     context::TeamShared,
     kernel::Kernel,
+    known::Known,
     ledger::EffectLedger,
     memory::Entry,
     team::{
@@ -115,6 +116,8 @@ pub(crate) struct Supervisor {
     stash: VecDeque<TeamControl>,
     /// When the timers of a wall clock ring.
     rings: Rings,
+    /// Who has facts, for the first incarnation.
+    known: Option<Arc<Known>>,
     /// A pause holds until it is taken back, over restarts too.
     paused: bool,
 }
@@ -136,6 +139,7 @@ impl Supervisor {
         kernel: Arc<Kernel>,
         control: mpsc::Receiver<TeamControl>,
         state: watch::Sender<TeamState>,
+        known: Arc<Known>,
     ) -> Self {
         let careful = if kernel.unclean { under_way(&plan) } else { 0 };
         let position = kernel.memory.position_of(&plan.name);
@@ -154,6 +158,7 @@ impl Supervisor {
             careful_left: Arc::new(AtomicUsize::new(careful)),
             position,
             stash: VecDeque::new(),
+            known: Some(known),
         }
     }
 
@@ -340,7 +345,8 @@ impl Supervisor {
         let row = kernel.storage.raise_epoch(&self.plan.name).await?;
         // Relaxed, as in the executor.
         self.position.store(row.cursor.get(), Ordering::Relaxed);
-        let mut stored = Stored::read(&*kernel.reader, &self.plan).await?;
+        let known = self.known.take();
+        let mut stored = Stored::read(&*kernel.reader, &self.plan, known.as_deref()).await?;
         if stored.resting {
             kernel.note(&self.plan.name, STATE_KEY, None).await?;
             // Somebody has looked after it: what took the process down then is tried anew.
@@ -539,13 +545,17 @@ impl Stored {
         Self { members, ..Self::default() }
     }
 
-    pub(crate) async fn read(reader: &dyn Read, plan: &Team) -> Result<Self, StoreError> {
+    /// Reads what a team is built from; what `known` says is not there is not read.
+    pub(crate) async fn read(reader: &dyn Read, plan: &Team, known: Option<&Known>) -> Result<Self, StoreError> {
         let mut stored = Self::default();
+        let facts = Facts { reader, known };
         for (place, spec) in plan.specs().enumerate() {
-            if reader.fact(FactKind::Meta, &spec.name, INIT_KEY).await?.is_some() {
+            if facts.may_have(FactKind::Meta, &spec.name)
+                && reader.fact(FactKind::Meta, &spec.name, INIT_KEY).await?.is_some()
+            {
                 stored.had_init.insert(place);
             }
-            let of = |kind| by_key(reader, kind, &spec.name);
+            let of = |kind| facts.by_key(kind, &spec.name);
             let offsets = of(FactKind::Offset).await?;
             stored.members.push(MemberFacts {
                 state: of(FactKind::State).await?,
@@ -556,14 +566,15 @@ impl Stored {
                 timers: of(FactKind::Timer).await?,
             });
         }
-        for prefix in plan.specs().flat_map(|spec| &spec.owns) {
+        let owned = plan.specs().flat_map(|spec| &spec.owns);
+        for prefix in owned.filter(|prefix| known.is_none_or(|known| known.may_have_memory(prefix))) {
             stored.read_memory(reader, prefix).await?;
         }
-        let meta = by_key(reader, FactKind::Meta, &plan.name).await?;
+        let meta = facts.by_key(FactKind::Meta, &plan.name).await?;
         let time = |key: &str| meta.get(key).and_then(|json| json.parse().ok()).map(Timestamp);
         stored.clock = TeamClock { now: time(CLOCK_KEY).unwrap_or_default(), ceiling: time(CEILING_KEY) };
         stored.resting = meta.contains_key(STATE_KEY);
-        for (input, json) in by_key(reader, FactKind::Attempt, &plan.name).await? {
+        for (input, json) in facts.by_key(FactKind::Attempt, &plan.name).await? {
             if let (Ok(input), Ok(mark)) = (input.parse(), serde_json::from_str(&json)) {
                 stored.marks.insert(input, mark);
             }
@@ -589,13 +600,26 @@ impl Stored {
     }
 }
 
-/// What an owner has of a kind, page by page: nothing is held twice.
-async fn by_key(reader: &dyn Read, kind: FactKind, owner: &Name) -> Result<BTreeMap<String, Arc<str>>, StoreError> {
-    let (mut rows, mut from) = (BTreeMap::new(), Some(String::new()));
-    while let Some(key) = from {
-        let FactPage { facts, next } = reader.facts_page(kind, owner, &key, PAGE_KEYS).await?;
-        rows.extend(facts.into_iter().filter_map(|row| Some((row.key, row.value?))));
-        from = next;
+/// Facts as they are read, but for what is known not to be there.
+struct Facts<'a> {
+    reader: &'a dyn Read,
+    known: Option<&'a Known>,
+}
+
+impl Facts<'_> {
+    fn may_have(&self, kind: FactKind, owner: &Name) -> bool {
+        self.known.is_none_or(|known| known.may_have(kind, owner))
     }
-    Ok(rows)
+
+    /// What an owner has of a kind, page by page: nothing is held twice.
+    async fn by_key(&self, kind: FactKind, owner: &Name) -> Result<BTreeMap<String, Arc<str>>, StoreError> {
+        let mut from = self.may_have(kind, owner).then(String::new);
+        let mut rows = BTreeMap::new();
+        while let Some(key) = from {
+            let FactPage { facts, next } = self.reader.facts_page(kind, owner, &key, PAGE_KEYS).await?;
+            rows.extend(facts.into_iter().filter_map(|row| Some((row.key, row.value?))));
+            from = next;
+        }
+        Ok(rows)
+    }
 }

@@ -394,6 +394,9 @@ pub(crate) struct TailArgs {
     /// Continue with new events until Ctrl-C.
     #[arg(short, long)]
     pub(crate) follow: bool,
+    /// Look through the whole journal for events on the topics, however long that takes.
+    #[arg(long)]
+    pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) db: DbArgs,
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use atra::{
     Name,
-    storage::{StoreError, check as check_file, digest as digest_of, digest_of_publisher},
+    storage::{StoreError, check as check_file, digest_of_publisher, digest_with_progress},
 };
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use super::{
     error::CliError,
     open,
     output::{Output, Style, grouped, shown},
-    progress::spinner,
+    progress::{events_bar, spinner},
 };
 
 pub(crate) use self::{
@@ -42,7 +42,14 @@ pub(crate) async fn digest(publisher: Option<&str>, path: &Path, out: &mut Outpu
         }
         return out.line(&hash);
     }
-    let digest = digest_of(&*db).await?;
+    let bar = events_bar("digest");
+    let digest = digest_with_progress(&*db, |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    })
+    .await;
+    bar.finish_and_clear();
+    let digest = digest?;
     if out.is_json() {
         let of = |(name, hash, n_events): &(Name, String, u64)| json!({ "publisher": name, "digest": hash, "events": n_events });
         let publishers: Vec<_> = digest.publishers.iter().map(of).collect();

@@ -70,10 +70,9 @@ impl EventRef {
             Self::Id(id) => id,
         };
         let (all, mut before, mut found) = (Interest::in_topics(vec![Filter::all()]), Seq(u64::MAX), None);
-        loop {
-            let page = db.journal_before(before, &all, PAGE_EVENTS).await?;
-            let Some(first) = page.first() else { break };
-            before = first.seq;
+        while before > Seq(1) {
+            let (page, after) = db.journal_before(before, &all, PAGE_EVENTS).await?;
+            before = after.next();
             for committed in page.into_iter().rev().filter(|row| row.event.id.to_string().starts_with(id)) {
                 // A whole id is one event's.
                 if committed.event.id.to_string() == *id {

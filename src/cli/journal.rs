@@ -20,6 +20,7 @@ use super::{
     events::{EventJson, line},
     open,
     output::Output,
+    stderr::note,
     stop,
     time::Moment,
 };
@@ -33,6 +34,10 @@ const PAGE_EVENTS: usize = 1_024;
 const LINES: usize = 20;
 /// The exit code when the journal that is followed is no more.
 const ENDED: u8 = 3;
+
+/// Pieces of the journal that are looked through for the newest events without --all. 128: about a second; only where
+/// the topic index does not say where the events are.
+const PIECES_MAX: usize = 128;
 
 /// Shows the newest events, and with `--follow` what comes.
 pub(crate) async fn tail(args: &TailArgs, out: &mut Output) -> Result<(), CliError> {
@@ -51,7 +56,7 @@ pub(crate) async fn tail(args: &TailArgs, out: &mut Output) -> Result<(), CliErr
         // Everything else is printed while following.
         Some(after) if args.follow => upto = after.seq(&*db).await?,
         Some(after) => drop(print_after(&*db, &interest, after.seq(&*db).await?, upto, lines, out).await?),
-        None => print_last(&*db, &interest, upto, lines, out).await?,
+        None => print_last(&*db, &interest, upto, lines, args.all, out).await?,
     }
     if args.follow { follow(&*db, &interest, upto, &followed, generation, out).await } else { Ok(()) }
 }
@@ -63,17 +68,24 @@ async fn print_last(
     interest: &Interest,
     upto: Seq,
     lines: usize,
+    is_all: bool,
     out: &mut Output,
 ) -> Result<(), CliError> {
-    let (mut pages, mut before, mut left) = (Vec::new(), upto.next(), lines);
-    while left > 0 {
-        let page = db.journal_before(before, interest, left.min(PAGE_EVENTS)).await?;
-        let Some(first) = page.first() else { break };
-        pages.push((before, page.len()));
-        (before, left) = (first.seq, left - page.len());
+    let (mut pages, mut before, mut left, mut n_empty) = (Vec::new(), upto.next(), lines, 0);
+    while left > 0 && before > Seq(1) {
+        let (page, after) = db.journal_before(before, interest, left.min(PAGE_EVENTS)).await?;
+        if !page.is_empty() {
+            pages.push((before, page.len()));
+        }
+        n_empty += usize::from(page.is_empty());
+        if n_empty > PIECES_MAX && !is_all {
+            note(&format!("atra: looked through events {} and later; use --all to look through all", after.next()));
+            break;
+        }
+        (before, left) = (after.next(), left - page.len());
     }
     for (before, n_events) in pages.into_iter().rev() {
-        print(&db.journal_before(before, interest, n_events).await?, out)?;
+        print(&db.journal_before(before, interest, n_events).await?.0, out)?;
     }
     Ok(())
 }

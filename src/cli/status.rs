@@ -115,7 +115,8 @@ pub(crate) async fn status(config: &Config, check: bool, out: &mut Output) -> Re
         let state = db.fact(FactKind::Meta, &team.team, atra::runtime::STATE_KEY).await?;
         states.push(state.and_then(|fact| serde_json::from_str::<Value>(&fact.value?).ok()));
     }
-    let topics = db.topic_counts().await?;
+    let counts = db.topic_counts().await?;
+    let topics = counts.topics;
     let last = db.journal_tail(&Interest::in_topics(vec![Filter::all()]), 1).await?;
     let last = last.first().map(|committed| committed.event.time);
     let dead_letters = db.count_facts(FactKind::DeadLetter, None).await?;
@@ -156,6 +157,7 @@ pub(crate) async fn status(config: &Config, check: bool, out: &mut Output) -> Re
             "teams": team_values,
             "risk": halted,
             "topics": topics,
+            "topics_counted_after": counts.after,
             "dead_letters": dead_letters,
             "series": series,
             "floor": info.floor,
@@ -217,6 +219,16 @@ pub(crate) async fn status(config: &Config, check: bool, out: &mut Output) -> Re
         let rows: Vec<Vec<String>> = topics.iter().map(|(topic, n)| vec![topic.clone(), grouped(*n)]).collect();
         out.line("")?;
         out.table(&["topic", "events"], &rows)?;
+    }
+    if counts.after > Seq::ZERO {
+        let last = info.last_seq;
+        out.line(&match counts.after {
+            after if after >= last => "topics are counted when a runtime of this version opens the file".into(),
+            after => format!(
+                "topics are counted from event {} on: earlier ones had been pruned",
+                grouped(after.next().get())
+            ),
+        })?;
     }
     if !series.is_empty() {
         let rows: Vec<Vec<String>> = series.iter().map(|row| vec![row.key.to_string(), grouped(row.candles)]).collect();

@@ -59,7 +59,18 @@ impl Digest {
 /// # Errors
 /// What the reads say.
 pub async fn digest(read: &dyn Read) -> Result<Digest, StoreError> {
-    let streams = publishers(read, |_| true).await?;
+    digest_with_progress(read, |_, _| {}).await
+}
+
+/// As [`digest`]; `tell` hears how many of how many events are hashed, after each page.
+///
+/// # Cancel safety
+/// Reads only.
+///
+/// # Errors
+/// What the reads say.
+pub async fn digest_with_progress(read: &dyn Read, tell: impl FnMut(u64, u64) + Send) -> Result<Digest, StoreError> {
+    let streams = publishers(read, |_| true, tell).await?;
     let mut whole = blake3::Hasher::new();
     let mut buffer = Vec::new();
     let mut publishers = Vec::with_capacity(streams.len());
@@ -119,7 +130,7 @@ async fn counted(read: &dyn Read) -> Result<u64, StoreError> {
 /// # Errors
 /// What the reads say.
 pub async fn digest_of_publisher(read: &dyn Read, name: &Name) -> Result<(String, u64), StoreError> {
-    let mut streams = publishers(read, |publisher| publisher == name).await?;
+    let mut streams = publishers(read, |publisher| publisher == name, |_, _| {}).await?;
     let (hash, n_events) = streams.remove(name).unwrap_or_default().finish();
     Ok((hash.to_hex().to_string(), n_events))
 }
@@ -189,13 +200,19 @@ impl Stream {
     }
 }
 
-async fn publishers(read: &dyn Read, is_wanted: impl Fn(&Name) -> bool) -> Result<BTreeMap<Name, Stream>, StoreError> {
+async fn publishers(
+    read: &dyn Read,
+    is_wanted: impl Fn(&Name) -> bool,
+    mut tell: impl FnMut(u64, u64),
+) -> Result<BTreeMap<Name, Stream>, StoreError> {
     let all = Interest::in_topics(vec![Filter::all()]);
     let last = read.last_seq().await?;
     let mut streams: BTreeMap<Name, Stream> = BTreeMap::new();
     // What was pruned is not part of it: two files are compared from the same floor on.
-    let mut at = read.floor().await?;
+    let floor = read.floor().await?;
+    let mut at = floor;
     while at < last {
+        tell(at.get() - floor.get(), last.get() - floor.get());
         let (events, upto) = read.journal(at, last, &all, PAGE_EVENTS).await?;
         if upto <= at {
             return Err(StoreError::Invalid(format!("journal read does not get beyond seq {at}")));

@@ -32,7 +32,7 @@ mod upkeep;
 
 pub use actor::StorageActor;
 pub use commit_time::{CommitTime, clock_at};
-pub use digest::{Digest, digest, digest_of_publisher};
+pub use digest::{Digest, digest, digest_of_publisher, digest_with_progress};
 pub use handle::{Acknowledged, Receipt, Release, Storage};
 pub use memory::{MemoryDisk, MemoryStore};
 pub use metrics::{Distribution, StorageMetrics, StorageState};
@@ -41,13 +41,13 @@ pub use output::{OutputError, OutputFile};
 pub use rejected::Rejected;
 pub use retention::{Expired, Expiry, ForgetPlan, Keep, NoSpan, PrunePlan, Span, clock_of, plan_forget, plan_prune};
 pub use sqlite::{
-    CheckReport, Copied, Info, Log, LogReader, Owner, Progress, Pruned, Restored, SqliteOptions, SqliteReader,
-    SqliteStore, Vacuumed, backup, check, check_value, create_beside, forget_team, info, log, owner, prune_file,
-    read_beside, refuse_half_restored, rename_new, resolve, restore, vacuum,
+    CheckReport, Copied, Info, Log, LogReader, Owner, Progress, Pruned, Restored, RowCounts, SqliteOptions,
+    SqliteReader, SqliteStore, Vacuumed, backup, check, check_value, count_rows, create_beside, forget_team, info, log,
+    owner, prune_file, read_beside, refuse_half_restored, rename_new, resolve, restore, vacuum,
 };
 pub use step::{
     Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, OPEN_EFFECT, Publish, Step, new_event_bytes,
 };
 pub use store::{
-    FactPage, Loaded, PAGE_BYTES, Read, SeriesRow, Sizes, Store, StoreError, TeamMove, TeamRow, WriteBatch,
+    FactPage, Loaded, PAGE_BYTES, Read, SeriesRow, Sizes, Store, StoreError, TeamMove, TeamRow, TopicCounts, WriteBatch,
 };

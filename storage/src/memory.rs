@@ -17,7 +17,7 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     Block, CommitTime, Expired, Expiry, FactKind, FactPage, FactRow, Loaded, OPEN_EFFECT, PAGE_BYTES, Read, SeriesRow,
-    Store, StoreError, TeamRow, WriteBatch,
+    Store, StoreError, TeamRow, TopicCounts, WriteBatch,
     facts::{Fact, Facts},
     kept::{Journal, Kept},
     retention::{KEPT_TOPIC, event_of},
@@ -32,6 +32,8 @@ struct State {
     journal: Journal,
     /// The last seq that was pruned.
     floor: Seq,
+    /// How many events of each topic were pruned.
+    pruned_by_topic: BTreeMap<String, u64>,
     /// When facts without a time count as written: when they were first looked through.
     untimed: Option<Timestamp>,
     /// The last seq of each batch with events, and when it was committed.
@@ -387,6 +389,10 @@ impl State {
             }
         }
         let floor = self.floor;
+        let mut pruned = std::mem::take(&mut self.pruned_by_topic);
+        self.journal.first(upto.get() as usize).for_each(|kept| {
+            *pruned.entry(counted(kept.topic).to_owned()).or_insert(0) += 1;
+        });
         self.journal.retain(upto.get() as usize, |kept| {
             let (seq, is_needed) = (kept.seq, needed.contains(&kept.id()));
             match newest.get(kept.topic) {
@@ -396,17 +402,16 @@ impl State {
             }
         });
         self.floor = upto;
+        self.journal.first(upto.get() as usize).for_each(|kept| {
+            pruned.entry(counted(kept.topic).to_owned()).and_modify(|n| *n -= 1);
+        });
+        self.pruned_by_topic = pruned;
     }
 }
 
-/// What fits a page: up to the row that crosses the line.
-fn first_page<T>(rows: impl Iterator<Item = T>, bytes_of: impl Fn(&T) -> usize) -> impl Iterator<Item = T> {
-    let mut n_bytes = 0;
-    rows.take_while(move |row| {
-        let fits = n_bytes < PAGE_BYTES;
-        n_bytes += bytes_of(row);
-        fits
-    })
+/// As what an event on a topic is counted.
+fn counted(topic: &Topic) -> &str {
+    if topic.memory_key().is_some() { TopicCounts::MEMORY } else { topic.as_str() }
 }
 
 fn fact_page<'a>(facts: impl Iterator<Item = &'a Fact>, limit: usize) -> FactPage {
@@ -479,14 +484,22 @@ impl Read for MemoryDisk {
         before: Seq,
         interest: &Interest,
         limit: usize,
-    ) -> Result<Vec<Committed>, StoreError> {
+    ) -> Result<(Vec<Committed>, Seq), StoreError> {
         let state = self.state();
         let n_before = before.get().saturating_sub(1).min(state.last_seq().get());
         let wanted = |kept: &Kept<'_>| interest.wants(kept.topic.as_str(), kept.source);
-        let events = state.journal.first(n_before as usize).rev().filter(wanted).take(limit);
-        let mut events: Vec<_> = first_page(events, |kept| kept.json().len()).map(|kept| kept.committed()).collect();
+        let (mut events, mut n_bytes) = (Vec::new(), 0);
+        for kept in state.journal.first(n_before as usize).rev().filter(wanted) {
+            if events.len() == limit || n_bytes >= PAGE_BYTES {
+                events.reverse();
+                let first = events.first().map_or(n_before + 1, |first: &Committed| first.seq.get());
+                return Ok((events, Seq(first - 1)));
+            }
+            n_bytes += kept.json().len();
+            events.push(kept.committed());
+        }
         events.reverse();
-        Ok(events)
+        Ok((events, Seq::ZERO))
     }
 
     async fn event(&self, seq: Seq) -> Result<Option<Committed>, StoreError> {
@@ -499,12 +512,11 @@ impl Read for MemoryDisk {
         Ok(effects.take(limit).map(|kept| kept.committed()).collect())
     }
 
-    async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
-        let mut counts = BTreeMap::new();
-        for kept in self.state().events() {
-            *counts.entry(kept.topic.as_str().to_owned()).or_insert(0) += 1;
-        }
-        Ok(counts.into_iter().collect())
+    async fn topic_counts(&self) -> Result<TopicCounts, StoreError> {
+        let state = self.state();
+        let mut counts = state.pruned_by_topic.clone();
+        state.events().for_each(|kept| *counts.entry(counted(kept.topic).to_owned()).or_insert(0) += 1);
+        Ok(TopicCounts { topics: counts.into_iter().collect(), after: Seq::ZERO })
     }
 
     async fn memory_as_of(&self, key: &str, at: Seq) -> Result<Option<Committed>, StoreError> {

@@ -314,21 +314,22 @@ pub trait Read: Send + Sync {
     async fn commit_time(&self, seq: Seq) -> Result<Option<CommitTime>, StoreError>;
 
     /// The last events before `before` that `interest` wants, in journal order, at most `limit` of them and
-    /// [`PAGE_BYTES`]; none if there are no more. Those below the floor that are kept are among them.
+    /// [`PAGE_BYTES`]; and the seq after which the answer is complete, 0 when there are no more. Those below the floor
+    /// that are kept are among them. Like [`journal`](Self::journal), one call looks through a bounded part of the
+    /// journal, so a page may be empty and yet not be the last.
     async fn journal_before(
         &self,
         before: Seq,
         interest: &Interest,
         limit: usize,
-    ) -> Result<Vec<Committed>, StoreError>;
+    ) -> Result<(Vec<Committed>, Seq), StoreError>;
 
     /// The last `limit` events that `interest` wants, in journal order: all at once, so for a small `limit`.
     async fn journal_tail(&self, interest: &Interest, limit: usize) -> Result<Vec<Committed>, StoreError> {
         let (mut pages, mut before, mut left) = (Vec::new(), Seq(u64::MAX), limit);
-        while left > 0 {
-            let page = self.journal_before(before, interest, left).await?;
-            let Some(first) = page.first() else { break };
-            (before, left) = (first.seq, left - page.len());
+        while left > 0 && before > Seq(1) {
+            let (page, after) = self.journal_before(before, interest, left).await?;
+            (before, left) = (after.next(), left - page.len());
             pages.push(page);
         }
         Ok(pages.into_iter().rev().flatten().collect())
@@ -340,8 +341,9 @@ pub trait Read: Send + Sync {
     /// The durable events whose nearest durable cause is `seq`, in order, at most `limit`.
     async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError>;
 
-    /// How many events each topic has, sorted by topic.
-    async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError>;
+    /// How many events each topic has had, those that were pruned since included. Costs what there are topics, not what
+    /// there are events.
+    async fn topic_counts(&self) -> Result<TopicCounts, StoreError>;
 
     /// The newest write of a memory key at or before `at`, from the journal.
     async fn memory_as_of(&self, key: &str, at: Seq) -> Result<Option<Committed>, StoreError>;
@@ -399,6 +401,30 @@ pub trait Read: Send + Sync {
 
     /// Every series with its number of rows, first and last block start, sorted by name.
     async fn series(&self) -> Result<Vec<SeriesRow>, StoreError>;
+}
+
+/// How many events each topic has had.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TopicCounts {
+    /// Topics as texts with their numbers of events, sorted. All writes of memory are one, [`TopicCounts::MEMORY`]; a
+    /// store may count topics beyond some number as one, [`TopicCounts::OTHERS`].
+    pub topics: Vec<(String, u64)>,
+    /// Events up to here are not in it: they had been pruned before counting began, or were written by an older version
+    /// and are counted when a runtime opens the file.
+    pub after: Seq,
+}
+
+impl TopicCounts {
+    /// Stands for all writes of memory.
+    pub const MEMORY: &'static str = "memory.>";
+    /// Stands for topics that are not counted by themselves.
+    pub const OTHERS: &'static str = ">";
+
+    /// The number of events of a topic that is counted by itself.
+    #[must_use]
+    pub fn of(&self, topic: &str) -> u64 {
+        self.topics.iter().find(|(counted, _)| counted == topic).map_or(0, |(_, n_events)| *n_events)
+    }
 }
 
 /// A series in the block table.

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use atra_bus::{Committed, Interest, Name, Seq, Timestamp};
 use atra_storage::{
     Block, CommitTime, FactKind, FactPage, FactRow, Level, Loaded, MemoryDisk, MemoryStore, Read, SeriesRow,
-    SqliteOptions, SqliteReader, SqliteStore, Store, StoreError, TeamMove, TeamRow, WriteBatch,
+    SqliteOptions, SqliteReader, SqliteStore, Store, StoreError, TeamMove, TeamRow, TopicCounts, WriteBatch,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -328,10 +328,10 @@ driven! {
     floor() -> Seq;
     last_committed_before(clock: Timestamp) -> Seq;
     commit_time(seq: Seq) -> Option<CommitTime>;
-    journal_before(before: Seq, interest: &Interest, limit: usize) -> Vec<Committed>;
+    journal_before(before: Seq, interest: &Interest, limit: usize) -> (Vec<Committed>, Seq);
     event(seq: Seq) -> Option<Committed>;
     effects_of(seq: Seq, limit: usize) -> Vec<Committed>;
-    topic_counts() -> Vec<(String, u64)>;
+    topic_counts() -> TopicCounts;
     memory_as_of(key: &str, at: Seq) -> Option<Committed>;
     fact(kind: FactKind, owner: &Name, key: &str) -> Option<FactRow>;
     facts_page(kind: FactKind, owner: &Name, from: &str, limit: usize) -> FactPage;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use atra::{
     agents::market::calendar::minute,
-    storage::{FactKind, Info, info as info_of},
+    storage::{FactKind, Info, count_rows, info as info_of},
 };
 use serde_json::{Value, json};
 
@@ -19,6 +19,7 @@ use crate::cli::{
 pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> {
     let db = open(path).await?;
     let info = info_of(path).await?;
+    let counts = count_rows(path).await?;
     let mut series = Vec::new();
     for stored in candles::series(&*db).await? {
         let span = candles::span(&*db, &stored).await?;
@@ -31,6 +32,8 @@ pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> 
         };
         let series: Vec<_> = series.iter().map(of).collect();
         let mut value = json!(info);
+        value["rows"] = json!(counts.rows);
+        value["facts"] = json!(counts.facts);
         if let Some(fields) = value.as_object_mut() {
             fields.remove("path");
         }
@@ -49,12 +52,12 @@ pub(crate) async fn info(path: &Path, out: &mut Output) -> Result<(), CliError> 
             format!("process {} reads from the log; {held} of it cannot be given back meanwhile", reader.process);
         out.line(&out.paint(Style::Red, &text))?;
     }
-    let rows: Vec<Vec<String>> = info.rows.iter().map(|(table, n)| vec![table.clone(), grouped(*n)]).collect();
+    let rows: Vec<Vec<String>> = counts.rows.iter().map(|(table, n)| vec![table.clone(), grouped(*n)]).collect();
     out.line("")?;
     out.table(&["table", "rows"], &rows)?;
-    if !info.facts.is_empty() {
+    if !counts.facts.is_empty() {
         let kind = |kind: &FactKind| json!(kind).as_str().unwrap_or_default().replace('_', " ");
-        let rows: Vec<Vec<String>> = info.facts.iter().map(|(of, n)| vec![kind(of), grouped(*n)]).collect();
+        let rows: Vec<Vec<String>> = counts.facts.iter().map(|(of, n)| vec![kind(of), grouped(*n)]).collect();
         out.line("")?;
         out.table(&["facts", "rows"], &rows)?;
     }

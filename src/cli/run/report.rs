@@ -22,6 +22,9 @@ use crate::cli::{
 /// Events read at once when they are counted.
 const PAGE_EVENTS: usize = 4_096;
 
+/// Events up to which the digest is part of the report. 3 million: some seconds.
+const DIGESTED_EVENTS_MAX: u64 = 3_000_000;
+
 /// What the agents have counted, as of committed state: all of it outlives the journal's events.
 pub(super) struct Figures {
     /// The portfolio's report.
@@ -63,7 +66,10 @@ impl Finished<'_> {
     /// Prints where it stands, from the file.
     pub(super) async fn tell(&self, db: &Path, json: bool) -> Result<(), CliError> {
         let reader = SqliteReader::open_read_only(db).await?;
-        let digest = digest(&*reader).await?.whole;
+        let n_events = reader.last_seq().await?.get().saturating_sub(reader.floor().await?.get());
+        // Nothing here may cost what the journal is long.
+        let is_small = n_events <= DIGESTED_EVENTS_MAX;
+        let digest = if is_small { Some(digest(&*reader).await?.whole) } else { None };
         let figures = self.figures.as_ref();
         let report: Option<DeskReport> =
             figures.and_then(|figures| serde_json::from_value(figures.report.clone()).ok());
@@ -72,7 +78,7 @@ impl Finished<'_> {
         let parameters = match figures.and_then(|figures| figures.parameters) {
             Some(parameters) => parameters,
             // What a build before this one began it has not counted: what is left of its events is.
-            None if !json && self.chooses_after.is_some() => decisions(&*reader).await?,
+            None if !json && is_small && self.chooses_after.is_some() => decisions(&*reader).await?,
             None => Parameters::default(),
         };
         let Parameters { proposed, promoted, confirmed, rejected, rolled_back } = parameters;
@@ -146,6 +152,8 @@ impl Finished<'_> {
             }
         }
         out.line("")?;
+        let digest =
+            digest.unwrap_or_else(|| format!("left out at {} events; see 'atra db digest'", grouped(n_events)));
         for text in [format!("digest {digest}"), format!("file   {}", db.display())] {
             let text = out.paint(Style::Dim, &text);
             out.line(&text)?;
@@ -157,7 +165,7 @@ impl Finished<'_> {
 /// The optimizer's decisions that are in the journal.
 async fn decisions(db: &dyn Read) -> Result<Parameters, CliError> {
     let counts = db.topic_counts().await?;
-    let of = |topic: &str| counts.iter().find(|(name, _)| name == topic).map_or(0, |(_, n)| *n);
+    let of = |topic: &str| counts.of(topic);
     let (events, _) = events::<Promoted>(db, Seq::ZERO).await?;
     let confirmed = events.iter().filter(|promoted| promoted.confirmed).count() as u64;
     Ok(Parameters {

@@ -1,9 +1,12 @@
 //! Questions about a whole file: is it sound, and what is in it.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::Path,
+};
 
 use atra_bus::Seq;
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use serde::Serialize;
 use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
@@ -21,9 +24,13 @@ use super::{
         CHECK_CAUSES, CHECK_CHAIN, CHECK_FACTS_AHEAD, CHECK_MEMORY, CHECK_ORPHANS, CHECK_SEQS, CHECK_TEAMS_AHEAD,
         COUNT_FACTS_BY_KIND, COUNT_ROWS, LAST_SEQ, META, ROOTS,
     },
-    read::{SqliteReader, commit_time, event},
+    read::{SqliteReader, commit_time, event, payload_bytes},
+    topics,
 };
-use crate::{FactKind, Read as _, StoreError, TeamRow};
+use crate::{FactKind, PAGE_BYTES, Read as _, StoreError, TeamRow};
+
+/// Events that a check reads at once. 1,024: the price of looking for their names is spread.
+const ROWS_AHEAD: usize = 1_024;
 
 /// What a check of a file found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -64,10 +71,6 @@ pub struct Info {
     pub schema_version_known: u32,
     /// Version of SQLite in this build.
     pub sqlite_version: String,
-    /// Rows per table.
-    pub rows: Vec<(String, u64)>,
-    /// Facts per kind.
-    pub facts: Vec<(FactKind, u64)>,
     /// Bytes of the file that hold something; the rest is used again before the file grows.
     pub used_bytes: u64,
     /// The write-ahead log, and who reads from it.
@@ -122,6 +125,11 @@ async fn check_on(reader: &SqliteReader) -> Result<CheckReport, sqlx::Error> {
     }
     let found = rows(reader, &mut db, &mut report.problems).await;
     report.take("rows cannot be read", found)?;
+    let floor = floor(&mut db).await?;
+    match topics::check(&mut db, floor).await {
+        Ok(problem) => report.problems.extend(problem),
+        Err(error) => report.take("table topic_index cannot be read", Err(error))?,
+    }
     for (sql, what) in [
         (CHECK_CAUSES, "events have a cause that does not come before them"),
         (CHECK_MEMORY, "memory keys disagree with their newest write in the journal"),
@@ -229,20 +237,16 @@ impl Chain {
                 None => return Ok(chain.bad(Seq(1), "where the chain of check values begins cannot be read")),
             }
         }
-        // After the transaction's first read, so that no name is missing.
-        if let Err(error) = reader.learn().await {
-            let first = chain.origin.seq.next();
-            return Ok(chain.bad(first, &format!("the names table cannot be read: {error}")));
-        }
         chain.walk(reader, db).await
     }
 
     async fn walk(self, reader: &SqliteReader, db: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
         let (mut link, mut last, mut batch) = (self.origin.link, self.origin.seq, self.origin.seq.next());
         let mut linking = Linking::after(link);
-        let mut rows = sqlx::query(CHECK_CHAIN).bind(last.get() as i64).fetch(db);
+        let mut rows =
+            Ahead { rows: sqlx::query(CHECK_CHAIN).bind(last.get() as i64).fetch(db), read: VecDeque::new() };
         loop {
-            let row = match rows.try_next().await {
+            let row = match rows.next(reader).await {
                 Ok(Some(row)) => row,
                 Ok(None) if last >= batch => return Ok(self.bad(batch, &format!("it ends at seq {last} without one"))),
                 Ok(None) => return Ok(self),
@@ -269,6 +273,31 @@ impl Chain {
     fn bad(self, seq: Seq, cause: &str) -> Self {
         let problem = format!("journal is not as it was written, from seq {seq} on: {cause}");
         Self { first_bad: Some(seq), problem: Some(problem), ..self }
+    }
+}
+
+/// Rows of events that are read some at a time, so that their names are looked for together.
+struct Ahead<'a> {
+    rows: BoxStream<'a, Result<SqliteRow, sqlx::Error>>,
+    read: VecDeque<Result<SqliteRow, sqlx::Error>>,
+}
+
+impl Ahead<'_> {
+    async fn next(&mut self, reader: &SqliteReader) -> Result<Option<SqliteRow>, sqlx::Error> {
+        if self.read.is_empty() {
+            let mut n_bytes = 0;
+            while self.read.len() < ROWS_AHEAD && n_bytes < PAGE_BYTES {
+                let Some(row) = self.rows.next().await else { break };
+                n_bytes += row.as_ref().map_or(PAGE_BYTES, payload_bytes);
+                self.read.push_back(row);
+            }
+            // What cannot be read is told of the row that needs it.
+            let rows: Vec<&SqliteRow> = self.read.iter().filter_map(|row| row.as_ref().ok()).collect();
+            if let Err(error) = reader.learn_for(&rows, |row, names| event(row, names).map(drop)).await {
+                tracing::debug!(%error, "names of a page could not be read");
+            }
+        }
+        self.read.pop_front().transpose()
     }
 }
 
@@ -308,19 +337,49 @@ pub async fn info(path: impl AsRef<Path>) -> Result<Info, StoreError> {
     info
 }
 
+/// How many rows a file has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RowCounts {
+    /// Rows per table; of the journal, the events that were not pruned.
+    pub rows: Vec<(String, u64)>,
+    /// Facts per kind.
+    pub facts: Vec<(FactKind, u64)>,
+}
+
+/// Counts rows. Reads an index of each table but the journal, so it costs what there are facts, blocks and names.
+///
+/// # Cancel safety
+/// Reads only.
+///
+/// # Errors
+/// As [`SqliteReader::open_read_only`].
+pub async fn count_rows(path: impl AsRef<Path>) -> Result<RowCounts, StoreError> {
+    let reader = SqliteReader::open_concrete(path.as_ref()).await?;
+    let counts = rows_on(&reader).await;
+    reader.close().await;
+    counts
+}
+
+async fn rows_on(reader: &SqliteReader) -> Result<RowCounts, StoreError> {
+    let n_events = reader.last_seq().await?.get().saturating_sub(reader.floor().await?.get());
+    let mut counts = RowCounts { rows: vec![("journal".to_owned(), n_events)], facts: Vec::new() };
+    let of = |error: sqlx::Error| reader.class(&error);
+    let mut db = reader.acquire().await.map_err(of)?;
+    for (table, sql) in COUNT_ROWS {
+        counts.rows.push((table.to_owned(), count(&mut db, sql).await.map_err(of)?));
+    }
+    for row in db.fetch_all(COUNT_FACTS_BY_KIND).await.map_err(of)? {
+        let (kind, n): (i64, i64) = (row.try_get(0).map_err(of)?, row.try_get(1).map_err(of)?);
+        counts.facts.extend(FactKind::from_number(kind).map(|kind| (kind, n as u64)));
+    }
+    Ok(counts)
+}
+
 async fn info_on(path: &Path, reader: &SqliteReader) -> Result<Info, StoreError> {
-    let (mut rows, mut facts) = (Vec::new(), Vec::new());
     let (log, owner) = (log(path), owner(path));
     let (schema_version, sqlite_version, used_bytes) = {
         let mut db = reader.acquire().await.map_err(|error| reader.class(&error))?;
-        for (table, sql) in COUNT_ROWS {
-            rows.push((table.to_owned(), count(&mut db, sql).await.map_err(|error| reader.class(&error))?));
-        }
-        for row in db.fetch_all(COUNT_FACTS_BY_KIND).await.map_err(|error| reader.class(&error))? {
-            let of = |error: sqlx::Error| reader.class(&error);
-            let (kind, n): (i64, i64) = (row.try_get(0).map_err(of)?, row.try_get(1).map_err(of)?);
-            facts.extend(FactKind::from_number(kind).map(|kind| (kind, n as u64)));
-        }
         let version = pragma(&mut db, path, "user_version").await?;
         (version.parse().unwrap_or(0), sqlite_version(&mut db, path).await?, used_bytes(&mut db, path).await?)
     };
@@ -334,8 +393,6 @@ async fn info_on(path: &Path, reader: &SqliteReader) -> Result<Info, StoreError>
         schema_version,
         schema_version_known: SCHEMA_VERSION,
         sqlite_version,
-        rows,
-        facts,
         teams: reader.teams().await?,
         last_seq: reader.last_seq().await?,
     })

@@ -10,7 +10,7 @@ use super::{
     error::is_damage,
     names::NameTable,
     queries::{BLOCKS_AFTER, FACTS_AFTER, TEAMS},
-    read::{RowError, SqliteReader, block, fact, team_row},
+    read::{RowError, SqliteReader, block, fact, named_team},
 };
 use crate::FactKind;
 
@@ -48,21 +48,13 @@ pub(super) async fn rows(
     db: &mut SqliteConnection,
     problems: &mut Vec<String>,
 ) -> Result<(), sqlx::Error> {
-    // After the transaction's first read, so that no name is missing.
-    if let Err(error) = reader.learn().await {
-        problems.push(format!("table names: it cannot be read: {error}"));
-    }
     facts(reader, db, Findings { table: "facts", problems, n: 0 }).await?;
     blocks(reader, db, Findings { table: "blocks", problems, n: 0 }).await?;
     let mut found = Findings { table: "teams", problems, n: 0 };
     match db.fetch_all(TEAMS).await {
         Ok(rows) => {
             for row in &rows {
-                let checked = reader.with_names(|names| {
-                    let team = names.name(row.try_get(0)?).ok_or(RowError::UnknownName)?;
-                    team_row(row, team)
-                });
-                found.take(checked);
+                found.take(named_team(row));
             }
         }
         Err(error) if is_damage(&error) => found.add(&error.to_string()),
@@ -73,6 +65,19 @@ pub(super) async fn rows(
 }
 
 impl Findings<'_> {
+    /// Looks for the names of rows; those that cannot be read are a finding of the rows that have them.
+    async fn learn(
+        &mut self,
+        reader: &SqliteReader,
+        rows: &[SqliteRow],
+        decode: impl Fn(&SqliteRow, &NameTable) -> Result<(), RowError>,
+    ) {
+        let rows: Vec<&SqliteRow> = rows.iter().collect();
+        if let Err(error) = reader.learn_for(&rows, decode).await {
+            self.add(&format!("names cannot be read: {error}"));
+        }
+    }
+
     fn take<T>(&mut self, checked: Result<T, RowError>) {
         if let Err(error) = checked {
             self.add(&error.into_sql().to_string());
@@ -90,14 +95,16 @@ async fn facts(reader: &SqliteReader, db: &mut SqliteConnection, mut found: Find
             Ok(rows) => rows,
             Err(error) if is_damage(&error) => {
                 let (kind, owner, key) = &after;
-                let owner =
-                    reader.with_names(|names| names.name(*owner)).map_or_else(String::new, |name| name.to_string());
+                let owner = reader
+                    .with_names(|names| names.name(*owner))
+                    .map_or_else(|_| String::new(), |name| name.to_string());
                 let key = String::from_utf8_lossy(key);
                 found.add(&format!("rows cannot be read after kind {kind}, owner {owner:?}, key {key:?}: {error}"));
                 break;
             }
             Err(error) => return Err(error),
         };
+        found.learn(reader, &rows, checked_fact).await;
         for row in &rows {
             found.take(reader.with_names(|names| checked_fact(row, names)));
             // Unchecked: a damaged row may hold anything.
@@ -138,12 +145,10 @@ async fn blocks(reader: &SqliteReader, db: &mut SqliteConnection, mut found: Fin
             }
             Err(error) => return Err(error),
         };
+        let checked = |row: &SqliteRow, names: &NameTable| block(row, &names.name(row.try_get(4)?)?).map(drop);
+        found.learn(reader, &rows, checked).await;
         for row in &rows {
-            let checked = reader.with_names(|names| {
-                let series = names.name(row.try_get(4)?).ok_or(RowError::UnknownName)?;
-                block(row, &series)
-            });
-            found.take(checked);
+            found.take(reader.with_names(|names| checked(row, names)));
             after = row.try_get(5)?;
         }
         if (rows.len() as i64) < ROWS_AT_ONCE {

@@ -10,6 +10,7 @@ mod files;
 mod guard;
 mod lock;
 mod names;
+mod newest;
 pub(crate) mod paths;
 mod pool;
 mod prune;
@@ -31,10 +32,14 @@ mod tests_plans;
 #[cfg(test)]
 mod tests_room;
 #[cfg(test)]
+mod tests_scale;
+#[cfg(test)]
 mod tests_upkeep;
 #[cfg(test)]
 mod tests_watch;
+mod topics;
 mod trim;
+mod wanted;
 mod watch;
 mod write;
 
@@ -45,13 +50,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atra_bus::{InvalidSettings, Name, Seq, SettingCheck};
+use atra_bus::{InvalidSettings, Seq, SettingCheck};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _, SqliteConnection};
 use tracing::warn;
 
 pub use backup::{Copied, Progress, Restored, Vacuumed, backup, refuse_half_restored, restore, vacuum};
 pub use chain::check_value;
-pub use check::{CheckReport, Info, check, info};
+pub use check::{CheckReport, Info, RowCounts, check, count_rows, info};
 pub use files::{Log, LogReader, log};
 pub use lock::{Owner, owner};
 pub use paths::{create_beside, read_beside, rename_new, resolve};
@@ -65,13 +70,14 @@ use self::{
     error::{classify, fatal, is_failed_write},
     files::{FileId, size_of},
     lock::FileLock,
-    names::{BatchNames, Interner},
+    names::{BatchNames, Interner, id_of},
     paths::{create_db, refuse_open_folder, refuse_second_name, refuse_unsafe_files, resolve_db},
     prune::{expire, floor, next_piece, prune},
-    queries::{COMMIT, FORGET_RUNS, LAST_LINK, NAMES_AFTER, ROLLBACK, TEAMS},
-    read::{ReadTimes, RowError, commit_time, team_row},
+    queries::{COMMIT, FORGET_RUNS, LAST_LINK, ROLLBACK, TEAMS},
+    read::{ReadTimes, RowError, commit_time, named_team},
+    topics::Topics,
     watch::LogWatch,
-    write::{WriteError, Written, write},
+    write::{Counted, WriteError, Written, write},
 };
 use crate::{Expired, Expiry, Level, Loaded, Read, Sizes, Store, StoreError, WriteBatch, options::DAY};
 
@@ -157,6 +163,8 @@ pub struct SqliteStore {
     /// Whether something was committed, so that statistics may be out of date.
     has_written: bool,
     names: Interner,
+    /// The topic index, and what it lacks.
+    topics: Topics,
     /// What the next batch is chained to.
     link: Link,
     reader: Arc<SqliteReader>,
@@ -220,6 +228,7 @@ impl SqliteStore {
             was_full: false,
             has_written: false,
             names: Interner::default(),
+            topics: Topics::default(),
             link: Link::START,
             reader,
             id,
@@ -257,6 +266,8 @@ impl SqliteStore {
             return Err(error);
         }
         self.reader.forget_last();
+        self.reader.newest.begin(None);
+        self.topics = Topics::default();
         (self.link, self.last, self.moved) = (Link::START, Seq::ZERO, Seq::ZERO);
         Ok(())
     }
@@ -331,6 +342,7 @@ impl Store for SqliteStore {
         (self.names, self.link) = (names, link);
         self.refuse_lost_events(loaded.last_seq)?;
         self.last = loaded.last_seq;
+        self.load_topics().await?;
         self.reader.raise_floor(loaded.floor);
         let is_unflushed = self.lock.as_ref().is_some_and(FileLock::is_unflushed);
         Ok(Loaded { is_unflushed, ..loaded })
@@ -340,8 +352,8 @@ impl Store for SqliteStore {
         self.begin_at(batch.level).await?;
         let Some(db) = &mut self.db else { return Err(fatal(&self.path, "it was closed")) };
         self.is_in_transaction = true;
-        let written = write(db, batch, BatchNames::new(&self.names), self.link).await;
-        let Written { names, link, is_committed } = match written {
+        let written = write(db, batch, BatchNames::new(&self.names), &self.topics, self.link).await;
+        let Written { names, topics, seen, link, is_committed } = match written {
             Ok(written) => written,
             Err(error) => {
                 let error = match error {
@@ -362,6 +374,17 @@ impl Store for SqliteStore {
         (self.is_in_transaction, self.has_written, self.was_full) = (false, true, false);
         for (text, id) in names {
             self.names.learn(&text, id);
+        }
+        if let Some(last) = batch.events.last() {
+            self.reader.newest.add(seen, last.seq);
+        }
+        match topics {
+            Counted::Ended(ended) => self.topics.ended(ended),
+            Counted::Since(tally) => {
+                if let Some(last) = batch.events.last() {
+                    self.topics.add(tally, last.seq);
+                }
+            }
         }
         self.link = link;
         self.last = batch.events.last().map_or(self.last, |event| event.seq);
@@ -388,11 +411,18 @@ impl Store for SqliteStore {
         // Before anything is gone: a reader that finds a hole finds the floor too.
         reader.raise_floor(piece.floor);
         self.is_in_transaction = true;
-        let pruned = prune(self.db()?, before, &piece).await.map_err(of);
-        if let Err(error) = pruned {
-            self.roll_back().await;
-            self.reopen_if_unknown(&error).await;
-            return Err(error);
+        let ended = self.topics.ends_before_pruning(piece.floor);
+        let freed = match prune(self.db()?, before, &piece, ended.as_ref()).await.map_err(of) {
+            Ok(freed) => freed,
+            Err(error) => {
+                self.roll_back().await;
+                self.reopen_if_unknown(&error).await;
+                return Err(error);
+            }
+        };
+        freed.iter().for_each(|text| self.names.forget(text));
+        if let Some(ended) = ended {
+            self.topics.ended(ended);
         }
         self.is_in_transaction = false;
         Ok(piece.floor)
@@ -403,7 +433,10 @@ impl Store for SqliteStore {
         let path = self.path.clone();
         let of = |error: sqlx::Error| classify(&path, &error);
         // Who has no number has no facts, and then the piece begins with the next number.
-        let from = expiry.from.as_ref().and_then(|(owner, key)| Some((self.names.get(owner.as_str())?, key.clone())));
+        let from = match &expiry.from {
+            Some((owner, key)) => id_of(self.db()?, owner.as_str()).await.map_err(of)?.map(|id| (id, key.clone())),
+            None => None,
+        };
         self.is_in_transaction = true;
         let expired = expire(self.db()?, expiry, from.unwrap_or_default()).await.map_err(of);
         if let Err(error) = &expired {
@@ -506,6 +539,29 @@ impl Store for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Reads the topic index, and adds what it lacks.
+    async fn load_topics(&mut self) -> Result<(), StoreError> {
+        if self.is_in_transaction {
+            self.roll_back().await;
+        }
+        self.is_in_transaction = true;
+        let path = self.path.clone();
+        let db = self.db()?;
+        let loaded = match Topics::load(db).await {
+            Ok(topics) => topics.newest(db).await.map(|known| (topics, known)),
+            Err(error) => Err(error),
+        };
+        let loaded = loaded.map_err(|error| classify(&path, &error));
+        if loaded.is_err() {
+            self.roll_back().await;
+        }
+        self.is_in_transaction = false;
+        let (topics, known) = loaded?;
+        self.reader.newest.begin(known);
+        self.topics = topics;
+        Ok(())
+    }
+
     /// Notes for the next process when the disk has failed.
     fn noted<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if let (Err(StoreError::Unknown(_)), Some(lock)) = (&result, &mut self.lock) {
@@ -566,13 +622,7 @@ async fn write_anew(db: &mut SqliteConnection, path: &Path) -> Result<(), StoreE
 }
 
 async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner, Link), sqlx::Error> {
-    let mut names = Interner::default();
-    let mut texts = std::collections::BTreeMap::new();
-    for row in sqlx::query(NAMES_AFTER).bind(0_i64).bind(0_i64).fetch_all(&mut *db).await? {
-        let (id, text): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
-        names.learn(&text, id);
-        texts.insert(id, text);
-    }
+    let names = Interner::load(db).await?;
     let (mut last, mut link, mut committed_at) = (0_i64, Link::START, None);
     if let Some(row) = db.fetch_optional(LAST_LINK).await? {
         last = row.try_get(0)?;
@@ -584,12 +634,10 @@ async fn load(db: &mut SqliteConnection) -> Result<(Loaded, Interner, Link), sql
     }
     let mut teams = Vec::new();
     for row in db.fetch_all(TEAMS).await? {
-        let text = texts.get(&row.try_get::<i64, _>(0)?);
-        let team = text.and_then(|text| Name::new(text).ok());
-        let team = team.ok_or_else(|| sqlx::Error::Decode("a team's name is not in the names table".into()))?;
-        teams.push(team_row(&row, team).map_err(RowError::into_sql)?);
+        teams.push(named_team(&row).map_err(RowError::into_sql)?);
     }
     teams.sort_by(|a, b| a.team.cmp(&b.team));
     let floor = floor(db).await?;
-    Ok((Loaded { last_seq: Seq(last as u64), teams, floor, committed_at, is_unflushed: false }, names, link))
+    let loaded = Loaded { last_seq: Seq(last as u64), teams, floor, committed_at, is_unflushed: false };
+    Ok((loaded, names, link))
 }

@@ -3,15 +3,18 @@
 //! The floor, the last seq that is gone, is raised in the transaction that deletes. So a kill in between leaves a
 //! journal that was pruned less far, and a reader never takes a hole for an end.
 
+use std::collections::BTreeSet;
+
 use atra_bus::{Name, Seq, Timestamp};
 use sqlx::{Executor as _, Row as _, SqliteConnection};
 
 use super::{
     chain::{Link, ORIGIN_KEY, Origin},
     queries::{
-        BEGIN, COMMIT, EXPIRE, EXPIRY_PAGE, FIRST_BATCH_END, FLOOR, LAST_BATCH_END, LAST_SEQ, META, META_NUMBER,
-        NAME_OF, NEEDED, PRUNE, PRUNE_OLDER_WRITES, SET_META,
+        BEGIN, COMMIT, EXPIRE, EXPIRY_PAGE, FIRST_BATCH_END, FLOOR, FREE_NAME, LAST_BATCH_END, LAST_SEQ, META,
+        META_NUMBER, NAME_OF, NEEDED, PRUNE, PRUNE_OLDER_WRITES, REMOVED_KEYS, SET_META,
     },
+    topics::{self, Ended},
 };
 use crate::{Expired, Expiry, OPEN_EFFECT, retention::event_of};
 
@@ -72,19 +75,38 @@ async fn batch_end(
     Ok(Some(Origin { seq: Seq(row.try_get::<i64, _>(0)? as u64), link }))
 }
 
-/// Deletes what nobody needs from `floor` to the end of the piece. On an error the transaction may still be open.
-pub(super) async fn prune(db: &mut SqliteConnection, floor: Seq, piece: &Piece) -> Result<(), sqlx::Error> {
+/// Deletes what nobody needs from `floor` to the end of the piece, and gives the names that were deleted with it: those
+/// of memory keys that were removed there. On an error the transaction may still be open.
+pub(super) async fn prune(
+    db: &mut SqliteConnection,
+    floor: Seq,
+    piece: &Piece,
+    ended: Option<&Ended>,
+) -> Result<Vec<String>, sqlx::Error> {
     db.execute(BEGIN).await?;
+    if let Some(ended) = ended {
+        topics::insert(db, &ended.rows).await?;
+    }
     let needed = needed(db).await?;
     let (from, to) = (floor.get() as i64, piece.floor.get() as i64);
     sqlx::query(PRUNE_OLDER_WRITES).bind(from).bind(to).execute(&mut *db).await?;
+    let mut removed = BTreeSet::new();
+    for row in sqlx::query(REMOVED_KEYS).bind(from).bind(to).fetch_all(&mut *db).await? {
+        removed.insert(row.try_get::<i64, _>(0)?);
+    }
     sqlx::query(PRUNE).bind(from).bind(to).bind(needed).execute(&mut *db).await?;
     sqlx::query(SET_META).bind(FLOOR_KEY).bind(piece.floor.to_string()).execute(&mut *db).await?;
     if let Some(origin) = &piece.origin {
         sqlx::query(SET_META).bind(ORIGIN_KEY).bind(origin.to_string()).execute(&mut *db).await?;
     }
+    let mut freed = Vec::new();
+    for topic in removed {
+        if let Some(row) = sqlx::query(FREE_NAME).bind(topic).fetch_optional(&mut *db).await? {
+            freed.push(row.try_get(0)?);
+        }
+    }
     db.execute(COMMIT).await?;
-    Ok(())
+    Ok(freed)
 }
 
 /// The key of the commit clock at which facts without a time count as written, in the `meta` table.

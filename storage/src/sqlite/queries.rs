@@ -73,6 +73,13 @@ pub(super) const PRUNE: &str = "DELETE FROM journal WHERE seq > ?1 AND seq <= ?2
      AND (+topic > 0 OR payload = 'null') \
      AND topic NOT IN (SELECT id FROM names WHERE text = 'sys.team.started') \
      AND hex(id) NOT IN (SELECT value FROM json_each(?3))";
+/// Memory keys that were removed in (?1, ?2], by the ids of their topics.
+pub(super) const REMOVED_KEYS: &str =
+    "SELECT topic FROM journal WHERE seq > ?1 AND seq <= ?2 AND +topic < 0 AND payload = 'null'";
+/// The name of a memory key that no event is left of, but for the name at the end: its id is not to be given again.
+pub(super) const FREE_NAME: &str = "DELETE FROM names WHERE id = ?1 AND id < 0 \
+     AND id > (SELECT min(id) FROM names) \
+     AND NOT EXISTS (SELECT 1 FROM journal WHERE journal.topic = names.id AND journal.topic < 0) RETURNING text";
 /// Facts of kind ?1 behind (?2, ?3).
 pub(super) const EXPIRY_PAGE: &str = "SELECT owner, key FROM facts \
      WHERE kind = ?1 AND (owner, key) > (?2, ?3) ORDER BY owner, key LIMIT ?4";
@@ -93,9 +100,9 @@ pub(super) const FLOOR: &str = "SELECT CAST(value AS INTEGER) FROM meta WHERE ke
 pub(super) const SET_META: &str = "INSERT INTO meta(key, value) VALUES (?1, ?2) \
      ON CONFLICT(key) DO UPDATE SET value = excluded.value";
 
-/// Everything that runs have written; blocks are not of a run, and names are never deleted.
+/// Everything that runs have written; blocks are not of a run, and names stay.
 pub(super) const FORGET_RUNS: &str = "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM facts; DELETE FROM teams; \
-     DELETE FROM meta WHERE key IN ('chain_origin', 'journal_floor', 'timed_from'); \
+     DELETE FROM topic_index; DELETE FROM meta WHERE key IN ('chain_origin', 'journal_floor', 'timed_from'); \
      INSERT INTO meta(key, value) VALUES ('journal_generation', '1') \
      ON CONFLICT(key) DO UPDATE SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT); COMMIT;";
 /// How often the journal was begun again.
@@ -129,6 +136,17 @@ macro_rules! events {
 pub(super) const LAST_SEQ: &str = "SELECT coalesce(max(seq), 0) FROM journal";
 /// The last seq and the check value in its row.
 pub(super) const LAST_LINK: &str = "SELECT seq, chain, committed, clock FROM journal ORDER BY seq DESC LIMIT 1";
+/// The greatest id of a name, and the least; 0 if there is none.
+pub(super) const NAMES_ENDS: &str = "SELECT max(coalesce((SELECT max(id) FROM names), 0), 0), \
+     min(coalesce((SELECT min(id) FROM names), 0), 0)";
+/// Names whose ids are in a list, whose texts are, and those with texts in [?1, ?2). A cross join keeps the order of the
+/// loops.
+pub(super) const NAMES_OF_IDS: &str =
+    "SELECT names.id, text FROM json_each(?1) AS wanted CROSS JOIN names ON names.id = wanted.value";
+pub(super) const NAMES_OF_TEXTS: &str =
+    "SELECT names.id, text FROM json_each(?1) AS wanted CROSS JOIN names ON names.text = wanted.value";
+pub(super) const NAMES_IN_RANGE: &str =
+    "SELECT id, text FROM names WHERE text >= ?1 AND text < ?2 ORDER BY text LIMIT ?3";
 /// Names that came after the known ones: ids grow away from zero in both directions.
 pub(super) const NAMES_AFTER: &str =
     "SELECT id, text FROM names WHERE id > ?1 UNION ALL SELECT id, text FROM names WHERE id < ?2";
@@ -142,10 +160,13 @@ pub(super) const JOURNAL_WANTED: &str = concat!(
      AND source NOT IN (SELECT value FROM json_each(?7)) ORDER BY seq LIMIT ?3"
 );
 pub(super) const TAIL: &str = concat!(events!(), " WHERE seq < ?2 ORDER BY seq DESC LIMIT ?1");
+/// The writes of one memory key. `topic < 0` is what lets the planner use the partial index.
+pub(super) const TAIL_OF_KEY: &str =
+    concat!(events!(), " WHERE seq < ?2 AND topic = ?3 AND topic < 0 ORDER BY seq DESC LIMIT ?1");
 pub(super) const TAIL_WANTED: &str = concat!(
     events!(),
     " \
-     WHERE seq < ?2 AND (topic IN (SELECT value FROM json_each(?3)) OR topic > ?4 OR topic < ?5) \
+     WHERE seq < ?2 AND seq > ?7 AND (topic IN (SELECT value FROM json_each(?3)) OR topic > ?4 OR topic < ?5) \
      AND source NOT IN (SELECT value FROM json_each(?6)) ORDER BY seq DESC LIMIT ?1"
 );
 /// When the first batch that ends in (?1, ?2] with a commit time was committed: its last seq, and the time twice.
@@ -158,7 +179,36 @@ pub(super) const MEMORY_AS_OF: &str = concat!(
     " WHERE topic = (SELECT id FROM names WHERE text = ?1) AND topic < 0 \
      AND seq <= ?2 ORDER BY seq DESC LIMIT 1"
 );
-pub(super) const TOPIC_COUNTS: &str = "SELECT topic, count(*) FROM journal GROUP BY topic";
+
+// === the topic index ===
+
+/// Events by topic in (?1, ?2], those of memory as one.
+pub(super) const COUNT_TOPICS: &str = "SELECT CASE WHEN topic < 0 THEN -1 ELSE topic END AS counted, count(*) \
+     FROM journal WHERE seq > ?1 AND seq <= ?2 GROUP BY counted";
+pub(super) static INSERT_TOPICS: BySize =
+    LazyLock::new(|| by_size("INSERT INTO topic_index(topic, upto, events)", "(?,?,?)", ""));
+pub(super) const INSERT_TOPIC: &str = "INSERT INTO topic_index(topic, upto, events) VALUES (?1, ?2, ?3)";
+/// The end of the last stretch.
+pub(super) const LAST_STRETCH: &str = "SELECT max(upto) FROM topic_index WHERE topic = 0";
+/// Up to where events were not counted, since they had been pruned before.
+pub(super) const UNCOUNTED: &str = "SELECT min(upto) FROM topic_index WHERE topic = 0 AND events = 0";
+/// The newest row of each topic: from each topic to the next one, so that the other rows are not read.
+pub(super) const TOPIC_TOTALS: &str = "WITH RECURSIVE topics(topic) AS (SELECT min(topic) FROM topic_index \
+     UNION ALL SELECT (SELECT min(topic) FROM topic_index WHERE topic > topics.topic) FROM topics \
+     WHERE topic IS NOT NULL) SELECT topic, (SELECT events FROM topic_index AS newest \
+     WHERE newest.topic = topics.topic ORDER BY upto DESC LIMIT 1) FROM topics WHERE topic IS NOT NULL";
+/// The stretch that ?1 is in, and the end of the one before a stretch.
+pub(super) const STRETCH_OF: &str = "SELECT min(upto) FROM topic_index WHERE topic = 0 AND upto >= ?1";
+pub(super) const STRETCH_BEFORE: &str = "SELECT max(upto) FROM topic_index WHERE topic = 0 AND upto < ?1";
+pub(super) const STRETCH_AFTER: &str = "SELECT min(upto) FROM topic_index WHERE topic = 0 AND upto > ?1";
+/// The newest row of a topic up to the end of a stretch.
+pub(super) const TOPIC_AT: &str = "SELECT upto, events FROM topic_index WHERE topic = ?1 AND upto <= ?2 \
+     ORDER BY upto DESC LIMIT 1";
+/// The first stretch that ends after ?2 and has an event on a topic of the list, and the last that ends up to ?2.
+pub(super) const NEXT_WANTED: &str = "SELECT min(found) FROM (SELECT (SELECT min(upto) FROM topic_index \
+     WHERE topic = wanted.value AND upto > ?2) AS found FROM json_each(?1) AS wanted)";
+pub(super) const LAST_WANTED: &str = "SELECT max(found) FROM (SELECT (SELECT max(upto) FROM topic_index \
+     WHERE topic = wanted.value AND upto <= ?2) AS found FROM json_each(?1) AS wanted)";
 
 pub(super) const FACT: &str = "SELECT owner, writer, key, version, event, value, written, check_value FROM facts \
      WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2) AND key = ?3";
@@ -168,7 +218,8 @@ pub(super) const MEMORY_PAGE: &str = "SELECT owner, writer, key, version, event,
      WHERE kind = 1 AND owner = 0 AND key >= ?1 ORDER BY key LIMIT ?2";
 /// The plus keeps the planner at the range of texts, which is the sorted one. A key ends before the greatest character.
 pub(super) const MEMORY_KEYS: &str = "SELECT substr(text, 8) FROM names \
-     WHERE text >= 'memory.' || ?1 AND text < 'memory.' || ?1 || char(1114111) AND +id < 0 ORDER BY text";
+     WHERE text >= 'memory.' || ?1 AND text < 'memory.' || ?1 || char(1114111) AND text > ?2 AND +id < 0 \
+     ORDER BY text LIMIT ?3";
 pub(super) const FACTS_PAGE: &str = "SELECT owner, writer, key, version, event, value, written, check_value FROM facts \
      WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2) AND key >= ?3 ORDER BY key LIMIT ?4";
 /// From each owner to the next one, so that what they have is not read.
@@ -179,7 +230,8 @@ pub(super) const COUNT_FACTS: &str = "SELECT count(*) FROM facts WHERE kind = ?1
 pub(super) const COUNT_FACTS_OF: &str =
     "SELECT count(*) FROM facts WHERE kind = ?1 AND owner = (SELECT id FROM names WHERE text = ?2)";
 
-pub(super) const TEAMS: &str = "SELECT team, epoch, number, cursor, check_value FROM teams";
+pub(super) const TEAMS: &str = "SELECT text, epoch, number, cursor, check_value, team FROM teams \
+     LEFT JOIN names ON names.id = teams.team";
 pub(super) const BLOCKS: &str = "SELECT start, rows, data, check_value FROM blocks \
      WHERE series = (SELECT id FROM names WHERE text = ?1) AND start >= ?2 AND start <= ?3 ORDER BY start LIMIT ?4";
 pub(super) const SERIES: &str = "SELECT series, sum(rows), min(start), max(start) FROM blocks GROUP BY series";
@@ -226,8 +278,7 @@ pub(super) const CHECK_FACTS_AHEAD: &str =
 pub(super) const CHECK_TEAMS_AHEAD: &str =
     "SELECT count(*) FROM teams WHERE cursor > (SELECT coalesce(max(seq), 0) FROM journal)";
 pub(super) const COUNT_FACTS_BY_KIND: &str = "SELECT kind, count(*) FROM facts GROUP BY kind";
-pub(super) const COUNT_ROWS: [(&str, &str); 6] = [
-    ("journal", "SELECT count(*) FROM journal"),
+pub(super) const COUNT_ROWS: [(&str, &str); 5] = [
     ("facts", "SELECT count(*) FROM facts"),
     ("teams", "SELECT count(*) FROM teams"),
     ("blocks", "SELECT count(*) FROM blocks"),

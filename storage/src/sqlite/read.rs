@@ -1,6 +1,7 @@
 //! The read path: a small pool of read-only connections, and rows back into events.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{
         Arc, PoisonError, RwLock,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atra_bus::{Committed, Event, EventId, Interest, Name, Payload, Seq, Timestamp, Topic};
+use atra_bus::{Committed, Event, EventId, Interest, Name, Payload, Seq, Timestamp, Topic, topic::MEMORY_ROOT};
 use futures::TryStreamExt as _;
 use sqlx::{
     Encode, Row as _, Sqlite, Type,
@@ -23,33 +24,43 @@ use tracing::warn;
 use super::{
     connection::{ReadMode, identify, reader_options},
     error::{INTERRUPT, classify, code, damaged, fatal},
-    names::{NameTable, Wanted},
+    names::{NameTable, UnknownName},
+    newest::Newest,
     paths::{refuse_unsafe_files, resolve_db},
     pool::{Readers, Reading},
     queries,
     room::refuse_without_room,
     schema::{UNVERIFIED, views_of},
     sums::{FactSum, Summer},
+    wanted::{Wanted, WantedCache},
 };
-use crate::{Block, CommitTime, FactKind, FactPage, FactRow, PAGE_BYTES, Read, SeriesRow, StoreError, TeamRow};
+use crate::{
+    Block, CommitTime, FactKind, FactPage, FactRow, PAGE_BYTES, Read, SeriesRow, StoreError, TeamRow, TopicCounts,
+};
 
 /// More events than a batch can have: 8 MiB, and one command of 16 MiB, of rows that count 128 bytes at least.
 const BATCH_EVENTS_MAX: u64 = 1 << 18;
 /// The key of the last seq without a commit time in the `meta` table.
 const TIMED_FROM_KEY: &str = "timed_from";
 
+/// Times that the names of a page's rows are looked for: an event has two, and each row tells one at a time.
+const LOOKUPS_MAX: usize = 4;
+
+/// Memory keys that are read at once where all are wanted.
+const KEYS_AT_ONCE: i64 = 8_192;
+
 /// A query of the registry with its values.
-struct Prepared {
+pub(super) struct Prepared {
     sql: &'static str,
     query: Query<'static, Sqlite, SqliteArguments>,
 }
 
-fn query(sql: &'static str) -> Prepared {
+pub(super) fn query(sql: &'static str) -> Prepared {
     Prepared { sql, query: sqlx::query(sql) }
 }
 
 impl Prepared {
-    fn bind<T: Encode<'static, Sqlite> + Type<Sqlite> + 'static>(self, value: T) -> Self {
+    pub(super) fn bind<T: Encode<'static, Sqlite> + Type<Sqlite> + 'static>(self, value: T) -> Self {
         Self { query: self.query.bind(value), ..self }
     }
 }
@@ -61,8 +72,12 @@ pub struct SqliteReader {
     readers: Readers,
     /// How a read that takes longer is told of.
     slow_after: Duration,
-    /// Interned texts known so far. Only grows; a row whose numbers are not in it makes it learn more.
+    /// Interned texts that were in use lately; a row whose numbers are not in it makes it learn more.
     names: RwLock<NameTable>,
+    /// Up to where each topic has events, if the writer is in this process.
+    pub(super) newest: Newest,
+    /// What interests mean in numbers.
+    pub(super) wanted: WantedCache,
     /// A seq that is known to be committed; only grows. Relaxed: a stale value costs one query.
     last_known: AtomicU64,
     /// The journal's floor as the writer of this process knows it: raised before anything is deleted.
@@ -89,7 +104,7 @@ impl ReadTimes {
 pub(super) enum RowError {
     Sql(sqlx::Error),
     /// A topic or name that is not known yet.
-    UnknownName,
+    UnknownName(i64),
     Damaged(String),
 }
 
@@ -99,12 +114,18 @@ impl From<sqlx::Error> for RowError {
     }
 }
 
+impl From<UnknownName> for RowError {
+    fn from(UnknownName(id): UnknownName) -> Self {
+        Self::UnknownName(id)
+    }
+}
+
 impl RowError {
     /// The same as an error of the driver, for code that reads without a reader.
     pub(super) fn into_sql(self) -> sqlx::Error {
         match self {
             Self::Sql(error) => error,
-            Self::UnknownName => {
+            Self::UnknownName(_) => {
                 sqlx::Error::Decode("a row refers to an entry that the names table does not have".into())
             }
             Self::Damaged(what) => sqlx::Error::Decode(what.into()),
@@ -121,6 +142,8 @@ impl SqliteReader {
             readers: Readers::new(reader_options(path, mode), readers, deadline),
             slow_after: times.slow_after,
             names: RwLock::default(),
+            newest: Newest::default(),
+            wanted: WantedCache::default(),
             last_known: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             is_beside_writer: mode == ReadMode::Runtime,
@@ -217,10 +240,11 @@ impl SqliteReader {
         read(&self.names.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the names that came since the last time.
-    pub(super) async fn learn(&self) -> Result<(), StoreError> {
-        let (greatest, least) = self.with_names(NameTable::ends);
-        let query = sqlx::query(queries::NAMES_AFTER).bind(greatest).bind(least);
+    /// Reads names that rows have.
+    pub(super) async fn learn(&self, ids: impl IntoIterator<Item = i64>) -> Result<(), StoreError> {
+        let ids: BTreeSet<i64> = ids.into_iter().collect();
+        let list: Vec<String> = ids.iter().map(i64::to_string).collect();
+        let query = sqlx::query(queries::NAMES_OF_IDS).bind(format!("[{}]", list.join(",")));
         let mut db = self.acquire().await.map_err(|error| self.class(&error))?;
         let rows = query.fetch_all(&mut *db).await.map_err(|error| self.class(&error))?;
         db.finish();
@@ -232,7 +256,7 @@ impl SqliteReader {
     }
 
     /// Runs a query and turns its rows into values, in order.
-    async fn rows<T>(
+    pub(super) async fn rows<T>(
         &self,
         query: Prepared,
         decode: impl Fn(&SqliteRow, &NameTable) -> Result<T, RowError>,
@@ -269,7 +293,7 @@ impl SqliteReader {
             }
             match self.with_names(|names| decode(&row, names)) {
                 Ok(value) => values.push(value),
-                Err(RowError::UnknownName) => waiting.push(row),
+                Err(RowError::UnknownName(_)) => waiting.push(row),
                 Err(error) => return Err(self.row_error(error)),
             }
         }
@@ -281,13 +305,42 @@ impl SqliteReader {
             db.finish();
         }
         self.tell_if_slow(sql, began, waited, values.len() + waiting.len());
-        if !waiting.is_empty() {
-            self.learn().await?;
-            let decoded: Result<Vec<T>, RowError> =
-                self.with_names(|names| waiting.iter().map(|row| decode(row, names)).collect());
-            values.extend(decoded.map_err(|error| self.row_error(error))?);
-        }
+        values.extend(self.decode_all(&waiting, decode).await?);
         Ok((values, is_cut))
+    }
+
+    /// Turns rows into values after their names were looked for.
+    async fn decode_all<T>(
+        &self,
+        rows: &[SqliteRow],
+        decode: impl Fn(&SqliteRow, &NameTable) -> Result<T, RowError>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.learn_for(&rows.iter().collect::<Vec<_>>(), |row, names| decode(row, names).map(drop)).await?;
+        let decoded: Result<Vec<T>, RowError> =
+            self.with_names(|names| rows.iter().map(|row| decode(row, names)).collect());
+        decoded.map_err(|error| self.row_error(error))
+    }
+
+    /// Looks for the names that rows have and that are not known.
+    pub(super) async fn learn_for(
+        &self,
+        rows: &[&SqliteRow],
+        decode: impl Fn(&SqliteRow, &NameTable) -> Result<(), RowError>,
+    ) -> Result<(), StoreError> {
+        for _ in 0..LOOKUPS_MAX {
+            let unknown: Vec<i64> = self.with_names(|names| {
+                let id = |row: &&SqliteRow| match decode(row, names) {
+                    Err(RowError::UnknownName(id)) => Some(id),
+                    _ => None,
+                };
+                rows.iter().filter_map(id).collect()
+            });
+            if unknown.is_empty() {
+                return Ok(());
+            }
+            self.learn(unknown).await?;
+        }
+        Ok(())
     }
 
     fn tell_if_slow(&self, sql: &str, began: Instant, waited: Duration, n_rows: usize) {
@@ -305,10 +358,12 @@ impl SqliteReader {
         if after < floor { Err(StoreError::Pruned { after, floor }) } else { Ok(()) }
     }
 
-    fn row_error(&self, error: RowError) -> StoreError {
+    pub(super) fn row_error(&self, error: RowError) -> StoreError {
         match error {
             RowError::Sql(error) => self.class(&error),
-            RowError::UnknownName => damaged(&self.path, "a row refers to an entry that the names table does not have"),
+            RowError::UnknownName(_) => {
+                damaged(&self.path, "a row refers to an entry that the names table does not have")
+            }
             RowError::Damaged(what) => damaged(&self.path, what),
         }
     }
@@ -322,8 +377,8 @@ impl SqliteReader {
     }
 
     /// The number that a query gives, if it gives one.
-    async fn number(&self, query: Prepared) -> Result<Option<i64>, StoreError> {
-        Ok(self.rows(query, |row, _| Ok(row.try_get::<i64, _>(0)?)).await?.pop())
+    pub(super) async fn number(&self, query: Prepared) -> Result<Option<i64>, StoreError> {
+        Ok(self.rows(query, |row, _| Ok(row.try_get::<Option<i64>, _>(0)?)).await?.pop().flatten())
     }
 
     /// The end of the first batch in (`before`, `upto`] that has a commit time, and that time.
@@ -351,7 +406,7 @@ impl SqliteReader {
             let EventRow { committed, topic, source } = event(row, names)?;
             let is_wanted = match filter {
                 Some((interest, wanted)) => {
-                    let is_new = topic > wanted.greatest || topic < wanted.least || source > wanted.greatest;
+                    let is_new = topic > wanted.greatest || topic < wanted.least || source > wanted.greatest_source;
                     !is_new || interest.wants(committed.event.topic.as_str(), &committed.event.source)
                 }
                 None => true,
@@ -410,15 +465,22 @@ impl Read for SqliteReader {
             self.check_floor(after).await?;
             return Ok((Vec::new(), after));
         }
-        let wanted = self.with_names(|names| names.wanted(interest));
+        if let Some(upto) = self.newest.nothing_until(interest, after) {
+            self.check_floor(after).await?;
+            return Ok((Vec::new(), end.min(upto)));
+        }
+        let (wanted, stretch) = self.wanted_after(interest, after, end).await?;
+        let (from, end) = stretch;
         let sql = if wanted.is_all { queries::JOURNAL } else { queries::JOURNAL_WANTED };
-        let mut query = query(sql).bind(seq_of(after)).bind(seq_of(end)).bind(limit_of(limit));
+        let mut query = query(sql).bind(seq_of(from)).bind(seq_of(end)).bind(limit_of(limit));
         if !wanted.is_all {
             query =
                 query.bind(wanted.topics.clone()).bind(wanted.greatest).bind(wanted.least).bind(wanted.except.clone());
         }
-        let (events, rows) = self.events(query, Some((interest, &wanted)).filter(|_| !wanted.is_all)).await?;
+        let filter = Some((interest, &*wanted)).filter(|_| !wanted.is_all);
+        let (events, rows) = self.events(query, filter).await?;
         self.check_floor(after).await?;
+        self.forget_if_stale(interest, &wanted, rows.n_rows - events.len());
         // A full page ends at its last row; any other is complete.
         let complete = if rows.n_rows >= limit || rows.is_cut { rows.last.unwrap_or(end) } else { end };
         Ok((events, complete))
@@ -429,25 +491,29 @@ impl Read for SqliteReader {
         before: Seq,
         interest: &Interest,
         limit: usize,
-    ) -> Result<Vec<Committed>, StoreError> {
-        loop {
-            let wanted = self.with_names(|names| names.wanted(interest));
-            let mut query = query(if wanted.is_all { queries::TAIL } else { queries::TAIL_WANTED });
-            query = query.bind(limit_of(limit)).bind(seq_of(before));
-            if !wanted.is_all {
-                query = query.bind(wanted.topics.clone()).bind(wanted.greatest).bind(wanted.least);
-                query = query.bind(wanted.except.clone());
-            }
-            let filter = Some((interest, &wanted)).filter(|_| !wanted.is_all);
-            let (mut events, rows) = self.events(query, filter).await?;
-            // Rows of new names took the place of wanted ones; the names are known now. Ends, since each
-            // round has learnt a name.
-            if events.len() < rows.n_rows && (rows.n_rows >= limit || rows.is_cut) {
-                continue;
-            }
-            events.reverse();
-            return Ok(events);
+    ) -> Result<(Vec<Committed>, Seq), StoreError> {
+        let last = self.last_seq().await?.min(Seq(before.get().saturating_sub(1)));
+        if last == Seq::ZERO || limit == 0 {
+            return Ok((Vec::new(), last));
         }
+        let (wanted, (from, upto)) = self.wanted_before(interest, last).await?;
+        let sql = match wanted.only_key {
+            _ if wanted.is_all => queries::TAIL,
+            Some(_) => queries::TAIL_OF_KEY,
+            None => queries::TAIL_WANTED,
+        };
+        let mut query = query(sql).bind(limit_of(limit)).bind(seq_of(upto.next()));
+        if let Some(topic) = wanted.only_key {
+            query = query.bind(topic);
+        } else if !wanted.is_all {
+            query = query.bind(wanted.topics.clone()).bind(wanted.greatest).bind(wanted.least);
+            query = query.bind(wanted.except.clone()).bind(seq_of(from));
+        }
+        let filter = Some((interest, &*wanted)).filter(|_| !wanted.is_all && wanted.only_key.is_none());
+        let (mut events, rows) = self.events(query, filter).await?;
+        let first = rows.last.filter(|_| rows.n_rows >= limit || rows.is_cut);
+        events.reverse();
+        Ok((events, first.map_or(from, |first| Seq(first.get() - 1))))
     }
 
     async fn floor(&self) -> Result<Seq, StoreError> {
@@ -507,14 +573,8 @@ impl Read for SqliteReader {
         Ok(self.events(query, None).await?.0)
     }
 
-    async fn topic_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
-        let decode = |row: &SqliteRow, names: &NameTable| {
-            let topic = names.topic(row.try_get(0)?).ok_or(RowError::UnknownName)?;
-            Ok((topic.as_str().to_owned(), row.try_get::<i64, _>(1)? as u64))
-        };
-        let mut counts = self.rows(query(queries::TOPIC_COUNTS), decode).await?;
-        counts.sort();
-        Ok(counts)
+    async fn topic_counts(&self) -> Result<TopicCounts, StoreError> {
+        self.counts().await
     }
 
     async fn memory_as_of(&self, key: &str, at: Seq) -> Result<Option<Committed>, StoreError> {
@@ -547,7 +607,7 @@ impl Read for SqliteReader {
 
     async fn fact_owners(&self, kind: FactKind) -> Result<Vec<Name>, StoreError> {
         let query = query(queries::FACT_OWNERS).bind(kind as i64);
-        let decode = |row: &SqliteRow, names: &NameTable| names.name(row.try_get(0)?).ok_or(RowError::UnknownName);
+        let decode = |row: &SqliteRow, names: &NameTable| Ok(names.name(row.try_get(0)?)?);
         let mut owners = self.rows(query, decode).await?;
         owners.sort();
         Ok(owners)
@@ -564,14 +624,21 @@ impl Read for SqliteReader {
     }
 
     async fn memory_keys(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        self.rows(query(queries::MEMORY_KEYS).bind(prefix.to_owned()), |row, _| Ok(row.try_get(0)?)).await
+        let (mut keys, mut after): (Vec<String>, _) = (Vec::new(), String::new());
+        loop {
+            let query = query(queries::MEMORY_KEYS).bind(prefix.to_owned()).bind(after).bind(KEYS_AT_ONCE);
+            let page: Vec<String> = self.rows(query, |row, _| Ok(row.try_get(0)?)).await?;
+            let Some(last) = page.last().filter(|_| page.len() as i64 == KEYS_AT_ONCE) else {
+                keys.extend(page);
+                return Ok(keys);
+            };
+            after = format!("{MEMORY_ROOT}{last}");
+            keys.extend(page);
+        }
     }
 
     async fn teams(&self) -> Result<Vec<TeamRow>, StoreError> {
-        let decode = |row: &SqliteRow, names: &NameTable| {
-            let team = names.name(row.try_get(0)?).ok_or(RowError::UnknownName)?;
-            team_row(row, team)
-        };
+        let decode = |row: &SqliteRow, _: &NameTable| named_team(row);
         let mut teams = self.rows(query(queries::TEAMS), decode).await?;
         teams.sort_by(|a, b| a.team.cmp(&b.team));
         Ok(teams)
@@ -587,7 +654,7 @@ impl Read for SqliteReader {
     async fn series(&self) -> Result<Vec<SeriesRow>, StoreError> {
         let decode = |row: &SqliteRow, names: &NameTable| {
             Ok(SeriesRow {
-                series: names.name(row.try_get(0)?).ok_or(RowError::UnknownName)?,
+                series: names.name(row.try_get(0)?)?,
                 rows: row.try_get::<i64, _>(1)? as u64,
                 first_start: row.try_get(2)?,
                 last_start: row.try_get(3)?,
@@ -610,6 +677,11 @@ pub(super) struct EventRow {
 
 /// The column of an event's payload.
 const PAYLOAD: usize = 2;
+/// How long an event's payload is.
+pub(super) fn payload_bytes(row: &SqliteRow) -> usize {
+    row.try_get_unchecked::<&str, _>(PAYLOAD).map_or(0, str::len)
+}
+
 /// The column of a fact's value.
 const VALUE: usize = 5;
 
@@ -629,10 +701,10 @@ pub(super) fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowE
     }
     let event = Event {
         id: needed(0)?,
-        topic: names.topic(topic).ok_or(RowError::UnknownName)?,
+        topic: names.topic(topic)?,
         version: version as u16,
         durable: true,
-        source: names.name(source).ok_or(RowError::UnknownName)?,
+        source: names.name(source)?,
         time: Timestamp(time),
         cause: id(2),
         root: needed(1)?,
@@ -651,7 +723,7 @@ pub(super) fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowE
 /// Columns: owner, writer, key, version, event, value, written, check value.
 pub(super) fn fact(row: &SqliteRow, names: &NameTable, kind: FactKind) -> Result<FactRow, RowError> {
     let (owner_id, writer_id) = (row.try_get::<i64, _>(0)?, row.try_get::<i64, _>(1)?);
-    let owner = names.name(writer_id).ok_or(RowError::UnknownName)?;
+    let owner = names.name(writer_id)?;
     let (key, version) = (row.try_get::<&str, _>(2)?, row.try_get::<i64, _>(3)?);
     let (id, value) = (row.try_get::<Option<&[u8]>, _>(4)?, row.try_get::<&str, _>(VALUE)?);
     let sum = Summer::default().fact(&FactSum {
@@ -687,8 +759,14 @@ pub(super) fn block(row: &SqliteRow, series: &Name) -> Result<Block, RowError> {
     Ok(Block { series: series.clone(), start, rows: rows as u32, data: data.into() })
 }
 
+/// Columns: the team's name, epoch, number, cursor, check value.
+pub(super) fn named_team(row: &SqliteRow) -> Result<TeamRow, RowError> {
+    let team = row.try_get::<Option<&str>, _>(0)?.and_then(|text| Name::new(text).ok());
+    team_row(row, team.ok_or_else(|| RowError::Damaged("a team has no entry in the names table".into()))?)
+}
+
 /// Columns: team (which is known), epoch, number, cursor, check value.
-pub(super) fn team_row(row: &SqliteRow, team: Name) -> Result<TeamRow, RowError> {
+fn team_row(row: &SqliteRow, team: Name) -> Result<TeamRow, RowError> {
     let (epoch, number, cursor) = (row.try_get::<i64, _>(1)?, row.try_get::<i64, _>(2)?, row.try_get::<i64, _>(3)?);
     verify(row, 4, Summer::default().team(team.as_str(), epoch, number, cursor), || format!("row of team {team}"))?;
     Ok(TeamRow { team, epoch: epoch as u64, number: number as u64, cursor: Seq(cursor as u64) })

@@ -74,6 +74,7 @@ INSERT INTO meta(key, value)
 ///   Events of older versions have none: `timed_from` in `meta` is the last of them.
 /// - `written`: for idempotency keys and effect results, the commit clock when the fact was written.
 /// - `check_value`: XXH3 over the row; the Rust part of the migration computes it for the rows that are there.
+/// - `topic_index`: see `topics.rs`. It is filled when the file is loaded.
 const V3: &str = "
 ALTER TABLE journal ADD COLUMN committed INTEGER;
 ALTER TABLE journal ADD COLUMN clock INTEGER;
@@ -81,6 +82,12 @@ ALTER TABLE facts ADD COLUMN written INTEGER;
 ALTER TABLE facts ADD COLUMN check_value INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE teams ADD COLUMN check_value INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE blocks ADD COLUMN check_value INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE topic_index(
+    topic INTEGER NOT NULL,
+    upto INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    PRIMARY KEY(topic, upto)
+) STRICT, WITHOUT ROWID;
 INSERT INTO meta(key, value) SELECT 'timed_from', coalesce(max(seq), 0) FROM journal;
 ";
 
@@ -99,6 +106,7 @@ pub(super) fn views_of(version: u32) -> Option<String> {
         "CREATE TEMP VIEW journal AS SELECT *, {missing} FROM main.journal; \
          CREATE TEMP VIEW facts AS SELECT *, NULL AS written, {UNVERIFIED} AS check_value FROM main.facts; \
          CREATE TEMP VIEW teams AS SELECT *, {UNVERIFIED} AS check_value FROM main.teams; \
-         CREATE TEMP VIEW blocks AS SELECT *, {UNVERIFIED} AS check_value FROM main.blocks;"
+         CREATE TEMP VIEW blocks AS SELECT *, {UNVERIFIED} AS check_value FROM main.blocks; \
+         CREATE TEMP VIEW topic_index AS SELECT 1 AS topic, 1 AS upto, 1 AS events WHERE 0;"
     ))
 }

@@ -101,8 +101,8 @@ pub(super) async fn fill(db: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     fill_facts(db, &names, &mut summer).await?;
     fill_blocks(db, &names, &mut summer).await?;
     for row in db.fetch_all(TEAMS).await? {
-        let team: i64 = row.try_get(0)?;
-        let Some(text) = names.get(&team) else { continue };
+        let team: i64 = row.try_get(5)?;
+        let Ok(Some(text)) = row.try_get_unchecked::<Option<&str>, _>(0) else { continue };
         let sum = summer.team(text, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
         sqlx::query(SET_TEAM_CHECK).bind(team).bind(sum).execute(&mut *db).await?;
     }

@@ -14,11 +14,13 @@ use sqlx::{
 use super::{
     chain::{Link, Linking},
     names::BatchNames,
+    newest::Seen,
     queries::{
-        BEGIN, BySize, COMMIT, DELETE_FACT, INSERT_EVENTS, INSERT_LAST_EVENTS, INSERT_NAMES, INSERT_TEAM, SIZES,
-        UPDATE_TEAM, UPSERT_BLOCKS, UPSERT_FACTS,
+        BEGIN, BySize, COMMIT, DELETE_FACT, INSERT_EVENTS, INSERT_LAST_EVENTS, INSERT_NAMES, INSERT_TEAM,
+        INSERT_TOPICS, SIZES, UPDATE_TEAM, UPSERT_BLOCKS, UPSERT_FACTS,
     },
     sums::{FactSum, Summer},
+    topics::{Ended, Tally, Topics},
 };
 use crate::{CommitTime, FactKind, StoreError, TeamMove, WriteBatch};
 
@@ -168,6 +170,9 @@ impl<'a> Script<'a> {
     }
 }
 
+/// Stands for the number of a name that has to be looked for.
+const UNKNOWN: i64 = 0;
+
 /// The event's row: its ids, and the number of its topic and source.
 struct EventRow<'a> {
     committed: &'a Committed,
@@ -180,11 +185,21 @@ struct EventRow<'a> {
 pub(super) struct Written {
     /// Names that are known when the transaction is committed.
     pub(super) names: Vec<(Arc<str>, i64)>,
+    /// What the topic index has then: a stretch that ended, or events since the last one.
+    pub(super) topics: Counted,
+    /// The topics of the batch.
+    pub(super) seen: Seen,
     /// What the next batch is chained to.
     pub(super) link: Link,
     /// Whether the transaction is committed. It is in one text with the rest when nothing has to be looked at before:
     /// a team's move is checked first.
     pub(super) is_committed: bool,
+}
+
+/// The events of a batch, by topic.
+pub(super) enum Counted {
+    Ended(Ended),
+    Since(Tally),
 }
 
 /// Sends everything, in one transaction. The rows of a call are bound while the connection's thread works on the call
@@ -195,17 +210,28 @@ pub(super) async fn write(
     db: &mut SqliteConnection,
     batch: &WriteBatch,
     mut names: BatchNames<'_>,
+    topics: &Topics,
     before: Link,
 ) -> Result<Written, WriteError> {
     let (mut script, mut pipe) = (Script::new(), Pipe::Idle(db));
     let (mut linking, mut link) = (Linking::after(before), before);
     let mut events = batch.events.as_slice();
+    let (mut tally, mut seen) = (Tally::default(), Seen::default());
     // The first call of a large batch is small, so that the thread has something to do soon.
     let mut rows_max = if events.len() < 2 * SIZES[0] { SIZES[0] } else { FIRST_ROWS_MAX };
     while let Some(size) = SIZES.into_iter().find(|size| *size <= events.len().min(rows_max)) {
         rows_max = SIZES[0];
         let (these, rest) = events.split_at(size);
-        let rows = event_rows(these, &mut names, &mut linking)?;
+        let mut rows = event_rows(these, &mut names, &mut linking)?;
+        if rows.iter().any(|row| row.topic == UNKNOWN || row.source == UNKNOWN) {
+            let db = pipe.settle().await?;
+            find_names(&mut rows, &mut names, db).await?;
+            pipe = Pipe::Idle(db);
+        }
+        for row in &rows {
+            tally.add(row.topic);
+            seen.add(row.topic, &row.committed.event.topic);
+        }
         let at = batch.committed_at;
         let end = rest.is_empty().then(|| BatchEnd { link: linking.finish(at), at });
         link = end.map_or(link, |end| end.link);
@@ -214,6 +240,15 @@ pub(super) async fn write(
             pipe = pipe.start(call).await?;
         }
         events = rest;
+    }
+    let others = batch.facts.iter().map(|fact| fact.owner.as_str());
+    let others = others.chain(batch.teams.iter().map(|moved| moved.to.team.as_str()));
+    let others = others.chain(batch.blocks.iter().map(|block| block.series.as_str()));
+    let missing = names.missing(others);
+    if !missing.is_empty() {
+        let db = pipe.settle().await?;
+        names.find(missing, db).await?;
+        pipe = Pipe::Idle(db);
     }
     add_facts(&mut script, batch, &mut names)?;
     add_teams(&mut script, batch, &mut names)?;
@@ -227,11 +262,19 @@ pub(super) async fn write(
         values.add(&*block.data)?;
         values.add(summer.block(block.series.as_str(), block.start, rows, &block.data))
     })?;
-    let new = names.into_new();
+    let (new, found) = names.into_parts();
     script.add_rows(&INSERT_NAMES, &new, |(text, id), values| {
         values.add(*id)?;
         values.add(&**text)
     })?;
+    let ended = batch.events.last().and_then(|last| topics.ends(last.seq, &tally));
+    if let Some(ended) = &ended {
+        script.add_rows(&INSERT_TOPICS, &ended.rows, |(topic, upto, n_events), values| {
+            values.add(*topic)?;
+            values.add(*upto)?;
+            values.add(*n_events)
+        })?;
+    }
     let is_alone = script.is_one_statement();
     let is_committed = is_alone || batch.teams.is_empty();
     if !is_alone {
@@ -244,7 +287,9 @@ pub(super) async fn write(
         pipe = pipe.start(call).await?;
     }
     pipe.settle().await?;
-    Ok(Written { names: new, link, is_committed })
+    let topics = ended.map_or(Counted::Since(tally), Counted::Ended);
+    let names = new.into_iter().chain(found).collect();
+    Ok(Written { names, topics, seen, link, is_committed })
 }
 
 /// A connection with at most one call on its way.
@@ -279,7 +324,23 @@ impl<'a> Pipe<'a> {
     }
 }
 
-/// Looks up the names of events and adds them to the link.
+/// Looks the names up that were not known.
+async fn find_names(
+    rows: &mut [EventRow<'_>],
+    names: &mut BatchNames<'_>,
+    db: &mut SqliteConnection,
+) -> Result<(), WriteError> {
+    let texts = rows.iter().flat_map(|row| [row.committed.event.topic.as_str(), row.committed.event.source.as_str()]);
+    let missing = names.missing(texts);
+    names.find(missing, db).await?;
+    for row in rows {
+        row.topic = names.id(row.committed.event.topic.as_str());
+        row.source = names.id(row.committed.event.source.as_str());
+    }
+    Ok(())
+}
+
+/// Looks up the names of events, as far as they are known, and adds the events to the link.
 fn event_rows<'a>(
     events: &'a [Committed],
     names: &mut BatchNames<'_>,
@@ -291,7 +352,8 @@ fn event_rows<'a>(
             WriteError::Refused(StoreError::Invalid(format!("event {} on {}: {error}", event.id, event.topic)))
         })?;
         linking.add(committed, payload);
-        let (topic, source) = (names.id(event.topic.as_str()), names.id(event.source.as_str()));
+        let mut id = |text| names.get(text).unwrap_or(UNKNOWN);
+        let (topic, source) = (id(event.topic.as_str()), id(event.source.as_str()));
         Ok(EventRow { committed, topic, source, payload })
     };
     events.iter().map(row).collect()
