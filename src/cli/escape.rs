@@ -46,7 +46,7 @@ pub(super) fn escaped_but(text: &str, is_kept: impl Fn(char) -> bool) -> Cow<'_,
     Cow::Owned(clean)
 }
 
-/// A JSON text with every unsafe character as `\uXXXX`. Outside of its strings a JSON text has none but line ends.
+/// A JSON text with every unsafe character as `\uNNNN`. Outside of its strings a JSON text has none but line ends.
 pub(crate) fn json(text: &str) -> Cow<'_, str> {
     let is_bad = |c: char| is_unsafe(c) && c != '\n';
     if text.is_ascii() && !text.contains('\u{7f}') || !text.chars().any(is_bad) {
