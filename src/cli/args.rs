@@ -11,7 +11,7 @@ use atra::{
     runtime::Placement,
     storage::Span,
 };
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 use super::{
     error::CliError,
@@ -58,7 +58,11 @@ pub(crate) fn parse() -> Result<Option<Cli>, CliError> {
     };
     if error.exit_code() != 0 {
         let text = error.render().to_string();
-        return Err(CliError::CommandLine { text: text.trim_start_matches("error: ").trim_end().to_owned() });
+        let text = match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => format!("a command is missing\n\n{text}"),
+            _ => text.trim_start_matches("error: ").to_owned(),
+        };
+        return Err(CliError::CommandLine { text: text.trim_end().to_owned() });
     }
     error.print().map_err(CliError::Output)?;
     Ok(None)

@@ -181,4 +181,6 @@ fn an_unknown_ticker_or_event_names_what_there_is() {
     folder.atra(&["journal", "tail", "--topic", "a..b", "--db", "a.db"]).fails(2, &["a..b"]);
     folder.atra(&["why", "x"]).fails(2, &["whole number"]);
     folder.atra(&["rum"]).fails(2, &["rum"]);
+    folder.atra(&[]).fails(2, &["error: a command is missing", "Usage: atra", "journal"]);
+    folder.atra(&["journal"]).fails(2, &["error: a command is missing", "tail"]);
 }

@@ -89,6 +89,8 @@ fn errors_have_a_stable_kind() {
         (&["status", "--db", "none.db"][..], 1, "no_database"),
         (&["journal", "show", "999", "--db", "a.db"], 1, "not_found"),
         (&["why", "x", "--db", "a.db"], 2, "usage"),
+        (&[], 2, "usage"),
+        (&["db"], 2, "usage"),
         (&["status", "--config", "none.toml"], 2, "config"),
         (&["db", "restore", "none.db", "--db", "a.db"], 1, "not_found"),
         (&["status", "--check", "--db", "a.db"], 3, "verdict"),
