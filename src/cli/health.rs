@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use atra::{Env, Runtime, SystemEnv, Timestamp, storage::StorageState};
+use atra::{Env, Runtime, SystemEnv, TeamState, Timestamp, runtime::TeamStatus, storage::StorageState};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of the file: one block of most disks.
@@ -33,7 +33,7 @@ pub(crate) enum Phase {
 /// Why a runtime does less than it should.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Degraded {
-    /// `disk_full`, `db_full`, `suspended` or `team`.
+    /// `disk_full`, `db_full`, `stuck`, `restarting` or `suspended`.
     pub(crate) kind: String,
     pub(crate) reason: String,
     /// `None`: not known.
@@ -90,7 +90,7 @@ impl HealthFile {
         self.write();
     }
 
-    /// Follows the storage of a runtime until it is dropped.
+    /// Follows a runtime until it is dropped.
     ///
     /// Cancel safe.
     pub(crate) async fn follow(&mut self, runtime: &Runtime) {
@@ -101,21 +101,20 @@ impl HealthFile {
         }
     }
 
-    /// Takes over how the storage is now.
+    /// Takes over how the runtime is now.
     pub(crate) fn look(&mut self, runtime: &Runtime) {
         let storage = runtime.storage_metrics();
-        let found = match storage.state {
-            StorageState::Degraded => Some(("disk_full", "no space on the disk: writes are paused and retried")),
-            _ if storage.is_full => Some(("db_full", "storage.db_bytes_max is reached: callers are refused")),
-            _ => None,
-        };
-        if self.health.degraded.as_ref().map(|degraded| degraded.kind.as_str()) == found.map(|(kind, _)| kind) {
+        let found = worst(storage.state, storage.is_full, &runtime.status());
+        let old = self.health.degraded.as_ref();
+        if old.map(|old| (old.kind.as_str(), &old.reason)) == found.as_ref().map(|(kind, reason)| (*kind, reason)) {
             return;
         }
+        // Another reason of the same kind has lasted since the first one.
+        let since = |kind: &str| old.filter(|old| old.kind == kind).and_then(|old| old.since);
         self.health.degraded = found.map(|(kind, reason)| Degraded {
             kind: kind.into(),
-            reason: reason.chars().take(REASON_CHARS).collect(),
-            since: Some(SystemEnv::new().now()),
+            reason,
+            since: since(kind).or_else(|| Some(SystemEnv::new().now())),
         });
         self.write();
     }
@@ -139,6 +138,25 @@ impl Drop for HealthFile {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// The kind and reason of what keeps a runtime from all that it should do; the worst first.
+fn worst(storage: StorageState, is_full: bool, teams: &[TeamStatus]) -> Option<(&'static str, String)> {
+    if storage == StorageState::Degraded {
+        return Some(("disk_full", "no space on the disk: writes are paused and retried".into()));
+    }
+    if is_full {
+        return Some(("db_full", "storage.db_bytes_max is reached: callers are refused".into()));
+    }
+    let stuck = teams.iter().find_map(|team| Some((team, team.stuck.as_ref()?)));
+    if let Some((team, agent)) = stuck {
+        let reason = format!("agent {agent} of team {} has not ended its turn for limits.watchdog_ms", team.team);
+        return Some(("stuck", reason));
+    }
+    let restarting = teams.iter().find(|team| matches!(team.state, TeamState::Restarting { .. }));
+    let reason =
+        |team: &TeamStatus| format!("team {} is {}", team.team, team.state).chars().take(REASON_CHARS).collect();
+    restarting.map(|team| ("restarting", reason(team)))
 }
 
 /// A new file in the place of an old one, whatever that was.
@@ -176,6 +194,30 @@ mod tests {
         assert_eq!((read(&db).expect("readable").phase, size()), (Phase::Stopping, Some(FILE_BYTES as u64)));
         drop(file);
         assert_eq!((read(&db), size()), (None, None));
+    }
+
+    #[test]
+    fn the_worst_of_what_is_wrong_is_told() {
+        let name = |text: &str| atra::Name::new(text).expect("a name");
+        let team = |state: TeamState, stuck: Option<&str>| TeamStatus {
+            team: name("desk"),
+            state,
+            inputs: 0,
+            turns: 0,
+            steps: 0,
+            events: 0,
+            dead_letters: 0,
+            restarts: 0,
+            stuck: stuck.map(name),
+        };
+        let restarting = team(TeamState::Restarting { restarts: 2, reason: "a reason".into() }, None);
+        let kind = |storage, is_full, teams: &[TeamStatus]| worst(storage, is_full, teams).map(|(kind, _)| kind);
+        assert_eq!(kind(StorageState::Running, false, &[team(TeamState::Running, None)]), None);
+        let both = [restarting, team(TeamState::Running, Some("signal"))];
+        assert_eq!(kind(StorageState::Running, false, &both[..1]), Some("restarting"));
+        assert_eq!(kind(StorageState::Running, false, &both), Some("stuck"));
+        assert_eq!(kind(StorageState::Running, true, &both), Some("db_full"));
+        assert_eq!(kind(StorageState::Degraded, true, &both), Some("disk_full"));
     }
 
     #[cfg(unix)]
