@@ -203,6 +203,7 @@ mod tests {
             team: name("desk"),
             state,
             inputs: 0,
+            inputs_ahead: 0,
             turns: 0,
             steps: 0,
             events: 0,
