@@ -399,7 +399,7 @@ pub(crate) struct TailArgs {
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Look through the whole journal for events on the topics, however long that takes.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "after")]
     pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) db: DbArgs,
