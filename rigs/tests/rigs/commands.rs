@@ -33,7 +33,7 @@ const ENOSPC: u64 = 28;
 const FIRST_VERSION: &str = "ALTER TABLE journal DROP COLUMN chain; \
     ALTER TABLE journal DROP COLUMN committed; ALTER TABLE journal DROP COLUMN clock; \
     ALTER TABLE facts DROP COLUMN written; ALTER TABLE facts DROP COLUMN check_value; \
-    ALTER TABLE teams DROP COLUMN check_value; ALTER TABLE blocks DROP COLUMN check_value; \
+    ALTER TABLE teams DROP COLUMN check_value; ALTER TABLE blocks DROP COLUMN check_value; DROP TABLE topic_index; \
     DELETE FROM meta WHERE key IN ('chain_origin', 'timed_from', 'facts_timed_from'); PRAGMA user_version = 1;";
 /// How many columns and marks the second version brought, and how many the third.
 const BROUGHT: [i64; 2] = [2, 7];
