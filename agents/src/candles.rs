@@ -119,7 +119,7 @@ pub(crate) fn stream_of(source: &CandleSource, wanted: &Wanted, offsets: &Offset
 /// A place in the merged order.
 type Place = (i64, Arc<str>);
 
-/// The open time in an offset: `TIME`, `TIME!REFUSED` behind a candle that was refused, or `TIME@POSITION` in a simulated
+/// The open time in an offset: `TIME`, `TIME!REFUSED` behind a candle that was refused (`TIME!REFUSED!N` behind the N-th), or `TIME@POSITION` in a simulated
 /// market, where the position is all that the candles behind it depend on.
 fn time_of(offset: &str) -> Option<i64> {
     offset.split(['!', '@']).next()?.parse().ok()
@@ -174,6 +174,8 @@ struct Lane {
     ready: VecDeque<Candle>,
     /// Open time of the last candle that was handed over.
     last: Option<i64>,
+    /// Candles that were refused since then.
+    refused: u64,
 }
 
 impl Lane {
@@ -213,6 +215,7 @@ impl Lane {
             scale: Simulator::scale(),
             ready: VecDeque::new(),
             last: None,
+            refused: 0,
         })
     }
 
@@ -355,10 +358,16 @@ impl Merge {
                 let refused =
                     Quality { series: lane.series.clone(), time: candle.time, issue: QualityIssue::OutOfOrder };
                 let event = Draft::from(refused).at(Timestamp(self.last_known_at.unwrap_or(candle.time)));
-                SourceItem::Input { event, partition, offset: format!("{last}!{}", candle.time) }
+                lane.refused += 1;
+                // An offset is unique: the same candle may be refused several times in a row.
+                let offset = match lane.refused {
+                    1 => format!("{last}!{}", candle.time),
+                    n => format!("{last}!{}!{n}", candle.time),
+                };
+                SourceItem::Input { event, partition, offset }
             }
             None => {
-                lane.last = Some(candle.time);
+                (lane.last, lane.refused) = (Some(candle.time), 0);
                 let known_at = lane.known_at(&candle);
                 self.last_known_at = Some(self.last_known_at.map_or(known_at, |last| last.max(known_at)));
                 let event = Draft::from(SeriesCandle { series: lane.series.clone(), scale, candle });

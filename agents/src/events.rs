@@ -43,6 +43,8 @@ use crate::report::DeskReport;
 
 impl EventType for SeriesCandle {
     const TOPIC: Topic = Topic::literal("market.candle");
+    // One for each candle: shared, not decoded.
+    const EXACT: Option<fn(&Self, &Self) -> bool> = Some(PartialEq::eq);
 }
 
 /// Candles are missing between two that came.
@@ -136,6 +138,8 @@ pub struct FeaturesAt {
 impl EventType for FeaturesAt {
     const TOPIC: Topic = Topic::literal("market.features");
     const DURABLE: bool = false;
+    // One for each candle: shared, not decoded.
+    const EXACT: Option<fn(&Self, &Self) -> bool> = Some(PartialEq::eq);
 }
 
 /// A candle inside another payload, as `[time, open, high, low, close, volume]`.
@@ -399,6 +403,8 @@ pub struct Mark {
 impl EventType for Mark {
     const TOPIC: Topic = Topic::literal("market.mark");
     const DURABLE: bool = false;
+    // One for each candle: shared, not decoded.
+    const EXACT: Option<fn(&Self, &Self) -> bool> = Some(PartialEq::eq);
 }
 
 /// The broker has done what it does at the end of the candles, after its last fills.
@@ -455,6 +461,8 @@ pub struct Equity {
 impl EventType for Equity {
     const TOPIC: Topic = Topic::literal("portfolio.equity");
     const DURABLE: bool = false;
+    // One for each candle: shared, not decoded.
+    const EXACT: Option<fn(&Self, &Self) -> bool> = Some(PartialEq::eq);
 }
 
 /// The equity at the end of a UTC day, or after a fill.

@@ -54,6 +54,14 @@ pub trait EventType: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Whether events of this type are journalled before anyone outside the team sees them. A passing
     /// event (`false`) reaches teammates and, after its step commits, observers.
     const DURABLE: bool = true;
+    /// A promise of the type's author, for events of which there are very many: every value has a JSON text that decodes as
+    /// an equal value, and this function compares two (`Some(PartialEq::eq)`). Readers of the type then share the published
+    /// value itself, and a passing one is not encoded unless somebody asks for its text. Builds with debug assertions
+    /// check each value. Without the promise (the default) every value is encoded and decoded by the call that takes it,
+    /// and readers get what the text decodes to.
+    ///
+    /// Not for types with skipped fields, with serializers that round, or with floats that may be NaN.
+    const EXACT: Option<fn(&Self, &Self) -> bool> = None;
 }
 
 /// What is about to be published: an event without its identity, which the publisher's turn adds.
@@ -72,8 +80,9 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// A durable event of shape version 1 on `topic`.
-    pub fn new<T: Serialize + Send + Sync + 'static>(topic: Topic, value: T) -> Self {
+    /// A durable event of shape version 1 on `topic`. A value that cannot be stored ([`PayloadError`]) is refused by the call
+    /// that takes the draft.
+    pub fn new<T: Serialize>(topic: Topic, value: T) -> Self {
         Self { topic, version: 1, durable: true, time: None, payload: Payload::typed(value) }
     }
 
@@ -101,7 +110,13 @@ impl Draft {
 
 impl<T: EventType> From<T> for Draft {
     fn from(value: T) -> Self {
-        Self { topic: T::TOPIC, version: T::VERSION, durable: T::DURABLE, time: None, payload: Payload::typed(value) }
+        Self {
+            topic: T::TOPIC,
+            version: T::VERSION,
+            durable: T::DURABLE,
+            time: None,
+            payload: Payload::of_event(value),
+        }
     }
 }
 
@@ -145,7 +160,7 @@ impl Event {
         if self.is::<T>() { self.payload.get().map(Some) } else { Ok(None) }
     }
 
-    /// The content as a `T`, decoded at most once per process.
+    /// The content as a `T`, decoded at most once for each type.
     ///
     /// # Errors
     /// [`PayloadError::Shape`] when it is not a `T`.

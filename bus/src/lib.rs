@@ -8,10 +8,13 @@
 //! every other one may use it and it uses none of them.
 
 pub mod bus;
+mod cut;
+mod encode;
 pub mod env;
 pub mod event;
 pub mod id;
 mod index;
+mod json_text;
 pub mod name;
 pub mod observer;
 pub mod payload;
@@ -22,13 +25,15 @@ mod time;
 pub mod topic;
 
 pub use bus::{Bus, BusOptions, SubscriberStatus};
+pub use cut::{ERROR_BYTES_MAX, cut_text};
+pub use encode::{NESTING_MAX, ValueFault};
 pub use env::SimEnv;
 pub use env::{Env, OwnedTask, SystemEnv, Task, TaskFuture};
 pub use event::{Batch, Committed, Draft, Event, EventType, Seq};
 pub use id::EventId;
 pub use name::{Name, NameError};
 pub use observer::Observer;
-pub use payload::{Payload, PayloadError};
+pub use payload::{Payload, PayloadError, encode, round_trip};
 pub use setting::{InvalidSetting, InvalidSettings, SettingCheck};
 pub use subscription::{Interest, Journal, JournalError, Page, Subscription};
 pub use time::{Timestamp, later};

@@ -8,13 +8,15 @@ use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use atra_bus::{
-    Draft, Event, EventType, Filter, InvalidSettings, Name, SettingCheck, Timestamp, Topic, topic::TOPIC_BYTES_MAX,
+    Draft, ERROR_BYTES_MAX, Event, EventType, Filter, InvalidSettings, Name, SettingCheck, Timestamp, Topic, cut_text,
+    encode, topic::TOPIC_BYTES_MAX,
 };
+use atra_storage::ROW_BYTES;
 use futures::Stream;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::Context;
+use crate::{Context, limits::Limits};
 
 /// The longest turn that a spec may ask for. 30 days: a turn that is pending longer holds its team for good.
 const TURN_TIMEOUT_MAX: Duration = Duration::from_secs(30 * 86_400);
@@ -26,14 +28,18 @@ const SCHEDULE_TOPIC_BYTES: usize = "sys.schedule..".len();
 /// Why a turn, a start or a save failed. Made from any error with `?`, or with [`AgentError::new`].
 ///
 /// Not an enum: what went wrong inside an agent is the agent's own language; the runtime only counts,
-/// reports and retries.
+/// reports and retries. The text is cut at 4 KiB, so that it can be stored everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentError(String);
 
 impl AgentError {
     /// An error with a sentence for people: lowercase, what and which.
     pub fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
+        let mut message = message.into();
+        if message.len() > ERROR_BYTES_MAX {
+            message = cut_text(&message, ERROR_BYTES_MAX).into_owned();
+        }
+        Self(message)
     }
 }
 
@@ -48,11 +54,12 @@ impl<E: std::error::Error> From<E> for AgentError {
     fn from(error: E) -> Self {
         let mut text = error.to_string();
         let mut source = error.source();
-        while let Some(cause) = source {
+        // An error may be its own source.
+        while let Some(cause) = source.filter(|_| text.len() <= ERROR_BYTES_MAX) {
             text = format!("{text}: {cause}");
             source = cause.source();
         }
-        Self(text)
+        Self::new(text)
     }
 }
 
@@ -351,7 +358,9 @@ pub enum SourceItem {
         event: Draft,
         /// Which of the source's partitions it is from (a series, a shard, a file).
         partition: Arc<str>,
-        /// The place behind this input, unique within the partition: reading on from here repeats nothing.
+        /// The place behind this input, unique within the partition: reading on from here repeats nothing. Neither it nor
+        /// the partition may have a NUL character or more than [`KEY_BYTES_MAX`] bytes; an offset that comes again fails
+        /// the source.
         offset: String,
     },
     /// Nothing will come before this time: lets an `events` clock and its timers go on.
@@ -398,31 +407,77 @@ fn decode<T: DeserializeOwned>(key: &str, json: &str) -> Result<T, AgentError> {
     serde_json::from_str(json).map_err(|error| AgentError::new(format!("saved state {key:?} cannot be read: {error}")))
 }
 
+/// The longest key of a state, name of an effect, idempotency key, partition or offset, in bytes. 4 KiB: each of them is a
+/// key of the store, or part of one.
+pub const KEY_BYTES_MAX: usize = 4_096;
+
 /// Where an agent writes what changed of its state.
+///
+/// What it refuses is not saved, so the turn fails, whatever `save` makes of the error.
 #[derive(Debug)]
 pub struct StateWriter<'a> {
-    pub(crate) writes: &'a mut Vec<(String, Option<Arc<str>>)>,
-    pub(crate) value_bytes_max: usize,
+    writes: &'a mut Vec<(String, Option<Arc<str>>)>,
+    value_bytes_max: usize,
+    /// What is left for this save.
+    bytes_left: usize,
+    bytes_max: usize,
+    /// The first refusal.
+    refused: Option<AgentError>,
 }
 
-impl StateWriter<'_> {
-    /// Writes a key.
+impl<'a> StateWriter<'a> {
+    pub(crate) fn new(writes: &'a mut Vec<(String, Option<Arc<str>>)>, limits: &Limits) -> Self {
+        let bytes_max = limits.step_bytes_max;
+        Self { writes, value_bytes_max: limits.event_bytes_max, bytes_left: bytes_max, bytes_max, refused: None }
+    }
+
+    /// The first refusal, if there was one.
+    pub(crate) fn refused(self) -> Option<AgentError> {
+        self.refused
+    }
+
+    /// Writes a key. Keys have up to [`KEY_BYTES_MAX`] bytes, a value up to `event_bytes_max`, all of one save together up
+    /// to `step_bytes_max`.
     ///
     /// # Errors
-    /// When the value has no JSON form or is above the limit of a fact.
+    /// When the value cannot be stored so that it comes back, or something is above its limit.
     pub fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), AgentError> {
-        let json = serde_json::to_string(value)?;
-        if json.len() > self.value_bytes_max {
-            let (n, most) = (json.len(), self.value_bytes_max);
-            return Err(AgentError::new(format!("state {key:?} of {n} bytes is above the limit of {most}; split it")));
+        let written = match encode(value) {
+            Ok(json) => self.write(key, Some(json)),
+            Err(error) => Err(AgentError::new(format!("state {key:?}: {error}"))),
+        };
+        if let Err(error) = &written {
+            self.refused.get_or_insert_with(|| error.clone());
         }
-        self.writes.push((key.into(), Some(json.into())));
-        Ok(())
+        written
     }
 
     /// Removes a key.
     pub fn remove(&mut self, key: &str) {
-        self.writes.push((key.into(), None));
+        if let Err(error) = self.write(key, None) {
+            self.refused.get_or_insert(error);
+        }
+    }
+
+    fn write(&mut self, key: &str, json: Option<Arc<str>>) -> Result<(), AgentError> {
+        // A key that was stored by an older build can still be removed.
+        if key.len() > KEY_BYTES_MAX && json.is_some() {
+            let n = key.len();
+            return Err(AgentError::new(format!("state key of {n} bytes is above the limit of {KEY_BYTES_MAX}")));
+        }
+        let (n, most) = (json.as_ref().map_or(0, |json| json.len()), self.value_bytes_max);
+        if n > most {
+            return Err(AgentError::new(format!("state {key:?} of {n} bytes is above the limit of {most}; split it")));
+        }
+        let bytes = key.len() + n + ROW_BYTES;
+        let Some(left) = self.bytes_left.checked_sub(bytes) else {
+            let most = self.bytes_max;
+            let text = format!("state is above {most} bytes with {key:?} (step_bytes_max); write only what changed");
+            return Err(AgentError::new(text));
+        };
+        self.bytes_left = left;
+        self.writes.push((key.into(), json));
+        Ok(())
     }
 }
 

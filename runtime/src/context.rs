@@ -10,7 +10,7 @@ use std::{
 };
 
 use atra_bus::{Draft, Event, EventId, Name, PayloadError, Seq, Timestamp, Topic, TopicError};
-use atra_storage::{Read, StoreError};
+use atra_storage::{Read, StoreError, event_bytes};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Serialize, de::DeserializeOwned};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -62,6 +62,16 @@ pub enum PublishError {
         /// The topic.
         topic: Topic,
         /// Measured.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// What the turn published and set is above the limit of a step.
+    #[error("with {topic} the turn has {bytes} bytes, above the limit of {limit} bytes (step_bytes_max)")]
+    TurnTooLarge {
+        /// The topic.
+        topic: Topic,
+        /// Measured, over the whole turn.
         bytes: usize,
         /// The limit.
         limit: usize,
@@ -136,11 +146,18 @@ pub(crate) struct Effects {
     /// In the order published; memory writes are events on `memory.<key>` among them.
     pub(crate) published: Vec<Arc<Event>>,
     pub(crate) timers: Vec<TimerChange>,
+    /// What they count against the bound of a step.
+    pub(crate) bytes: usize,
 }
 
 impl Effects {
     pub(crate) fn is_empty(&self) -> bool {
         self.published.is_empty() && self.timers.is_empty()
+    }
+
+    /// What was counted; the next turn begins at zero.
+    pub(crate) fn take_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.bytes)
     }
 }
 
@@ -165,8 +182,7 @@ impl TeamShared {
     /// A member's durable event, if it is a memory write, is seen by its team from the next round on.
     pub(crate) fn remember(&self, event: &Event) {
         if let Some(key) = event.topic.memory_key() {
-            let removed = event.payload.json().is_ok_and(|json| json == "null");
-            let entry = (!removed).then(|| Entry { value: event.payload.clone(), revision: event.id });
+            let entry = (!event.payload.is_null()).then(|| Entry { value: event.payload.clone(), revision: event.id });
             let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
             match view.get_mut(key) {
                 Some(held) => *held = entry,
@@ -283,7 +299,7 @@ impl Context<'_> {
         if draft.topic.is_reserved() {
             return Err(PublishError::Reserved { agent: self.spec.name.clone(), topic: draft.topic });
         }
-        self.measure(&draft)?;
+        self.count(&draft, true)?;
         let id = self.next_id().to_string();
         let due = self.input.now.after(delay);
         self.effects.timers.push(TimerChange::Set { id: id.clone(), due, delay, draft });
@@ -423,18 +439,23 @@ impl Context<'_> {
         id
     }
 
-    fn measure(&self, draft: &Draft) -> Result<(), PublishError> {
-        let (bytes, limit) = (draft.payload.json()?.len(), self.team.limits.event_bytes_max);
-        if bytes > limit {
-            return Err(PublishError::TooLarge { topic: draft.topic.clone(), bytes, limit });
+    /// Measures what is about to be recorded, and counts it into the turn.
+    fn count(&mut self, draft: &Draft, is_stored: bool) -> Result<(), PublishError> {
+        let bytes = if is_stored { draft.payload.json()?.len() } else { draft.payload.check()? };
+        let limits = &self.team.limits;
+        if bytes > limits.event_bytes_max {
+            let (topic, limit) = (draft.topic.clone(), limits.event_bytes_max);
+            return Err(PublishError::TooLarge { topic, bytes, limit });
         }
+        let bytes = self.effects.bytes + event_bytes(bytes, &draft.topic);
+        if bytes > limits.step_bytes_max {
+            return Err(PublishError::TurnTooLarge { topic: draft.topic.clone(), bytes, limit: limits.step_bytes_max });
+        }
+        self.effects.bytes = bytes;
         Ok(())
     }
 
     fn record(&mut self, draft: Draft) -> Result<EventId, PublishError> {
-        if draft.durable {
-            self.measure(&draft)?;
-        }
         let limits = &self.team.limits;
         let hops = self.event.hops.saturating_add(1);
         if hops > limits.hops_max {
@@ -443,6 +464,7 @@ impl Context<'_> {
         if self.effects.published.len() >= limits.cascade_events_max {
             return Err(PublishError::TooMany { limit: limits.cascade_events_max });
         }
+        self.count(&draft, draft.durable)?;
         let id = self.next_id();
         self.effects.published.push(Arc::new(Event {
             id,
@@ -464,9 +486,8 @@ impl Context<'_> {
             return Err(PublishError::NotOwned { agent: self.spec.name.clone(), key: key.into() });
         }
         let value = draft.payload.clone();
-        let removed = value.json()? == "null";
         let id = self.record(draft)?;
-        self.own.insert(key.into(), (!removed).then_some(Entry { value, revision: id }));
+        self.own.insert(key.into(), (!value.is_null()).then_some(Entry { value, revision: id }));
         Ok(id)
     }
 
@@ -491,8 +512,7 @@ impl Context<'_> {
                 let committed = found.map_err(|source| ReadError::Store { key: key.into(), at, source })?;
                 Ok(committed.and_then(|committed| {
                     let value = committed.event.payload.clone();
-                    let removed = value.json().is_ok_and(|json| json == "null");
-                    (!removed).then(|| Entry { value, revision: committed.event.id })
+                    (!value.is_null()).then(|| Entry { value, revision: committed.event.id })
                 }))
             }
         }

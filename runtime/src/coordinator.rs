@@ -235,7 +235,7 @@ pub(crate) async fn load_memory(reader: &dyn atra_storage::Read, memory: &Shared
         let page = reader.memory_page(&key, LOADED_KEYS).await?;
         for row in page.facts {
             if let (Some(json), Some(revision)) = (row.value, row.event) {
-                memory.load(&row.key, row.version, Entry { value: Payload::from_json(json), revision });
+                memory.load(&row.key, row.version, Entry { value: Payload::from_journal(json), revision });
             }
         }
         from = page.next;

@@ -6,12 +6,12 @@
 
 use std::{future::Future, sync::Arc};
 
-use atra_bus::{EventId, Name};
+use atra_bus::{EventId, Name, PayloadError, cut_text, encode, round_trip};
 use atra_storage::{FactKind, FactWrite, Read, Rejected, StoreError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Value, value::RawValue};
 
-use crate::{AgentError, team::StepSender};
+use crate::{AgentError, KEY_BYTES_MAX, team::StepSender};
 
 /// Why a call to the outside gave no result.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,39 @@ pub enum EffectError {
         /// Its idempotency key.
         key: String,
     },
+    /// The result has no form that can be stored and read back. If the call was made, its intent stays: the outcome is
+    /// [`EffectError::Unknown`] from now on, until [`Context::resolve_effect`](crate::Context::resolve_effect).
+    #[error("result of effect {name:?} with key {key} cannot be recorded, its outcome stays unknown: {cause}")]
+    NotStorable {
+        /// The effect's name.
+        name: String,
+        /// The idempotency key that was sent along.
+        key: String,
+        /// What is wrong with the result.
+        cause: PayloadError,
+    },
+    /// The result is above the limit of a fact. If the call was made, its intent stays, as with
+    /// [`EffectError::NotStorable`].
+    #[error(
+        "result of effect {name:?} with key {key} has {bytes} bytes, above the limit of {limit} (event_bytes_max), its \
+         outcome stays unknown: return a smaller one, with a reference to the rest"
+    )]
+    ResultTooLarge {
+        /// The effect's name.
+        name: String,
+        /// The idempotency key that was sent along.
+        key: String,
+        /// Measured.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The effect's name is too long to be stored. Nothing was called.
+    #[error("name of an effect has {bytes} bytes, above the limit of {KEY_BYTES_MAX}")]
+    NameTooLong {
+        /// Measured.
+        bytes: usize,
+    },
     /// Intent or result could not be committed.
     #[error("effect {name:?} could not be recorded")]
     Store {
@@ -72,11 +105,17 @@ pub enum EffectError {
     },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Record {
     Intent,
-    Result(Value),
+    /// As text: how deep it is nested is the value's own affair.
+    Result(Box<RawValue>),
+}
+
+/// A recorded result, as it is stored.
+fn result_record(json: &str) -> Arc<str> {
+    ["{\"result\":", json, "}"].concat().into()
 }
 
 /// A call to the outside, as a model of the outside sees it.
@@ -101,16 +140,24 @@ pub(crate) struct EffectLedger {
     /// `None` in a replay: recorded results are given back, nothing is called or written.
     steps: Option<Arc<StepSender>>,
     reader: Arc<dyn Read>,
+    /// The most bytes of a result.
+    result_bytes_max: usize,
 }
 
 impl EffectLedger {
-    pub(crate) fn new(agent: Name, steps: Arc<StepSender>, reader: Arc<dyn Read>, model: Option<Model>) -> Self {
-        Self { agent, model, steps: Some(steps), reader }
+    pub(crate) fn new(
+        agent: Name,
+        steps: Arc<StepSender>,
+        reader: Arc<dyn Read>,
+        model: Option<Model>,
+        result_bytes_max: usize,
+    ) -> Self {
+        Self { agent, model, steps: Some(steps), reader, result_bytes_max }
     }
 
     /// A ledger that knows what is recorded and never calls.
     pub(crate) fn recorded_only(agent: Name, reader: Arc<dyn Read>) -> Self {
-        Self { agent, model: None, steps: None, reader }
+        Self { agent, model: None, steps: None, reader, result_bytes_max: usize::MAX }
     }
 
     pub(crate) async fn call<T, F, Fut>(&self, event: EventId, name: &str, call: F) -> Result<T, EffectError>
@@ -119,14 +166,14 @@ impl EffectLedger {
         F: FnOnce(String) -> Fut + Send,
         Fut: Future<Output = Result<T, AgentError>> + Send,
     {
-        let key = key_of(event, name);
+        let key = key_of(event, name)?;
         match self.recorded(&key, name).await? {
-            Some(Record::Result(value)) => return serde_json::from_value(value).map_err(|error| shape(name, &error)),
+            Some(Record::Result(json)) => return serde_json::from_str(json.get()).map_err(|error| shape(name, &error)),
             Some(Record::Intent) => return Err(EffectError::Unknown { name: name.into(), key }),
             None if self.steps.is_none() => return Err(EffectError::NotRecorded { name: name.into(), key }),
             None => {}
         }
-        self.write(name, &key, Some(&Record::Intent)).await?;
+        self.write(name, &key, Some(atra_storage::OPEN_EFFECT.into())).await?;
         let called = match &self.model {
             None => call(key.clone()).await,
             Some(model) => {
@@ -137,7 +184,10 @@ impl EffectLedger {
         };
         match called {
             Ok(result) => {
-                self.resolve(event, name, &result).await?;
+                // Given back as it is recorded: a repeated turn gets the same. What cannot be recorded leaves the intent,
+                // so that the call is not repeated by somebody who knows nothing of it.
+                let (json, result) = round_trip(&result).map_err(|cause| not_storable(name, &key, cause))?;
+                self.record(name, &key, &json).await?;
                 Ok(result)
             }
             Err(cause) => {
@@ -153,8 +203,17 @@ impl EffectLedger {
         name: &str,
         result: &T,
     ) -> Result<(), EffectError> {
-        let value = serde_json::to_value(result).map_err(|error| shape(name, &error))?;
-        self.write(name, &key_of(event, name), Some(&Record::Result(value))).await
+        let key = key_of(event, name)?;
+        let json = encode(result).map_err(|cause| not_storable(name, &key, cause))?;
+        self.record(name, &key, &json).await
+    }
+
+    async fn record(&self, name: &str, key: &str, json: &str) -> Result<(), EffectError> {
+        let (bytes, limit) = (json.len(), self.result_bytes_max);
+        if bytes > limit {
+            return Err(EffectError::ResultTooLarge { name: name.into(), key: key.into(), bytes, limit });
+        }
+        self.write(name, key, Some(result_record(json))).await
     }
 
     async fn recorded(&self, key: &str, name: &str) -> Result<Option<Record>, EffectError> {
@@ -164,9 +223,8 @@ impl EffectLedger {
         serde_json::from_str(&json).map(Some).map_err(|error| shape(name, &error))
     }
 
-    async fn write(&self, name: &str, key: &str, record: Option<&Record>) -> Result<(), EffectError> {
+    async fn write(&self, name: &str, key: &str, value: Option<Arc<str>>) -> Result<(), EffectError> {
         let Some(steps) = &self.steps else { return Ok(()) };
-        let value = record.map(|record| json!(record).to_string().into());
         let fact = FactWrite { kind: FactKind::Result, owner: self.agent.clone(), key: key.into(), value };
         let store = |source| EffectError::Store { name: name.into(), source };
         steps.send_facts(vec![fact]).await.map_err(store)
@@ -174,12 +232,22 @@ impl EffectLedger {
 }
 
 /// Derived from the handled event's id, so that every try sends the same.
-fn key_of(event: EventId, name: &str) -> String {
-    format!("{event}.{name}")
+fn key_of(event: EventId, name: &str) -> Result<String, EffectError> {
+    if name.len() > KEY_BYTES_MAX {
+        return Err(EffectError::NameTooLong { bytes: name.len() });
+    }
+    Ok(format!("{event}.{name}"))
+}
+
+fn not_storable(name: &str, key: &str, cause: PayloadError) -> EffectError {
+    EffectError::NotStorable { name: name.into(), key: key.into(), cause }
 }
 
 fn shape(name: &str, error: &serde_json::Error) -> EffectError {
-    EffectError::Shape { name: name.into(), cause: error.to_string() }
+    EffectError::Shape {
+        name: name.into(),
+        cause: cut_text(&error.to_string(), atra_bus::ERROR_BYTES_MAX).into_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -188,7 +256,9 @@ mod tests {
 
     /// Retention keeps the events of open effects, and the storage knows them by this value.
     #[test]
-    fn an_intent_is_stored_as_the_storage_knows_it() {
-        assert_eq!(json!(Record::Intent).to_string(), atra_storage::OPEN_EFFECT);
+    fn an_intent_and_a_result_are_read_as_they_are_stored() {
+        let read = |json: &str| serde_json::from_str::<Record>(json).expect("a record");
+        assert!(matches!(read(atra_storage::OPEN_EFFECT), Record::Intent));
+        assert!(matches!(read(&result_record("[1]")), Record::Result(json) if json.get() == "[1]"));
     }
 }

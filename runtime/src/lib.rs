@@ -26,8 +26,8 @@ pub mod testing;
 pub mod topology;
 
 pub use agent::{
-    Agent, AgentError, AgentSpec, Missed, Offsets, OnPoison, Publishes, Query, Schedule, Source, SourceItem,
-    StateReader, StateWriter,
+    Agent, AgentError, AgentSpec, KEY_BYTES_MAX, Missed, Offsets, OnPoison, Publishes, Query, Schedule, Source,
+    SourceItem, StateReader, StateWriter,
 };
 pub use clock::ClockLimits;
 pub use context::{Context, PublishError, ReadError};

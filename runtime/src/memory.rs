@@ -219,7 +219,7 @@ impl SharedMemory {
             let floor = *floor.get_or_insert_with(|| self.floor());
             let value = &committed.event.payload;
             // `null` is a removal; a removal is a version too.
-            let removed = value.json().is_ok_and(|json| json == "null");
+            let removed = value.is_null();
             let entry = (!removed).then(|| Entry { value: value.clone(), revision: committed.event.id });
             self.push(key, Version::new(committed.seq, entry), floor, false);
             if removed {

@@ -21,7 +21,7 @@ use serde_json::Value;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::{
-    AgentError, Query,
+    AgentError, KEY_BYTES_MAX, Query,
     coordinator::{StorageTask, Watchdog, note_clean_stop},
     kernel::{Kernel, id_of_key, publish_of},
     memory::SharedMemory,
@@ -72,6 +72,12 @@ pub enum RuntimeError {
         ahead: Duration,
         /// The limit.
         limit: Duration,
+    },
+    /// The idempotency key is too long to be stored.
+    #[error("idempotency key of {bytes} bytes is above the limit of {KEY_BYTES_MAX} bytes")]
+    KeyTooLong {
+        /// Measured.
+        bytes: usize,
     },
     /// Callers' passing events have nobody to reach: publish them as durable.
     #[error("a caller's event on {0} must be durable")]
@@ -645,6 +651,9 @@ impl PublishCall<'_> {
             if time > now.after(limit) {
                 return Err(RuntimeError::AheadOfClock { time, now, ahead: time.since(now), limit });
             }
+        }
+        if let Some(bytes) = self.key.as_ref().map(String::len).filter(|bytes| *bytes > KEY_BYTES_MAX) {
+            return Err(RuntimeError::KeyTooLong { bytes });
         }
         let limit = self.runtime.kernel.event_bytes_max;
         let bytes = self.draft.payload.json()?.len();

@@ -41,6 +41,8 @@ use crate::{
 pub(crate) const CONTROL_COMMANDS_MAX: usize = 64;
 /// Keys of a team's own memory that are read at a time. 256: most teams own fewer.
 pub(crate) const PAGE_KEYS: usize = 256;
+/// Room in a command of the storage for what a step has beside what is counted: its clock and its marks.
+const STEP_RESERVE_BYTES: usize = 16 << 10;
 /// The key of the fact that says why a team does not run; its owner is the team.
 pub const STATE_KEY: &str = "state";
 
@@ -204,6 +206,11 @@ impl Supervisor {
                 }
                 TeamExit::Fenced(rejected) => self.count_restart(&mut restarts_in_row, rejected.to_string()),
                 TeamExit::Failed(reason) => self.count_restart(&mut restarts_in_row, reason),
+                TeamExit::Oversized(reason) => {
+                    // Until as many inputs as can have been in it went through, each has a step of its own.
+                    self.suspects.inputs_left = under_way(&self.plan);
+                    self.count_restart(&mut restarts_in_row, reason)
+                }
                 // Not counted in a row: attempts bound how often one event can do this.
                 TeamExit::Guilty(guilty) => self.blame(&guilty, &mut backoff),
             };
@@ -300,8 +307,8 @@ impl Supervisor {
         *tries += 1;
         let tries = *tries;
         *backoff = tries;
-        // A limit is broken by the cascade as a whole: then no member handles its input.
-        let whole = matches!(failure.fault, TurnFault::Limit(_));
+        // What the cascade as a whole is to blame for: then no member handles its input.
+        let whole = failure.fault.is_of_cascade();
         let blamed: Vec<&Arc<AgentSpec>> =
             self.plan.specs.iter().filter(|spec| whole || spec.name == failure.agent).collect();
         let attempts_max = blamed.iter().map(|spec| spec.attempts_max).min().unwrap_or(1);
@@ -354,10 +361,15 @@ impl Supervisor {
         }
         let steps = Arc::new(StepSender::new(kernel.storage.clone(), &row, kernel.level));
         let ledger = self.plan.specs.iter().find(|spec| spec.acting).map(|spec| {
-            EffectLedger::new(spec.name.clone(), steps.clone(), kernel.reader.clone(), self.plan.model.clone())
+            let (name, reader) = (spec.name.clone(), kernel.reader.clone());
+            EffectLedger::new(name, steps.clone(), reader, self.plan.model.clone(), self.plan.limits.event_bytes_max)
         });
+        let mut limits = self.plan.limits.clone();
+        // What the storage would not take is refused where it is decided.
+        let most = kernel.storage.command_bytes_max().saturating_sub(STEP_RESERVE_BYTES);
+        limits.step_bytes_max = limits.step_bytes_max.min(most);
         let shared = Arc::new(TeamShared {
-            limits: self.plan.limits.clone(),
+            limits,
             memory: kernel.memory.clone(),
             reader: kernel.reader.clone(),
             view: RwLock::new(stored.memory),
@@ -385,7 +397,8 @@ impl Supervisor {
                     contained(|| Ok(agent.source(&facts.offsets))).map_err(|fault| failed(fault.to_string()))?;
                 if let Some(source) = source {
                     let limits = &self.plan.limits;
-                    sources.push(SourceReader::spawn(&kernel.env, place, spec.clone(), source, limits));
+                    let settled = produced_last(&*kernel.reader, spec).await?;
+                    sources.push(SourceReader::spawn(&kernel.env, place, spec.clone(), source, settled, limits));
                 }
             }
             members.push(Member::new(place, spec.clone(), agent, shared.clone(), self.watches[place].clone()));
@@ -475,6 +488,27 @@ impl Supervisor {
         })
         .collect()
     }
+}
+
+/// Rows at the end of the journal among which a source's products must not come again. 1,024: a source that does not read on
+/// where it was mostly repeats what came last, or begins anew in a small journal; ids have no index.
+const SETTLED_ROWS_MAX: u64 = 1_024;
+/// Rows of them that are read at a time.
+const SETTLED_PAGE_ROWS: usize = 64;
+
+/// Ids of what a source produced last, as far as it is settled.
+async fn produced_last(reader: &dyn Read, spec: &AgentSpec) -> Result<Vec<EventId>, StoreError> {
+    let interest = Interest::in_topics(spec.publishes.iter().map(|publishes| publishes.filter.clone()).collect());
+    let last = reader.last_seq().await?;
+    let mut at = Seq(last.get().saturating_sub(SETTLED_ROWS_MAX)).max(reader.floor().await?);
+    let mut ids = Vec::new();
+    while at < last {
+        let (rows, upto) = reader.journal(at, last, &interest, SETTLED_PAGE_ROWS).await?;
+        let own = rows.iter().filter(|row| row.event.source == spec.name && row.seen.is_some());
+        ids.extend(own.map(|row| row.event.id));
+        at = upto;
+    }
+    Ok(ids)
 }
 
 /// Inputs that can have been under way when an incarnation ended: those of the open step and of the steps in
@@ -592,7 +626,7 @@ impl Stored {
             from = next.filter(|next| next.starts_with(prefix));
             for row in facts.into_iter().take_while(|row| row.key.starts_with(prefix)) {
                 if let (Some(json), Some(revision)) = (row.value, row.event) {
-                    self.memory.insert(row.key, Some(Entry { value: Payload::from_json(json), revision }));
+                    self.memory.insert(row.key, Some(Entry { value: Payload::from_journal(json), revision }));
                 }
             }
         }

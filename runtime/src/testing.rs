@@ -214,7 +214,8 @@ impl AgentBench {
     /// What the turn failed with. A runtime would now drop the instance; here it stays as it is.
     ///
     /// # Panics
-    /// When the agent's spec does not subscribe to the topic: a runtime would not deliver the event.
+    /// When the agent's spec does not subscribe to the topic (a runtime would not deliver the event), or when the value
+    /// cannot be stored (a runtime would refuse it).
     pub async fn feed(&mut self, event: impl Into<Draft>) -> Result<TurnEffects, TurnFault> {
         let draft = event.into();
         let topic = draft.topic.as_str();
@@ -223,6 +224,9 @@ impl AgentBench {
             None => self.spec.subscribes.iter().any(|filter| filter.matches(topic)),
         };
         assert!(wanted, "agent {} does not subscribe to {topic}: a runtime would not deliver it", self.spec.name);
+        if let Err(error) = draft.payload.check() {
+            panic!("{topic}: {error}");
+        }
         let event = self.event(draft);
         self.turn(&event).await
     }
@@ -347,8 +351,7 @@ impl AgentBench {
 }
 
 fn entry_of(event: &Event) -> Option<Entry> {
-    let removed = event.payload.json().is_ok_and(|json| json == "null");
-    (!removed).then(|| Entry { value: event.payload.clone(), revision: event.id })
+    (!event.payload.is_null()).then(|| Entry { value: event.payload.clone(), revision: event.id })
 }
 
 fn value_of<T: DeserializeOwned + Clone + Send + Sync + 'static>(key: &str, entry: &Entry) -> T {

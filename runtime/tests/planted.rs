@@ -13,12 +13,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atra_bus::{Draft, Event, EventType, Name, Seq, Topic};
+use atra_bus::{Draft, Event, EventType, Name, Payload, Seq, Topic};
 use atra_runtime::{
     Agent, AgentError, AgentSpec, Context, Missed, Offsets, Source, SourceItem, StateReader, StateWriter, Team,
     sim::{FaultClass, FaultPlan, Look, SimReport, Swarm, crowd, fewer},
 };
 use atra_storage::{FactKind, FactRow, WriteBatch};
+use serde::{Deserialize, Serialize};
 
 /// Seeds within which a bug must be found.
 const SEEDS_MAX: u64 = 40;
@@ -38,6 +39,7 @@ enum Flaw {
     BeginsAnew,
     SkipsOne,
     EndsWithoutEnd,
+    PromisesTooMuch,
 }
 
 /// A source of numbers that can be read again, and remembers how many it has seen.
@@ -137,7 +139,48 @@ impl Agent for Ticker {
     }
 }
 
+/// Promises that its text decodes as an equal value, which leaves out what is skipped.
+#[derive(Debug, Serialize, Deserialize)]
+struct Hint {
+    n: u64,
+    #[serde(skip)]
+    hint: u64,
+}
+
+impl EventType for Hint {
+    const TOPIC: Topic = Topic::literal("hints.hint");
+    const EXACT: Option<fn(&Self, &Self) -> bool> = Some(|one, other| one.n == other.n);
+}
+
+/// Gives a hint now and then, or follows those of the other.
+struct Hints {
+    follows: bool,
+}
+
+#[async_trait]
+impl Agent for Hints {
+    fn spec(&self) -> AgentSpec {
+        match self.follows {
+            true => AgentSpec::new("follower").handles::<Hint>().publishes_on("hints.followed", true),
+            false => AgentSpec::new("hinter").schedule("hint", BEAT, Missed::Last).publishes::<Hint>(),
+        }
+    }
+    async fn handle(&mut self, event: &Event, cx: &mut Context<'_>) -> Result<(), AgentError> {
+        match event.as_type::<Hint>()? {
+            Some(hint) => cx.publish(Draft::new(Topic::literal("hints.followed"), hint.hint))?,
+            None => cx.publish(Hint { n: 1, hint: 1 })?,
+        };
+        Ok(())
+    }
+}
+
 fn swarm(seed: u64, flaw: Flaw) -> Swarm {
+    let hints = |swarm: Swarm, follows| swarm.team(Team::of(move || Hints { follows }));
+    let liars = [false, true].into_iter().filter(|_| flaw == Flaw::PromisesTooMuch);
+    liars.fold(plain_swarm(seed, flaw), hints)
+}
+
+fn plain_swarm(seed: u64, flaw: Flaw) -> Swarm {
     let outside = Arc::new(AtomicU64::new(0));
     let ticks_of =
         |look: &Look<'_>| look.runtime.memory().get("ticker.ticks").map_or(0, |entry| *entry.get::<u64>().unwrap());
@@ -200,7 +243,7 @@ fn now_and_then(n: u64) -> bool {
     n.is_multiple_of(30)
 }
 
-const BUGS: [(&str, Bug); 21] = [
+const BUGS: [(&str, Bug); 22] = [
     ("cursor not in the step", |_, mut batch| {
         for moved in &mut batch.teams {
             moved.to.cursor = moved.from.as_ref().map_or(Seq::ZERO, |from| from.cursor);
@@ -302,6 +345,15 @@ const BUGS: [(&str, Bug); 21] = [
         }
         Some(batch)
     }),
+    ("journalled with another content than its readers got", |n, mut batch| {
+        for committed in batch.events.iter_mut().filter(|_| n > 20) {
+            if let Ok(told) = committed.event.payload.get::<crowd::Told>() {
+                let payload = Payload::typed(crowd::Told { left: told.left + 1 });
+                committed.event = Arc::new(Event { payload, ..Event::clone(&committed.event) });
+            }
+        }
+        Some(batch)
+    }),
     ("position of an own input not recorded", |_, mut batch| {
         for event in batch.events.iter_mut().filter(|event| event.seen.is_some()) {
             event.seen = Some(Seq::ZERO);
@@ -381,6 +433,7 @@ fn every_agent_that_breaks_a_rule_is_found_and_shrunk_and_repeats() {
         ("source begins anew at a restart", Flaw::BeginsAnew),
         ("source skips one at a restart", Flaw::SkipsOne),
         ("source ends without saying so", Flaw::EndsWithoutEnd),
+        ("event that promises to come back as it is and does not", Flaw::PromisesTooMuch),
     ] {
         hunt(name, |seed| swarm(seed, flaw));
     }

@@ -74,7 +74,7 @@ pub fn event(source: &str, topic: &str, json: &str, order: u64) -> Arc<Event> {
         cause: None,
         root: id,
         hops: 0,
-        payload: Payload::from_json(json.into()),
+        payload: Payload::from_journal(json.into()),
     })
 }
 

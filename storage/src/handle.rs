@@ -227,6 +227,12 @@ impl Storage {
         Ok(acknowledged.unwrap_or(nothing))
     }
 
+    /// The largest command that is taken, in bytes.
+    #[must_use]
+    pub fn command_bytes_max(&self) -> usize {
+        self.0.options.command_bytes_max
+    }
+
     /// Reads of what is committed.
     #[must_use]
     pub fn reader(&self) -> Arc<dyn Read> {

@@ -111,7 +111,7 @@ impl<'a> Kept<'a> {
             cause: *cause,
             root: *root,
             hops: *hops,
-            payload: Payload::from_json(payload.shared()),
+            payload: Payload::from_journal(payload.shared()),
         };
         let seen = (*seen != UNSEEN).then_some(Seq(*seen));
         Committed { seq: self.seq, event: Arc::new(event), cause_seq: self.cause_seq(), seen }
@@ -260,7 +260,7 @@ mod tests {
         }
         let (kept, original) = (journal.get(4).map(|kept| kept.committed()).expect("it is there"), event(5));
         assert_eq!(kept.event.payload.json().ok(), Some("5"));
-        let fields = |event: &Event| Event { payload: Payload::from_json("5".into()), ..event.clone() };
+        let fields = |event: &Event| Event { payload: Payload::from_journal("5".into()), ..event.clone() };
         assert_eq!(format!("{:?}", fields(&kept.event)), format!("{:?}", fields(&original.event)));
         assert_eq!((kept.seq, kept.cause_seq, kept.seen), (original.seq, original.cause_seq, original.seen));
         assert!(journal.get(most as usize).is_none());

@@ -46,7 +46,8 @@ pub use sqlite::{
     owner, prune_file, read_beside, refuse_half_restored, rename_new, resolve, restore, vacuum,
 };
 pub use step::{
-    Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, OPEN_EFFECT, Publish, Step, new_event_bytes,
+    Ancestor, Block, FactKind, FactRow, FactWrite, Lane, Level, NewEvent, OPEN_EFFECT, Publish, ROW_BYTES, Step,
+    event_bytes, new_event_bytes,
 };
 pub use store::{
     FactPage, Loaded, PAGE_BYTES, Read, SeriesRow, Sizes, Store, StoreError, TeamMove, TeamRow, TopicCounts, WriteBatch,

@@ -104,7 +104,13 @@ pub const ROW_BYTES: usize = 128;
 /// What a durable event counts against the bound of a command, in bytes: whoever fills steps counts alike.
 #[must_use]
 pub fn new_event_bytes(json: &str, topic: &Topic) -> usize {
-    json.len() + topic.as_str().len() + ROW_BYTES
+    event_bytes(json.len(), topic)
+}
+
+/// The same, of a payload of so many bytes.
+#[must_use]
+pub fn event_bytes(payload_bytes: usize, topic: &Topic) -> usize {
+    payload_bytes + topic.as_str().len() + ROW_BYTES
 }
 
 impl FactWrite {

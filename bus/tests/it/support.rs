@@ -136,7 +136,7 @@ pub(crate) fn event(topic: &str, source: &str, durable: bool) -> Arc<Event> {
         cause: None,
         root: id,
         hops: 0,
-        payload: Payload::from_json("1".into()),
+        payload: Payload::from_journal("1".into()),
     })
 }
 

@@ -702,7 +702,7 @@ impl State {
         let route = routes.entry(hash_text(event.topic.as_str()));
         let route = route.or_insert_with(|| Route::of(&event.topic, agents, memory));
         if let Some(place) = route.key {
-            let is_removed = event.payload.json().is_ok_and(|json| json == "null");
+            let is_removed = event.payload.is_null();
             memory[place as usize].1.push(Version { seq, is_removed });
         }
         let team = source.map(|place| agents[place].team);

@@ -13,7 +13,7 @@ use super::Swarm;
 use crate::{Agent, AgentError, AgentSpec, Context, Limits, Missed, StateReader, StateWriter, Team};
 
 /// Something told by one to another.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     /// How often it may be passed on.
     pub left: u32,
@@ -21,6 +21,8 @@ pub struct Told {
 
 impl EventType for Told {
     const TOPIC: Topic = Topic::literal("crowd.told");
+    // Most of what a swarm says.
+    const EXACT: Option<fn(&Self, &Self) -> bool> = Some(PartialEq::eq);
 }
 
 /// What a member knows: how often it had a beat, and how often it was told something.

@@ -44,6 +44,21 @@ pub(crate) struct Decided {
     pub(crate) events: Vec<(usize, usize, Arc<Event>)>,
     pub(crate) timers: Vec<(usize, TimerChange)>,
     pub(crate) turns: u64,
+    /// What they count against the bound of a step.
+    pub(crate) bytes: usize,
+}
+
+impl Decided {
+    /// Counts what a turn decided. A round that is above the bound of a step ends here and not when all of it is collected.
+    fn count(&mut self, effects: &mut Effects, member: &Member, event: &Arc<Event>) -> Result<(), TurnFailure> {
+        self.bytes += effects.take_bytes();
+        let most = member.step_bytes_max();
+        if self.bytes <= most {
+            return Ok(());
+        }
+        let text = format!("round of at least {} bytes is above {most} (step_bytes_max)", self.bytes);
+        Err(TurnFailure { agent: member.spec.name.clone(), event: event.clone(), fault: TurnFault::Limit(text) })
+    }
 }
 
 /// A failed turn, with the place of its event in the round: the first one counts.
@@ -382,6 +397,7 @@ async fn round_together(
         for place in routes.receivers(entry) {
             decided.turns += u64::from(turn(&mut members[place], &entry.event, rules, scratch).await?);
             if !scratch.is_empty() {
+                decided.count(scratch, &members[place], &entry.event)?;
                 decided.events.extend(scratch.published.drain(..).map(|event| (on, place, event)));
                 decided.timers.extend(scratch.timers.drain(..).map(|timer| (place, timer)));
             }
@@ -423,6 +439,7 @@ async fn round_apart(
             Some((_, Answer::Round(Ok(part)))) => {
                 decided.events.extend(part.events);
                 decided.timers.extend(part.timers);
+                decided.bytes += part.bytes;
                 decided.turns += part.turns;
             }
             Some((place, Answer::Round(Err((on, failure))))) => {
@@ -470,6 +487,7 @@ async fn handle_round(
     for (on, event) in events {
         let ran = turn(member, &event, rules, &mut effects).await.map_err(|failure| (on, failure))?;
         decided.turns += u64::from(ran);
+        decided.count(&mut effects, member, &event).map_err(|failure| (on, failure))?;
         decided.events.extend(effects.published.drain(..).map(|event| (on, member.place, event)));
         decided.timers.extend(effects.timers.drain(..).map(|timer| (member.place, timer)));
     }

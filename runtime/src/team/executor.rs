@@ -16,7 +16,7 @@ use std::{
 };
 
 use atra_bus::{Bus, Event, EventId, Name, Seq, later};
-use atra_storage::{Ancestor, FactKind, Receipt, Rejected};
+use atra_storage::{Ancestor, FactKind, ROW_BYTES, Receipt, Rejected};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -71,6 +71,9 @@ pub(crate) enum TeamExit {
     Fenced(Rejected),
     /// A turn failed; what was committed stays, the open step is gone.
     Guilty(Box<Guilty>),
+    /// A step of several inputs was too large, or its state was refused: which of them did it shows when each has a step
+    /// of its own.
+    Oversized(String),
     /// A source, a save or the journal failed: no event is to blame.
     Failed(String),
 }
@@ -86,7 +89,7 @@ pub(crate) struct Guilty {
 /// What the supervisor knows about inputs that failed before.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Suspects {
-    /// The input whose cascade failed last. Until it is settled, each input has a step of its own.
+    /// The input whose cascade failed last, if it is known. Until it is settled, each input has a step of its own.
     pub(crate) input: Option<EventId>,
     /// Inputs until the suspicion is dropped: it may never come again (a timer that was cancelled).
     pub(crate) inputs_left: usize,
@@ -94,6 +97,13 @@ pub(crate) struct Suspects {
     pub(crate) attempts: BTreeMap<(Name, EventId), u32>,
     /// Pairs that were given up: skipped, and written as dead letters with that step.
     pub(crate) dead: BTreeMap<(Name, EventId), Value>,
+}
+
+impl Suspects {
+    /// Whether each input has a step of its own.
+    pub(crate) fn are_any(&self) -> bool {
+        self.input.is_some() || self.inputs_left > 0
+    }
 }
 
 /// Marks inputs before they are tried, after the process died.
@@ -349,7 +359,7 @@ impl Executor {
         }
         let id = input.event().id;
         let suspect = self.parts.suspects.input == Some(id);
-        let suspected = self.parts.suspects.input.is_some();
+        let suspected = self.parts.suspects.are_any();
         let careful = self.is_careful;
         // Each of them closes its own step below, so none is open here: a step closed after this input was
         // taken would carry its cursor, and if the input failed once more it would never come again.
@@ -365,6 +375,9 @@ impl Executor {
         self.parts.position.store(position.get(), Ordering::Relaxed);
         let input_clock = TurnInput { now: self.parts.inputs.time.now, position, attempt };
         let rules = TurnRules { input: input_clock, skips, gate };
+        if self.step.first.is_none() {
+            self.step.first = Some(input.event().clone());
+        }
         let begun = self.begin(input, position);
         let cascade = self.cascade(begun, &rules).await;
         if let Some(gate) = &rules.gate {
@@ -409,7 +422,7 @@ impl Executor {
         self.step.inputs += 1;
         self.parts.counters.inputs.fetch_add(1, Ordering::Relaxed);
         // The input behind it may need a step of its own.
-        let alone = self.parts.suspects.input.is_some() || self.is_careful || self.parts.acting;
+        let alone = self.parts.suspects.are_any() || self.is_careful || self.parts.acting;
         if alone { self.settle(false).await } else { Ok(()) }
     }
 
@@ -424,6 +437,7 @@ impl Executor {
                 RoundEvent { event: committed.event, from: None, to: None, anchor: Ancestor::Seq(committed.seq) }
             }
             Input::Product { member, produced } => {
+                self.step.bytes += produced.partition.len() + produced.offset.len() + ROW_BYTES;
                 let anchor = self.step.push(produced.event.clone(), Ancestor::None, Some(seen));
                 self.step.offsets.insert((member, produced.partition), produced.offset);
                 RoundEvent { event: produced.event, from: None, to: None, anchor }
@@ -471,6 +485,7 @@ impl Executor {
             self.decided.events.clear();
             self.decided.timers.clear();
             self.decided.turns = 0;
+            self.decided.bytes = 0;
             self.parts.crew.round(&self.round, &mut self.routes, rules, &mut self.decided).await?;
             self.step.turns += self.decided.turns;
             n_events += self.decided.events.len();
@@ -524,6 +539,8 @@ impl Executor {
         for (member, change) in self.decided.timers.drain(..) {
             match change {
                 TimerChange::Set { id, due, delay, draft } => {
+                    let bytes = draft.payload.check().unwrap_or(0) + draft.topic.as_str().len();
+                    self.step.bytes += bytes + id.len() + TIMER_BYTES;
                     let agent = &self.parts.specs[member].name;
                     let wall = moment.map(|moment| (delay, moment));
                     let set = self.parts.inputs.timers.set(member, &id, due, draft, wall);
@@ -544,7 +561,12 @@ impl Executor {
 
     fn bury(&mut self, agent: &Name, event: EventId, letter: &Value) {
         tracing::warn!(team = %self.parts.name, %agent, event = %event, reason = %letter["reason"], "event became a dead letter");
-        self.step.fact(FactKind::DeadLetter, agent, event.to_string(), Some(letter.to_string().into()));
+        let mut text = letter.to_string();
+        // Every member may have one, and the rest of the step must fit too: the contents of some are left out.
+        if self.step.bytes + text.len() > self.parts.shared.limits.step_bytes_max / 2 {
+            text = without_payload(letter).to_string();
+        }
+        self.step.fact(FactKind::DeadLetter, agent, event.to_string(), Some(text.into()));
         self.step.dead_letters += 1;
     }
 
@@ -587,9 +609,13 @@ impl Executor {
 
     /// Adds what members saved, offsets, timers and the clock to the open step.
     async fn collect_facts(&mut self) -> Flow {
-        let saved = self.parts.crew.save().await;
-        let saved = saved
-            .map_err(|(agent, fault)| TeamExit::Failed(format!("agent {agent} could not save its state: {fault}")))?;
+        let saved = match self.parts.crew.save().await {
+            Ok(saved) => saved,
+            Err((agent, fault @ TurnFault::NotSaved(_))) => return Err(self.step_refused(agent, fault)),
+            Err((agent, fault)) => {
+                return Err(TeamExit::Failed(format!("agent {agent} could not save its state: {fault}")));
+            }
+        };
         let Self { step, parts, .. } = self;
         for (place, writes) in saved {
             for (key, value) in writes {
@@ -603,7 +629,25 @@ impl Executor {
         for ((place, id), value) in parts.inputs.timers.take_changed() {
             step.fact(FactKind::Timer, &parts.specs[place].name, &*id, value);
         }
+        let most = parts.shared.limits.step_bytes_max;
+        // Counted exactly only when it may be too much.
+        if step.inputs > 0 && step.bytes > most && step.row_bytes() > most {
+            let bytes = step.row_bytes();
+            let fault = TurnFault::Limit(format!("step of {bytes} bytes is above {most} (step_bytes_max)"));
+            return Err(self.step_refused(self.parts.specs[0].name.clone(), fault));
+        }
         Ok(())
+    }
+
+    /// The open step cannot be stored. With one input, that is to blame; of several, each is tried alone.
+    fn step_refused(&self, agent: Name, fault: TurnFault) -> TeamExit {
+        match &self.step.first {
+            Some(event) if self.step.inputs == 1 => {
+                let failure = TurnFailure { agent, event: event.clone(), fault };
+                TeamExit::Guilty(Box::new(Guilty { input: event.id, failure }))
+            }
+            _ => TeamExit::Oversized(format!("agent {agent}: {fault}")),
+        }
     }
 
     async fn send(&mut self, cursor: Seq, mut step: OpenStep) -> Flow {
@@ -677,6 +721,9 @@ impl Executor {
     }
 }
 
+/// What is stored of a timer beside its topic, its payload and its id: a row, names of fields, due time, what is left of its delay, version.
+const TIMER_BYTES: usize = ROW_BYTES + 160;
+
 /// The key of the clock's fact; its owner is the team.
 pub(crate) const CLOCK_KEY: &str = "clock";
 /// The key of the fact with the ceiling of a wall clock, while there is one; its owner is the team.
@@ -701,6 +748,14 @@ pub(crate) fn letter(
         letter["payload"] = content.payload.to_value().unwrap_or(Value::Null);
     }
     letter
+}
+
+/// The letter with the size of its payload instead of the payload.
+fn without_payload(letter: &Value) -> Value {
+    let mut short = letter.clone();
+    let payload = short["payload"].take();
+    short["payload_bytes"] = json!(payload.to_string().len());
+    short
 }
 
 /// Waits for the oldest step, for ever if there is none. Cancel safe: the receipt stays in the queue until it is answered.

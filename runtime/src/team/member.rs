@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::{Event, Name};
+use atra_bus::{ERROR_BYTES_MAX, Event, Name, cut_text};
 use futures::FutureExt;
 use rustc_hash::FxHashMap;
 use serde_json::Value;
@@ -37,6 +37,9 @@ pub enum TurnFault {
     /// The cascade or the step grew above a limit.
     #[error("{0}")]
     Limit(String),
+    /// What the agent wanted to save after the turn was refused.
+    #[error("state after it cannot be saved: {0}")]
+    NotSaved(String),
     /// The process died repeatedly while it handled this event.
     #[error("the process died {0} times while handling it")]
     Died(u32),
@@ -62,6 +65,13 @@ pub(crate) struct TurnWatch {
     running: AtomicBool,
     /// Whether the watchdog found one turn running for too long.
     stuck: AtomicBool,
+}
+
+impl TurnFault {
+    /// Whether it is the cascade's as a whole: no single turn is to blame, so no member handles the input.
+    pub(crate) fn is_of_cascade(&self) -> bool {
+        matches!(self, Self::Limit(_) | Self::NotSaved(_))
+    }
 }
 
 impl TurnWatch {
@@ -121,6 +131,10 @@ impl Member {
         Self { place, spec, agent, team, watch, own: FxHashMap::default(), dirty: false }
     }
 
+    pub(crate) fn step_bytes_max(&self) -> usize {
+        self.team.limits.step_bytes_max
+    }
+
     pub(crate) fn begin_round(&mut self) {
         self.own.clear();
     }
@@ -162,9 +176,13 @@ impl Member {
     pub(crate) fn save(&mut self) -> Result<StateWrites, TurnFault> {
         let mut writes = Vec::new();
         if std::mem::take(&mut self.dirty) {
-            let value_bytes_max = self.team.limits.event_bytes_max;
-            let mut writer = StateWriter { writes: &mut writes, value_bytes_max };
-            contained(|| self.agent.save(&mut writer))?;
+            let mut writer = StateWriter::new(&mut writes, &self.team.limits);
+            let saved = contained(|| self.agent.save(&mut writer));
+            // First: what it made of a refusal does not matter.
+            if let Some(refused) = writer.refused() {
+                return Err(TurnFault::NotSaved(refused.to_string()));
+            }
+            saved?;
         }
         Ok(writes)
     }
@@ -196,6 +214,6 @@ pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::O
 }
 
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a value that is not text".into())
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    cut_text(text.unwrap_or("a value that is not text"), ERROR_BYTES_MAX).into_owned()
 }

@@ -5,11 +5,12 @@
 
 use std::{collections::VecDeque, sync::Arc, task};
 
-use atra_bus::{Env, Event, EventId, Name, Task, Timestamp};
+use atra_bus::{Draft, Env, Event, EventId, Filter, Name, Task, Timestamp};
 use futures::{StreamExt, stream::ReadyChunks};
+use rustc_hash::FxHashSet;
 use tokio::sync::mpsc;
 
-use crate::{AgentError, AgentSpec, Source, SourceItem, limits::Limits};
+use crate::{AgentError, AgentSpec, KEY_BYTES_MAX, Source, SourceItem, limits::Limits};
 
 /// Items per chunk: one queue operation and one wake-up for many.
 const CHUNK_ITEMS_MAX: usize = 256;
@@ -58,6 +59,7 @@ impl SourceReader {
         member: usize,
         spec: Arc<AgentSpec>,
         source: Source,
+        settled: Vec<EventId>,
         limits: &Limits,
     ) -> Self {
         let chunk_items_max = limits.read_ahead_inputs_max.min(CHUNK_ITEMS_MAX);
@@ -65,7 +67,8 @@ impl SourceReader {
         let (sender, queue) = mpsc::channel(chunks);
         let name = format!("source {}", spec.name);
         let items = source.ready_chunks(chunk_items_max);
-        let task = env.spawn(&name, Box::pin(read_ahead(items, spec, limits.event_bytes_max, sender, env.clone())));
+        let maker = Maker::new(spec, settled, limits, env.clone());
+        let task = env.spawn(&name, Box::pin(read_ahead(items, maker, sender)));
         Self { member, queue, buffer: VecDeque::new(), ended: false, _task: task }
     }
 
@@ -105,17 +108,11 @@ fn stopped_early() -> Item {
     Item::Failed("the source's stream closed without saying End".into())
 }
 
-async fn read_ahead(
-    mut items: ReadyChunks<Source>,
-    spec: Arc<AgentSpec>,
-    event_bytes_max: usize,
-    sender: mpsc::Sender<Vec<Item>>,
-    env: Arc<dyn Env>,
-) {
+async fn read_ahead(mut items: ReadyChunks<Source>, mut maker: Maker, sender: mpsc::Sender<Vec<Item>>) {
     while let Some(chunk) = items.next().await {
         let mut ready = Vec::with_capacity(chunk.len());
         for item in chunk {
-            let item = to_item(item, &spec, event_bytes_max, &*env);
+            let item = maker.item(item);
             let last = matches!(item, Item::End | Item::Failed(_));
             ready.push(item);
             if last {
@@ -130,50 +127,108 @@ async fn read_ahead(
     }
 }
 
-fn to_item(item: Result<SourceItem, AgentError>, spec: &AgentSpec, event_bytes_max: usize, env: &dyn Env) -> Item {
-    let (draft, partition, offset) = match item {
-        Ok(SourceItem::Input { event, partition, offset }) => (event, partition, offset),
-        Ok(SourceItem::Idle { until }) => return Item::Idle(until),
-        Ok(SourceItem::End) => return Item::End,
-        Err(error) => return Item::Failed(error.to_string()),
-    };
-    let topic = draft.topic.as_str();
-    if draft.topic.is_reserved() {
-        return Item::Failed(format!("a source cannot publish on {topic}, which is the runtime's"));
+/// Makes inputs of what a source yields, and refuses what would be none.
+struct Maker {
+    spec: Arc<AgentSpec>,
+    event_bytes_max: usize,
+    env: Arc<dyn Env>,
+    /// Ids of the products before, so that none is there twice, the oldest first.
+    recent: VecDeque<EventId>,
+    known: FxHashSet<EventId>,
+}
+
+/// Products of a source among which a repeated offset is noticed. 8,192: twice what is read ahead, in 400 KB.
+const RECENT_IDS_MAX: usize = 8_192;
+
+impl Maker {
+    fn new(spec: Arc<AgentSpec>, settled: Vec<EventId>, limits: &Limits, env: Arc<dyn Env>) -> Self {
+        let known = settled.iter().copied().collect();
+        Self { spec, event_bytes_max: limits.event_bytes_max, env, recent: settled.into(), known }
     }
-    if !spec.publishes.iter().any(|declared| declared.filter.as_str() == topic || declared.filter.matches(topic)) {
-        return Item::Failed(format!("its spec does not declare topic {topic}: add publishes_on({topic:?}, …)"));
-    }
-    match draft.payload.json() {
-        Ok(json) if json.len() <= event_bytes_max => {}
-        Ok(json) => {
-            let bytes = json.len();
-            return Item::Failed(format!("{topic} of {bytes} bytes is above the limit of {event_bytes_max}"));
+
+    fn item(&mut self, item: Result<SourceItem, AgentError>) -> Item {
+        match item {
+            Ok(SourceItem::Input { event, partition, offset }) => self.input(event, partition, offset),
+            Ok(SourceItem::Idle { until }) => Item::Idle(until),
+            Ok(SourceItem::End) => Item::End,
+            Err(error) => Item::Failed(error.to_string()),
         }
-        Err(error) => return Item::Failed(error.to_string()),
     }
-    let id = source_id(&spec.name, &partition, &offset);
-    let event = Event {
-        id,
-        topic: draft.topic,
-        version: draft.version,
-        // An own input is journalled whatever its type: it is what a replay begins with.
-        durable: true,
-        source: spec.name.clone(),
-        time: draft.time.unwrap_or_else(|| env.now()),
-        cause: None,
-        root: id,
-        hops: 0,
-        payload: draft.payload,
-    };
-    Item::Input(Produced { event: Arc::new(event), partition, offset })
+
+    fn input(&mut self, draft: Draft, partition: Arc<str>, offset: String) -> Item {
+        if let Err(cause) = self.check(&draft).and_then(|()| check_place(&partition, &offset)) {
+            return Item::Failed(cause);
+        }
+        let id = source_id(&self.spec.name, &partition, &offset);
+        if !self.is_new(id) {
+            let place = format!("partition {partition:?} has offset {offset:?} a second time");
+            return Item::Failed(format!(
+                "{place}: an offset is unique within its partition, and reading begins behind it"
+            ));
+        }
+        let event = Event {
+            id,
+            topic: draft.topic,
+            version: draft.version,
+            // An own input is journalled whatever its type: it is what a replay begins with.
+            durable: true,
+            source: self.spec.name.clone(),
+            time: draft.time.unwrap_or_else(|| self.env.now()),
+            cause: None,
+            root: id,
+            hops: 0,
+            payload: draft.payload,
+        };
+        Item::Input(Produced { event: Arc::new(event), partition, offset })
+    }
+
+    fn check(&self, draft: &Draft) -> Result<(), String> {
+        let (topic, limit) = (draft.topic.as_str(), self.event_bytes_max);
+        if draft.topic.is_reserved() {
+            return Err(format!("a source cannot publish on {topic}, which is the runtime's"));
+        }
+        let suits = |filter: &Filter| filter.as_str() == topic || filter.matches(topic);
+        if !self.spec.publishes.iter().any(|declared| suits(&declared.filter)) {
+            return Err(format!("its spec does not declare topic {topic}: add publishes_on({topic:?}, …)"));
+        }
+        match draft.payload.json() {
+            Ok(json) if json.len() <= limit => Ok(()),
+            Ok(json) => Err(format!("{topic} of {} bytes is above the limit of {limit}", json.len())),
+            Err(error) => Err(format!("{topic}: {error}")),
+        }
+    }
+
+    /// Notes an id; `false` if it was there before.
+    fn is_new(&mut self, id: EventId) -> bool {
+        if !self.known.insert(id) {
+            return false;
+        }
+        if self.recent.len() >= RECENT_IDS_MAX
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        self.recent.push_back(id);
+        true
+    }
+}
+
+/// Refuses what would give two products one id, or a key that cannot be stored.
+fn check_place(partition: &str, offset: &str) -> Result<(), String> {
+    for (what, text) in [("partition", partition), ("offset", offset)] {
+        let n = text.len();
+        if n > KEY_BYTES_MAX {
+            return Err(format!("a source's {what} of {n} bytes is above the limit of {KEY_BYTES_MAX}"));
+        }
+        if text.contains('\0') {
+            return Err(format!(
+                "a source's {what} {text:?} has a NUL character, which separates partition and offset"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn source_id(source: &Name, partition: &str, offset: &str) -> EventId {
-    let mut text = String::with_capacity(partition.len() + offset.len() + 8);
-    text.push_str("source\0");
-    text.push_str(partition);
-    text.push('\0');
-    text.push_str(offset);
-    EventId::of(source, &text)
+    EventId::of_all(source, &["source", partition, offset])
 }

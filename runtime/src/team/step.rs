@@ -10,13 +10,16 @@ use std::{
 
 use atra_bus::{Event, Name, Seq};
 use atra_storage::{
-    Ancestor, FactKind, FactWrite, Level, NewEvent, Receipt, Rejected, Step, Storage, TeamRow, new_event_bytes,
+    Ancestor, FactKind, FactWrite, Level, NewEvent, Receipt, Rejected, Step, Storage, TeamRow, event_bytes,
+    new_event_bytes,
 };
 
 /// What a team decided on the inputs since its last step.
 #[derive(Debug, Default)]
 pub(crate) struct OpenStep {
     pub(crate) inputs: usize,
+    /// The input of a step that has one.
+    pub(crate) first: Option<Arc<Event>>,
     pub(crate) bytes: usize,
     pub(crate) turns: u64,
     pub(crate) dead_letters: u64,
@@ -35,6 +38,15 @@ impl OpenStep {
         self.bytes += event.payload.json().map_or(0, |json| new_event_bytes(json, &event.topic));
         self.events.push(NewEvent { event, ancestor, seen });
         Ancestor::InStep(self.events.len() as u32 - 1)
+    }
+
+    /// What its rows count, once all of them are here; `bytes` is no less, and counts some facts twice.
+    pub(crate) fn row_bytes(&self) -> usize {
+        let events = self
+            .events
+            .iter()
+            .map(|new| new.event.payload.check().map_or(0, |bytes| event_bytes(bytes, &new.event.topic)));
+        events.sum::<usize>() + self.facts.iter().map(FactWrite::bytes).sum::<usize>()
     }
 
     pub(crate) fn fact(&mut self, kind: FactKind, owner: &Name, key: impl Into<String>, value: Option<Arc<str>>) {

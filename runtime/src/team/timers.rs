@@ -171,7 +171,7 @@ impl Timers {
                     version: draft.version,
                     durable: draft.durable,
                     time: None,
-                    payload: Payload::from_json(draft.payload.get().into()),
+                    payload: Payload::from_journal(draft.payload.get().into()),
                 };
                 let id: Arc<str> = id.into();
                 let rings_at = self.wall.as_ref().map(|wall| {

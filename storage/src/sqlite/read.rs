@@ -709,7 +709,7 @@ pub(super) fn event(row: &SqliteRow, names: &NameTable) -> Result<EventRow, RowE
         cause: id(2),
         root: needed(1)?,
         hops: hops as u16,
-        payload: Payload::from_json(row.try_get_unchecked::<&str, _>(PAYLOAD)?.into()),
+        payload: Payload::from_journal(row.try_get_unchecked::<&str, _>(PAYLOAD)?.into()),
     };
     let committed = Committed {
         seq: Seq(seq as u64),
