@@ -2,7 +2,8 @@
 //!
 //! Index: imports · runs and resumes · reads · signals and two runtimes · years of candles; `cli/db.rs`: the file as a whole;
 //! `cli/errors.rs`: invalid input and missing files; `cli/config.rs`: the configuration; `cli/signals.rs`: signals and closed
-//! streams; `cli/status.rs`: health; `cli/follow.rs`: `journal tail --follow`; `cli/json.rs`: JSON and hostile text.
+//! streams; `cli/status.rs`: health; `cli/follow.rs`: `journal tail --follow`; `cli/json.rs`: JSON and hostile text;
+//! `cli/outputs.rs`: files for a user, and who owns those of a database.
 
 use std::{
     io::{BufRead, BufReader, Write as _},
@@ -26,6 +27,9 @@ mod errors;
 mod follow;
 #[path = "cli/json.rs"]
 mod json;
+#[cfg(unix)]
+#[path = "cli/outputs.rs"]
+mod outputs;
 #[path = "cli/signals.rs"]
 mod signals;
 #[path = "cli/status.rs"]

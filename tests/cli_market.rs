@@ -309,7 +309,8 @@ fn a_back_test_equals_the_reference_and_the_seven_agents() {
         "--db",
         "a.db",
     ];
-    let files = ["--trades", "t.csv", "--equity", "e.csv", "--report", "r.html"];
+    // The second run replaces the files of the first.
+    let files = ["--trades", "t.csv", "--equity", "e.csv", "--report", "r.html", "--force"];
     for (name, more) in [("GOOG_1d.longonly", &[][..]), ("GOOG_1d.longshort", &["--short"])] {
         let found = folder.json(&[&usual[..], more, &files].concat());
         let expected = &metrics[name]["definition"];

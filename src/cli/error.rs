@@ -16,10 +16,10 @@ use atra::{
     },
     config::ConfigError,
     runtime::{RuntimeError, StartError},
-    storage::StoreError,
+    storage::{OutputError, StoreError},
 };
 
-use super::{escape::escaped, hint, status};
+use super::{escape::escaped, files, hint, status};
 
 /// The exit code of a failure.
 const FAILURE: u8 = 1;
@@ -85,6 +85,9 @@ pub(crate) enum CliError {
     /// A file that was asked for cannot be written.
     #[error("{} could not be written", path.display())]
     Unwritten { path: PathBuf, source: io::Error },
+    /// A file that was asked for was not written.
+    #[error(transparent)]
+    OutputFile(#[from] OutputError),
     /// A folder cannot be made.
     #[error("folder {} could not be made", path.display())]
     Folder { path: PathBuf, source: io::Error },
@@ -163,7 +166,9 @@ impl CliError {
             | Self::Unwritten { .. }
             | Self::NotWritable { .. }
             | Self::Folder { .. }
+            | Self::OutputFile(OutputError::Io { .. })
             | Self::Output(_) => "io",
+            Self::OutputFile(_) => "output",
             Self::Process { .. } => "process",
         }
     }
@@ -174,7 +179,8 @@ impl CliError {
             Self::File { path, source }
             | Self::Unwritten { path, source }
             | Self::NotWritable { path, source }
-            | Self::Folder { path, source } => hint::of_io(source, path),
+            | Self::Folder { path, source }
+            | Self::OutputFile(OutputError::Io { path, source }) => hint::of_io(source, path),
             Self::Config(ConfigError::Unreadable { path, source }) => hint::of_io(source, path),
             Self::Process { source, .. } | Self::Output(source) => hint::of_io(source, std::path::Path::new(".")),
             Self::NoDatabase { path } => hint::of_missing(path),
@@ -214,6 +220,7 @@ impl CliError {
                     .into()
             }
             Self::File { .. } => "check the name and your rights to it".into(),
+            Self::OutputFile(error) => return files::next_of(error),
             Self::Unwritten { .. } => "check that its folder is there, and your rights to it".into(),
             Self::NotWritable { .. } => "make the file and its folder writable, or use another --db FILE".into(),
             Self::Folder { .. } => "check your rights to the folder above it, or use another --db FILE".into(),

@@ -5,13 +5,17 @@
 //! who holds the database's lock writes it; it is made anew each time and never through a link.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use atra::{Env, Runtime, SystemEnv, TeamState, Timestamp, runtime::TeamStatus, storage::StorageState};
+use atra::{
+    Env, Runtime, SystemEnv, TeamState, Timestamp,
+    runtime::TeamStatus,
+    storage::{StorageState, create_beside, read_beside, resolve},
+};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of the file: one block of most disks.
@@ -53,12 +57,9 @@ pub(crate) struct Health {
 /// Reads the file of a database; `None` if there is none that makes sense.
 pub(crate) fn read(db: &Path) -> Option<Health> {
     let path = path_of(db);
-    // Nothing that could block, and no link.
-    if !path.symlink_metadata().ok()?.is_file() {
-        return None;
-    }
     let mut text = String::new();
-    File::open(path).ok()?.take(FILE_BYTES as u64).read_to_string(&mut text).ok()?;
+    // Nothing that could block, no link, and no other user's file.
+    read_beside(&path, db).ok()?.take(FILE_BYTES as u64).read_to_string(&mut text).ok()?;
     serde_json::from_str(text.trim_end()).ok()
 }
 
@@ -76,7 +77,7 @@ impl HealthFile {
         let process = u64::from(std::process::id());
         let health = Health { process, phase: Phase::Starting, since: SystemEnv::new().now(), degraded: None };
         let path = path_of(db);
-        let file = make(&path).inspect_err(|error| {
+        let file = make(&path, db).inspect_err(|error| {
             tracing::warn!(file = %path.display(), %error, "status file cannot be made: 'atra status' knows less of this run");
         });
         let mut made = Self { path, file: file.ok(), health };
@@ -160,20 +161,17 @@ fn worst(storage: StorageState, is_full: bool, teams: &[TeamStatus]) -> Option<(
 }
 
 /// A new file in the place of an old one, whatever that was.
-fn make(path: &Path) -> io::Result<File> {
+fn make(path: &Path, db: &Path) -> io::Result<File> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    create_beside(path, db)
 }
 
 fn path_of(db: &Path) -> PathBuf {
-    let mut path = db.as_os_str().to_owned();
+    // Beside the file that a link leads to, as everything else.
+    let mut path = resolve(db).unwrap_or_else(|_| db.to_owned()).into_os_string();
     path.push(".status");
     path.into()
 }

@@ -271,7 +271,11 @@ pub(crate) fn prepare_folder(config: &Config) -> Result<(), CliError> {
         let what = format!("there is no folder {} for the database", folder.display());
         return Err(CliError::NotFound { what, next: "make it first, or name another --db FILE".into() });
     }
-    std::fs::create_dir_all(folder).map_err(|source| CliError::Folder { path: folder.to_owned(), source })
+    let mut builder = std::fs::DirBuilder::new();
+    // Its owner's alone: whoever may write in it could replace the database.
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(folder).map_err(|source| CliError::Folder { path: folder.to_owned(), source })
 }
 
 fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliError> {

@@ -23,6 +23,7 @@ mod dead_letters;
 mod error;
 mod escape;
 mod events;
+mod files;
 mod health;
 mod hint;
 mod import;
@@ -187,6 +188,11 @@ fn readable(db: &Path) -> std::io::Result<()> {
 }
 
 fn refuse_folder(db: &Path) -> Result<(), CliError> {
+    if db.exists() && !db.is_file() && !db.is_dir() {
+        // Opening a pipe would wait for somebody to write.
+        let what = format!("{} is a pipe, socket or device, not a database", db.display());
+        return Err(CliError::NotFound { what, next: "name a file with --db FILE".into() });
+    }
     if !db.is_dir() {
         return Ok(());
     }

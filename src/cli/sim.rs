@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use super::{
     error::CliError,
+    files::{ForceArgs, Outputs},
     interrupted,
     output::{Output, grouped, shown},
     stderr::note,
@@ -150,6 +151,8 @@ pub(crate) struct SimRun {
     /// What it runs on; the history is the same on both.
     #[arg(long, value_enum, default_value = "model")]
     pub(crate) store: StoreArg,
+    #[command(flatten)]
+    pub(crate) force: ForceArgs,
     /// all, none, or names with commas between, such as crash,disk_full.
     #[arg(long, default_value = "all", value_name = "LIST")]
     pub(crate) faults: String,
@@ -169,6 +172,11 @@ pub(crate) struct SimRun {
 }
 
 impl SimRun {
+    /// How its files are written.
+    fn outputs(&self) -> Outputs {
+        Outputs::new(self.force, None)
+    }
+
     fn case(&self, seed: u64) -> Result<Case, CliError> {
         let faults = plan_of(&self.faults).map_err(|name| CliError::Usage {
             what: format!("there is no fault class {name:?}"),
@@ -327,6 +335,7 @@ fn fixed_name() -> atra::Name {
 }
 
 fn seeds(args: &SimRun, out: &mut Output) -> Result<(), CliError> {
+    args.outputs().check(args.order.iter().chain(&args.trace))?;
     let (from, to) = args.range()?;
     let asked = args.case(from)?.faults;
     let sum = run_all(args, from, to)?;
@@ -419,11 +428,11 @@ fn one(args: &SimRun, seed: u64) -> Result<Verdict, CliError> {
     let case = args.case(seed)?;
     let mut verdict = quietly(|| run(&case, args.trace.is_some() || args.order.is_some()))?;
     if let (Some(file), Some(order)) = (&args.order, verdict.order.take()) {
-        write_order(file, seed, &order)?;
+        write_order(file, seed, &order, &args.outputs())?;
     }
     if let (Some(file), Some(trace)) = (&args.trace, &verdict.trace) {
         let lines: Vec<String> = trace.iter().filter_map(|record| serde_json::to_string(record).ok()).collect();
-        fs::write(file, lines.join("\n")).map_err(|source| CliError::Unwritten { path: file.clone(), source })?;
+        args.outputs().write(file, lines.join("\n").as_bytes())?;
     }
     Ok(verdict)
 }
@@ -569,6 +578,8 @@ fn first_difference(args: &SimRun, seed: u64) -> Result<String, CliError> {
     let case = args.case(seed)?;
     let ours = quietly(|| run(&case, true))?.trace.unwrap_or_default();
     let file = std::env::temp_dir().join(format!("atra-trace-{}-{seed}", std::process::id()));
+    // Left by a process of the same number; a file that cannot be removed is refused by the one that writes it.
+    let _ = fs::remove_file(&file);
     child(args, &["--trace".into(), file.display().to_string(), "--seed".into(), seed.to_string()])?;
     let text = fs::read_to_string(&file).map_err(|source| CliError::File { path: file.clone(), source })?;
     let _ = fs::remove_file(&file);
@@ -591,13 +602,13 @@ fn told_difference(ours: &[TraceRecord], theirs: &[TraceRecord]) -> String {
 // === orders in files ===
 
 /// The seed, which the tasks' keys follow from, and a key a line.
-fn write_order(file: &Path, seed: u64, order: &[u64]) -> Result<(), CliError> {
+fn write_order(file: &Path, seed: u64, order: &[u64], outputs: &Outputs) -> Result<(), CliError> {
     let mut text = format!("seed {seed}\n");
     for key in order {
         // A string takes everything.
         let _ = writeln!(text, "{key:016x}");
     }
-    fs::write(file, text).map_err(|source| CliError::Unwritten { path: file.to_owned(), source })
+    outputs.write(file, text.as_bytes())
 }
 
 fn read_order(file: &Path, seed: u64) -> Result<Vec<u64>, CliError> {
@@ -631,7 +642,8 @@ fn read(file: &Path) -> Result<Case, CliError> {
 
 fn write(file: &Path, case: &Case) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(case).map_err(|error| CliError::Output(error.into()))?;
-    fs::write(file, text + "\n").map_err(|source| CliError::Unwritten { path: file.to_owned(), source })
+    // The file was named to be replaced, or is ours.
+    Outputs::new(ForceArgs { force: true }, None).write(file, (text + "\n").as_bytes())
 }
 
 fn replay(file: &Path, out: &mut Output) -> Result<(), CliError> {

@@ -13,7 +13,7 @@
 //! holds up a desk: it is looked for beside the work.
 
 use std::{
-    io,
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,7 +22,7 @@ use atra::{
     Env, Filter, Level, Name, Read, Runtime, SystemEnv, Timestamp,
     agents::events::{Freeze, Kill, Resume},
     bus::{Draft, Interest},
-    storage::StoreError,
+    storage::{StoreError, create_beside, read_beside, rename_new, resolve},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{fs, time::Instant};
@@ -36,6 +36,8 @@ const HEARD_MAX: Duration = Duration::from_secs(5);
 /// How long one that was heard may take to the disk. 30 s: as long as a stop.
 const JOURNALLED_MAX: Duration = Duration::from_secs(30);
 
+/// The largest command file. 64 KiB: a reason is a sentence.
+const COMMAND_BYTES_MAX: u64 = 64 << 10;
 /// Under which name the command line publishes.
 const CALLER: &str = "cli";
 
@@ -111,25 +113,28 @@ impl Word {
     ///
     /// Not cancel safe: what was said may be heard, or wait for the next run.
     pub(crate) async fn say_to_runtime(&self, db: &Path) -> Result<(), CliError> {
+        let failed = |source| CliError::Unwritten { path: said(db), source };
+        let db = &resolve(db).map_err(failed)?;
         let (word, heard) = (said(db), heard(db));
-        let failed = |source| CliError::Unwritten { path: word.clone(), source };
         let draft = beside(db, &format!(".word.{}", std::process::id()));
-        fs::write(&draft, serde_json::to_string(self).map_err(io::Error::from).map_err(failed)?)
-            .await
-            .map_err(failed)?;
+        let text = serde_json::to_string(self).map_err(io::Error::from).map_err(failed)?;
+        write_new(&draft, db, &text).map_err(failed)?;
         let begun = Instant::now();
         let put = loop {
-            // A link is there whole or not at all, and fails while another word waits.
-            match fs::hard_link(&draft, &word).await {
+            // A rename is there whole or not at all, and fails while another word waits.
+            match rename_new(&draft, &word) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 put => break put.map_err(failed),
             }
             if begun.elapsed() > HEARD_MAX {
-                break Err(CliError::NotHeard { path: db.into() });
+                break Err(CliError::NotHeard { path: db.clone() });
             }
             tokio::time::sleep(EVERY).await;
         };
-        fs::remove_file(&draft).await.map_err(failed)?;
+        if put.is_err() {
+            // The error is the one to report.
+            let _ = fs::remove_file(&draft).await;
+        }
         put?;
         while is_there(&word).await || is_there(&heard).await {
             let waited = begun.elapsed();
@@ -150,10 +155,11 @@ impl Word {
 ///
 /// Cancel safe: a word that was heard and is not journalled yet is journalled by the next run.
 pub(crate) async fn listen(runtime: &Runtime, db: &Path) {
-    let (said, heard) = (said(db), heard(db));
+    // Resolved once: a link that is changed later does not lead to another database's commands.
+    let db = &resolve(db).unwrap_or_else(|_| db.to_owned());
     let mut was_told = false;
     loop {
-        match hear(runtime, &said, &heard).await {
+        match hear(runtime, db).await {
             Ok(()) => was_told = false,
             // A full disk, most likely: it is tried again, and told once.
             Err(error) if !was_told => {
@@ -166,22 +172,45 @@ pub(crate) async fn listen(runtime: &Runtime, db: &Path) {
     }
 }
 
-async fn hear(runtime: &Runtime, said: &Path, heard: &Path) -> Result<(), CliError> {
+async fn hear(runtime: &Runtime, db: &Path) -> Result<(), CliError> {
+    let (said, heard) = (said(db), heard(db));
     let failed = |path: &Path, source| CliError::File { path: path.into(), source };
     // One that a runtime before this one has heard goes first.
-    if !is_there(heard).await {
-        match fs::rename(said, heard).await {
+    if !is_there(&heard).await {
+        if !is_there(&said).await {
+            return Ok(());
+        }
+        // Looked at before it is taken: what is no command of a trusted user stays where it is.
+        read_command(&said, db).map_err(|source| failed(&said, source))?;
+        match fs::rename(&said, &heard).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            renamed => renamed.map_err(|source| failed(said, source))?,
+            renamed => renamed.map_err(|source| failed(&said, source))?,
         }
     }
-    let text = fs::read_to_string(heard).await.map_err(|source| failed(heard, source))?;
+    let text = read_command(&heard, db).map_err(|source| failed(&heard, source))?;
     match serde_json::from_str::<Word>(&text) {
         Ok(word) => drop(word.journal(runtime).await?),
         // Nothing that this build says; it would be in the way for ever.
-        Err(error) => tracing::warn!(error = %error, "what lay beside the database was no word"),
+        Err(error) => tracing::warn!(error = %error, "the command file has no command that this version knows"),
     }
-    fs::remove_file(heard).await.map_err(|source| failed(heard, source))
+    fs::remove_file(&heard).await.map_err(|source| failed(&heard, source))
+}
+
+/// Reads a command file: a regular file of a trusted user, of bounded size. Never blocks.
+fn read_command(path: &Path, db: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = read_beside(path, db)?.take(COMMAND_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > COMMAND_BYTES_MAX {
+        return Err(io::Error::other(format!("it is larger than a command may be ({COMMAND_BYTES_MAX} bytes)")));
+    }
+    Ok(text)
+}
+
+/// Writes a new file that only the owner of the database can read.
+fn write_new(path: &Path, db: &Path, text: &str) -> io::Result<()> {
+    // Left by a process of the same number that was killed.
+    let _ = std::fs::remove_file(path);
+    create_beside(path, db)?.write_all(text.as_bytes())
 }
 
 /// Seq and time of the newest event on topics that suit `filter`.

@@ -228,6 +228,24 @@ fn only_storage_knows_sql() {
     none("SQL outside storage/", &found);
 }
 
+/// A file for a user is written whole or not at all, and never over a database; one beside a database is never a
+/// link's target. Both have one place that knows how.
+#[test]
+fn only_two_files_create_files() {
+    const CREATES: [&str; 6] =
+        ["File::create", "fs::write", "fs::copy", "create(true)", "create_new(", "truncate(true)"];
+    const PLACES: [&str; 2] = ["storage/src/output.rs", "storage/src/sqlite/paths.rs"];
+    let is_product = |source: &Source| {
+        let folders = ["src", "bus/src", "storage/src", "runtime/src", "agents/src"];
+        folders.iter().any(|folder| source.is_in(folder)) && !source.path.contains("/tests")
+    };
+    let found = search(
+        |source| is_product(source) && !PLACES.contains(&source.path.as_str()),
+        |line| CREATES.iter().any(|create| line.contains(create)),
+    );
+    none("files are created outside storage/src/output.rs and storage/src/sqlite/paths.rs", &found);
+}
+
 #[test]
 fn only_one_file_reads_the_wall_clock() {
     let found = search(

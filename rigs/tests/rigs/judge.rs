@@ -201,6 +201,11 @@ async fn read(reader: &dyn Read) -> Result<Result<Found, String>, StoreError> {
 }
 
 impl Found {
+    /// Whether an event is there.
+    pub(crate) fn has(&self, order: u64) -> bool {
+        self.events.contains_key(&order)
+    }
+
     /// What holds whatever was lost: steps are whole, and so are publishes.
     pub(crate) fn is_consistent(&self) -> Result<(), String> {
         let mut steps: BTreeMap<String, u64> = BTreeMap::new();

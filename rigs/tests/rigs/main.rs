@@ -8,6 +8,7 @@
 //! | `support` | builds the failing disk, starts children, ends them |
 //! | `judge` | reopens a database and judges it by the ledger |
 //! | `errors` | the n-th read, write, sync or truncate fails, once or from then on |
+//! | `files` | the files of a running database deleted, cut, overwritten, replaced, moved |
 //! | `full` | no space for a while; a file that may not grow; a slow disk |
 //! | `power` | what a disk holds when power goes: everything synced, anything of the rest |
 //! | `kill` | SIGKILL at random moments under full load |
@@ -24,6 +25,7 @@
 mod commands;
 mod corruption;
 mod errors;
+mod files;
 mod full;
 mod judge;
 mod kill;

@@ -14,6 +14,7 @@ use std::{
 };
 
 use atra_bus::Name;
+use atra_storage::OutputFile;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -235,7 +236,8 @@ impl SimTest<'_> {
 
 fn keep(kept: &Kept, folder: &Path, file: &Path) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
-    fs::write(file, serde_json::to_string_pretty(kept)? + "\n")
+    let text = serde_json::to_string_pretty(kept)? + "\n";
+    Ok(OutputFile::new(file).overwrite(true).write(text.as_bytes())?)
 }
 
 /// Runs the test with what is left of a case. `quiet`: what panics in it has been told before.

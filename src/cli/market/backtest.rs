@@ -20,10 +20,10 @@ use super::{
     Loaded, SeriesArgs, StrategyArgs, TradeArgs, maybe, number, parameters, percent, picture, several, usage,
     verify::{Expected, verify},
     walk::{walk_config, walk_json, walk_text},
-    write,
 };
 use crate::cli::{
     error::CliError,
+    files::{ForceArgs, Outputs},
     output::{Output, Style, counted, grouped},
 };
 
@@ -50,14 +50,26 @@ pub(crate) struct BacktestArgs {
     /// Writes a page with charts that needs nothing but itself.
     #[arg(long, value_name = "FILE.html")]
     pub(super) report: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) force: ForceArgs,
+}
+
+impl BacktestArgs {
+    /// How its files are written; refused here if they cannot be.
+    pub(super) fn outputs(&self) -> Result<Outputs, CliError> {
+        let outputs = Outputs::new(self.force, Some(self.series.db()?));
+        outputs.check(self.trades.iter().chain(&self.equity).chain(&self.report))?;
+        Ok(outputs)
+    }
 }
 
 /// Runs the back-test and tells what it made.
 pub(crate) async fn run(args: BacktestArgs, out: &mut Output) -> Result<(), CliError> {
     let spec = args.strategy.spec()?;
     super::export::check_names(args.trades.iter().chain(&args.equity))?;
+    let outputs = args.outputs()?;
     let all = args.series.load_several(args.all).await?;
-    let [loaded] = &all[..] else { return several::run(&args, spec, &all, out).await };
+    let [loaded] = &all[..] else { return several::run(&args, spec, &all, &outputs, out).await };
     let options = args.trade.options(loaded.scale)?;
     let strategy = spec.build().map_err(|error| usage(&error))?;
     let done = backtest(&loaded.candles, strategy, &options).map_err(|error| usage(&error))?;
@@ -72,13 +84,13 @@ pub(crate) async fn run(args: BacktestArgs, out: &mut Output) -> Result<(), CliE
     let told = Told { loaded, spec, options: &options, done: &done, walk: walk.as_ref(), config: &config };
     if let Some(path) = &args.trades {
         let trades: Vec<_> = done.trades.iter().map(|trade| (*trade, options.terms)).collect();
-        super::export::write_table(&Table::of_trades(None, &trades), path)?;
+        super::export::write_table(&Table::of_trades(None, &trades), path, &outputs)?;
     }
     if let Some(path) = &args.equity {
-        super::export::write_table(&told.equity(), path)?;
+        super::export::write_table(&told.equity(), path, &outputs)?;
     }
     if let Some(path) = &args.report {
-        write(path, told.page().as_bytes())?;
+        outputs.write(path, told.page().as_bytes())?;
     }
     if out.is_json() {
         return out.json(&told.json(args.verify));

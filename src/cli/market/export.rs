@@ -22,12 +22,13 @@ use atra::{
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::{SeriesArgs, parameters, usage, write};
+use super::{SeriesArgs, parameters, usage};
 use crate::cli::{
     args::{DbArgs, after},
     candles, config_of, db_of,
     error::CliError,
     events::EventRef,
+    files::{ForceArgs, Outputs},
     open,
     output::{Output, shown},
     stderr,
@@ -100,6 +101,8 @@ pub(crate) struct ToArgs {
     /// The file; standard output if not said.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    force: ForceArgs,
     /// csv, json (an object a line) or parquet; told by the file's name if not said, else csv.
     #[arg(long, value_enum)]
     format: Option<TableFormat>,
@@ -142,6 +145,14 @@ pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(
     | ExportCommand::Signals { to, .. }) = &command;
     // Before anything is read.
     let named = to.format(out.is_json())?;
+    let db = match &command {
+        ExportCommand::Candles { series, .. } => series.db()?,
+        ExportCommand::Trades { from, .. }
+        | ExportCommand::Equity { from, .. }
+        | ExportCommand::Signals { from, .. } => db_of(&from.db)?,
+    };
+    let outputs = Outputs::new(to.force, Some(db));
+    outputs.check(to.file())?;
     let ((table, part), to) = match command {
         ExportCommand::Candles { series, to } => {
             let loaded = series.load().await?;
@@ -158,16 +169,8 @@ pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(
     let bytes = bytes_of(&table, format)?;
     match to.file() {
         Some(path) => {
-            write(path, &bytes)?;
-            if !out.is_json() {
-                return Ok(());
-            }
-            // The table is in the file, so that standard output can say what it is.
-            let mut told = json!({ "file": shown(path), "bytes": bytes.len(), "rows": table.len() });
-            if let Some(Part { after, pruned }) = part {
-                (told["after"], told["pruned_upto"]) = (json!(after), json!(pruned));
-            }
-            out.json(&told)
+            outputs.write(path, &bytes)?;
+            if out.is_json() { out.json(&json!({ "file": shown(path), "bytes": bytes.len() })) } else { Ok(()) }
         }
         None => {
             out.finish()?;
@@ -204,8 +207,8 @@ fn bytes_of(table: &Table, format: TableFormat) -> Result<Vec<u8>, CliError> {
 }
 
 /// Writes a table in the format that the file's name tells; csv if it tells none.
-pub(super) fn write_table(table: &Table, path: &Path) -> Result<(), CliError> {
-    write(path, &bytes_of(table, by_name(path)?.unwrap_or(TableFormat::Csv))?)
+pub(super) fn write_table(table: &Table, path: &Path, outputs: &Outputs) -> Result<(), CliError> {
+    outputs.write(path, &bytes_of(table, by_name(path)?.unwrap_or(TableFormat::Csv))?)
 }
 
 /// Every event of a type in the journal after `after`, in order, and after which seq that is: what was pruned is left out.

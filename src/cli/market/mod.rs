@@ -22,7 +22,7 @@ mod several;
 mod verify;
 mod walk;
 
-use std::{path::Path, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use atra::{
     Read,
@@ -74,6 +74,11 @@ pub(crate) struct Loaded {
 }
 
 impl SeriesArgs {
+    /// The database that is read.
+    pub(crate) fn db(&self) -> Result<PathBuf, CliError> {
+        db_of(&self.db)
+    }
+
     /// Reads the candles of the one series that is meant.
     pub(crate) async fn load(&self) -> Result<Loaded, CliError> {
         let (db, chosen) = self.chosen().await?;
@@ -254,11 +259,6 @@ fn number(value: f64) -> String {
 
 fn maybe(value: Option<f64>, text: impl Fn(f64) -> String) -> String {
     value.map_or_else(|| "-".into(), text)
-}
-
-/// Writes a file that was asked for.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    std::fs::write(path, bytes).map_err(|source| CliError::Unwritten { path: path.to_owned(), source })
 }
 
 /// Does `work` for every index below `n` on all cores and gives the results in order. `done` is called after each. A signal

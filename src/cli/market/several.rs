@@ -17,10 +17,10 @@ use super::{
     export, on_all_cores, parameters, percent, picture, usage,
     verify::{Expected, verify},
     walk::{walk_config, walk_json},
-    write,
 };
 use crate::cli::{
     error::CliError,
+    files::Outputs,
     output::{Output, Style, grouped},
 };
 
@@ -29,6 +29,7 @@ pub(super) async fn run(
     args: &BacktestArgs,
     spec: StrategySpec,
     loaded: &[Loaded],
+    outputs: &Outputs,
     out: &mut Output,
 ) -> Result<(), CliError> {
     let options: Vec<BacktestOptions> =
@@ -48,13 +49,13 @@ pub(super) async fn run(
     let walks = on_all_cores(loaded.len(), |n| walk_of(&loaded[n], &options[n]), || {})?;
     let told = Told { loaded, parts: &parts, spec, options: &options[0], done: &done, walks: &walks };
     if let Some(path) = &args.trades {
-        export::write_table(&told.trades(), path)?;
+        export::write_table(&told.trades(), path, outputs)?;
     }
     if let Some(path) = &args.equity {
-        export::write_table(&told.equity(), path)?;
+        export::write_table(&told.equity(), path, outputs)?;
     }
     if let Some(path) = &args.report {
-        write(path, told.page().as_bytes())?;
+        outputs.write(path, told.page().as_bytes())?;
     }
     if out.is_json() { out.json(&told.json(args.verify)) } else { told.text(args.verify, out) }
 }
