@@ -243,6 +243,7 @@ pub struct Log {
 /// First byte of the locks in the index: write, checkpoint, recover, then one for each of the five reader marks.
 /// <https://www.sqlite.org/walformat.html#wal_locks>
 const READ_LOCKS: std::ops::Range<u64> = 123..128;
+const CHECKPOINT_LOCK: u64 = 121;
 /// How often the list of locks is read until there is one. 3: two misses in a row are rare.
 pub(super) const LOCKS_READS: u32 = 3;
 /// Bytes in front of each page in the log.
@@ -340,6 +341,18 @@ pub fn log(db: &Path) -> Log {
 fn index_of(db: &Path) -> Option<(u64, IndexHead)> {
     let (id, index) = kept(&beside(db, "-shm")).ok()?;
     Some((id.number, IndexHead::read(&index).ok()?))
+}
+
+/// Whether a process moves the log into the database at this moment, or may: it has the lock for that.
+pub(super) fn is_being_moved(number: u64) -> bool {
+    let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    text.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "POSIX", _, "WRITE", _, file, first, last] = words[..] else { return false };
+        let is_it = file.rsplit(':').next().and_then(|text| text.parse().ok()) == Some(number);
+        let first = first.parse().unwrap_or(u64::MAX);
+        is_it && first <= CHECKPOINT_LOCK && last.parse().unwrap_or(u64::MAX) >= CHECKPOINT_LOCK
+    })
 }
 
 /// Processes with read locks on the index, and the bytes they have locked; from `/proc/locks`.

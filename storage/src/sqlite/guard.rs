@@ -50,6 +50,15 @@ impl SqliteStore {
         }
     }
 
+    /// Fails when the log must not be moved; otherwise the database file may change.
+    pub(super) async fn begin_to_move(&mut self) -> Result<(), StoreError> {
+        self.refuse_damaged_log().await?;
+        if let Some(watch) = &mut self.watch {
+            watch.expect_change();
+        }
+        Ok(())
+    }
+
     /// Fails when the log must neither be added to nor moved.
     pub(super) async fn refuse_damaged_log(&mut self) -> Result<(), StoreError> {
         if let Some(fault) = &self.fault {
@@ -71,7 +80,10 @@ impl SqliteStore {
                  database before it is used again"
             )
         };
-        if fault.is_content_whole() && self.move_whole_log().await {
+        if fault.is_of_the_database(&self.path) {
+            cause += "; what was committed last is in its log: keep both files, and go back to a backup";
+            std::mem::forget(self.db.take());
+        } else if fault.is_content_whole() && self.move_whole_log().await {
             self.moved = self.last;
             cause += "; everything committed was moved into the database";
             if let Some(watch) = &self.watch {

@@ -392,7 +392,7 @@ impl Store for SqliteStore {
     }
 
     async fn checkpoint(&mut self) -> Result<(), StoreError> {
-        self.refuse_damaged_log().await?;
+        self.begin_to_move().await?;
         let path = self.path.clone();
         let db = self.db()?;
         // Passive: it waits for nobody and moves what it can.
@@ -464,7 +464,7 @@ impl Store for SqliteStore {
     }
 
     async fn shorten_log(&mut self) -> Result<bool, StoreError> {
-        self.refuse_damaged_log().await?;
+        self.begin_to_move().await?;
         let path = self.path.clone();
         let of = |error: sqlx::Error| classify(&path, &error);
         let db = self.db()?;
@@ -487,7 +487,7 @@ impl Store for SqliteStore {
     async fn renew(&mut self) -> Result<(), StoreError> {
         self.load().await?;
         self.begin_at(Level::Power).await?;
-        self.refuse_damaged_log().await?;
+        self.begin_to_move().await?;
         let path = self.path.clone();
         let pages = used_bytes(self.db()?, &path).await? / PAGE_BYTES;
         self.reserve_index(pages)?;

@@ -4,6 +4,9 @@
 //! page with the check values in the index, and the index with itself. That takes some microseconds. What SQLite does
 //! itself is no fault: it empties and restarts the log through the index, which says so first.
 //!
+//! The database file itself changes only when the log is moved into it. When it is shorter or has another header although
+//! nothing was moved, somebody else has written to it.
+//!
 //! An overwrite in the middle of the log is found when nothing was committed in between, since the log's time of change
 //! moved although its index did not; under load it is found by the next start or by a check.
 
@@ -16,10 +19,12 @@ use std::{
 };
 
 use super::{
-    files::{FRAME_HEAD, FileId, IndexHead, kept, read_at},
+    files::{FRAME_HEAD, FileId, IndexHead, is_being_moved, kept, read_at},
     paths::beside,
 };
 
+/// Bytes of the database's header.
+const DB_HEAD: usize = 100;
 /// Bytes of the log's header.
 const LOG_HEAD: u64 = 32;
 /// Bytes of a part of the index, its header in the first one.
@@ -32,7 +37,17 @@ const FIRST_PART_PAGES: u64 = PART_PAGES - FIRST_NUMBERS_AT / 4;
 /// Looks until a fault is believed. 3: another process may be in the middle of changing the index.
 const LOOKS: u32 = 3;
 
-/// What is wrong with the log or its index.
+/// How much of the log was moved, and which log it was.
+type Moved = (u64, [u8; 8]);
+
+/// What only the moving of the log changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct DbHead {
+    len: u64,
+    bytes: [u8; DB_HEAD],
+}
+
+/// What is wrong with the database, the log or its index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LogFault {
     file: PathBuf,
@@ -48,6 +63,11 @@ enum FaultKind {
 }
 
 impl LogFault {
+    /// Whether the database file itself was changed; the log is as it was.
+    pub(super) fn is_of_the_database(&self, db: &Path) -> bool {
+        self.file == db
+    }
+
     /// Whether the open handles still have everything: the file has lost its name, not its content.
     pub(super) fn is_content_whole(&self) -> bool {
         matches!(self.kind, FaultKind::Gone | FaultKind::Replaced)
@@ -80,6 +100,10 @@ pub(super) struct LogWatch {
     index: Arc<File>,
     /// The index and the log's time of change when nothing was wrong.
     seen: Option<(IndexHead, (i64, i64))>,
+    db_path: PathBuf,
+    db: Arc<File>,
+    /// The database file when nothing was wrong, and how much of the log was moved into it then.
+    db_seen: Option<(DbHead, Moved)>,
     /// Pages that the index has room for, where it has to be reserved.
     reserved_pages: u64,
     needs_reserve: bool,
@@ -93,7 +117,21 @@ impl LogWatch {
         let log = File::open(&log_path)?;
         let log_id = FileId::from(&log.metadata()?);
         let needs_reserve = super::room::has_small_blocks(&index);
-        Ok(Self { log_path, index_path, log_id, index_id, log, index, seen: None, reserved_pages: 0, needs_reserve })
+        let (_, database) = kept(db)?;
+        Ok(Self {
+            db_path: db.to_owned(),
+            db: database,
+            db_seen: None,
+            log_path,
+            index_path,
+            log_id,
+            index_id,
+            log,
+            index,
+            seen: None,
+            reserved_pages: 0,
+            needs_reserve,
+        })
     }
 
     /// Looks at both files; gives how many bytes of the log have not been moved into the database, if that could be read.
@@ -119,6 +157,7 @@ impl LogWatch {
         let (pages, frame_bytes) = (head.pages(), head.frame_bytes());
         let found = same(&self.log_path, self.log_id)?;
         let unmoved = pages.saturating_sub(head.moved()) * frame_bytes;
+        self.look_at_db(&head)?;
         if pages == 0 {
             self.seen = None;
             return Ok(Some(unmoved));
@@ -157,6 +196,35 @@ impl LogWatch {
         }
         self.seen = Some((head, changed_at));
         Ok(Some(unmoved))
+    }
+
+    fn look_at_db(&mut self, index: &IndexHead) -> Result<(), LogFault> {
+        let moved = (index.moved(), salts_of(index));
+        let mut bytes = [0; DB_HEAD];
+        let Ok(len) = self.db.metadata().map(|db| db.len()) else { return Ok(()) };
+        let read = read_at(&self.db, &mut bytes, 0);
+        if is_unreadable(&read) {
+            return Ok(());
+        }
+        let found = DbHead { len, bytes };
+        if let Some((seen, at)) = &self.db_seen
+            && *at == moved
+            && (found.len < seen.len || found.bytes != seen.bytes)
+            && !is_being_moved(self.index_id.number())
+        {
+            let kind = match found.len < seen.len {
+                true => FaultKind::Truncated { bytes: found.len, bytes_min: seen.len },
+                false => FaultKind::Overwritten,
+            };
+            return Err(LogFault { file: self.db_path.clone(), kind });
+        }
+        self.db_seen = Some((found, moved));
+        Ok(())
+    }
+
+    /// The store is about to move the log: what the database file looks like afterwards is for the next look to see.
+    pub(super) fn expect_change(&mut self) {
+        self.db_seen = None;
     }
 
     /// The header of the index; `None` when it could not be read this time.
@@ -243,6 +311,12 @@ impl LogWatch {
             tracing::warn!(log = %self.log_path.display(), %error, "the file in the log's place could not be moved away");
         }
     }
+}
+
+fn salts_of(index: &IndexHead) -> [u8; 8] {
+    let mut salts = [0; 8];
+    salts.copy_from_slice(index.salts());
+    salts
 }
 
 /// Whether a read failed for another reason than the file's end: a failing disk is SQLite's to report.
