@@ -144,7 +144,6 @@ pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(
     | ExportCommand::Equity { to, .. }
     | ExportCommand::Signals { to, .. }) = &command;
     // Before anything is read.
-    let named = to.format(out.is_json())?;
     let db = match &command {
         ExportCommand::Candles { series, .. } => series.db()?,
         ExportCommand::Trades { from, .. }
@@ -153,6 +152,7 @@ pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(
     };
     let outputs = Outputs::new(to.force, Some(db));
     outputs.check(to.file())?;
+    let named = to.format(out.is_json())?;
     let ((table, part), to) = match command {
         ExportCommand::Candles { series, to } => {
             let loaded = series.load().await?;
