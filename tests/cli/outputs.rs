@@ -99,10 +99,9 @@ fn standard_output_and_pipes_are_written_to_as_they_are() {
 fn a_file_that_may_not_grow_is_an_error_and_nothing_is_left() {
     let folder = Folder::finished();
     let before = snapshot(&folder);
-    for (args, says) in [
-        ("export candles --db a.db --out out.csv", "ulimit -f"),
-        ("db backup b.db --db a.db", "no space left"),
-    ] {
+    for (args, says) in
+        [("export candles --db a.db --out out.csv", "ulimit -f"), ("db backup b.db --db a.db", "no space left")]
+    {
         limited(&folder, 100, args).fails(1, &[says]);
         assert_eq!(snapshot(&folder), before, "{args}");
     }
