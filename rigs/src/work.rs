@@ -221,8 +221,11 @@ impl Child<'_> {
             let began = Instant::now();
             let answer = self.storage.publish(publish).await;
             self.waits.borrow_mut().push(began.elapsed().as_micros() as u64);
-            if let Err(Rejected::Full { .. }) = answer {
-                sleep(Duration::from_millis(20)).await;
+            match answer {
+                Err(Rejected::Full { .. }) => sleep(Duration::from_millis(20)).await,
+                // A storage that has failed answers at once: its actor must come to its end.
+                Err(_) => tokio::task::yield_now().await,
+                Ok(_) => {}
             }
             self.answered(order, answer);
         }
@@ -243,6 +246,7 @@ impl Child<'_> {
                     Ok(raised) => (raised.epoch, raised.number + 1),
                     Err(error) => {
                         self.ledger.write(&Line::Error(error.to_string()));
+                        tokio::task::yield_now().await;
                         continue;
                     }
                 },
