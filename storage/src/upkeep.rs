@@ -248,6 +248,11 @@ impl StorageActor {
         last.get().saturating_sub(floor.get()) > n.saturating_add(n / SLACK_SHARE)
     }
 
+    /// As far as every team has taken the journal.
+    fn pinned(&self) -> Seq {
+        self.ledger.teams.values().map(|team| team.cursor).min().unwrap_or(Seq(u64::MAX))
+    }
+
     /// Finds out what may go by count, from what is known: no reads. What a team pins is asked again when the journal has
     /// grown by half of the slack.
     fn plan_by_count(&mut self) {
@@ -260,8 +265,7 @@ impl StorageActor {
             return;
         }
         self.upkeep.counted_at = self.ledger.last;
-        let pinned = self.ledger.teams.values().map(|team| team.cursor).min().unwrap_or(Seq(u64::MAX));
-        let upto = Seq(last.saturating_sub(n)).min(pinned);
+        let upto = Seq(last.saturating_sub(n)).min(self.pinned());
         self.upkeep.prune_to = (upto > self.ledger.floor).then_some(upto);
     }
 
@@ -288,8 +292,13 @@ impl StorageActor {
     async fn prune_some(&mut self) {
         self.upkeep.skips = 0;
         let Some(upto) = self.upkeep.prune_to.take() else { return };
+        // A team that came after the plan begins at the floor and has taken nothing.
+        let (upto, before) = (upto.min(self.pinned()), self.ledger.floor);
+        if upto <= before {
+            return;
+        }
         self.answer_committed();
-        let (began, before) = (Instant::now(), self.ledger.floor);
+        let began = Instant::now();
         let grown = self.ledger.last.get().saturating_sub(self.upkeep.pruned_at.get());
         self.upkeep.pruned_at = self.ledger.last;
         match self.store.prune(upto, grown.saturating_mul(2).clamp(PIECE, PIECE_MAX)).await {

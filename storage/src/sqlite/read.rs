@@ -390,6 +390,24 @@ impl SqliteReader {
         Ok(self.rows(query, decode).await?.pop().flatten())
     }
 
+    /// Refuses a commit time that is before that of the batch before it: it is damaged, and what is fresh would be taken
+    /// for old.
+    async fn refuse_younger_before(&self, end: Seq, at: Option<CommitTime>) -> Result<(), StoreError> {
+        let Some(at) = at else { return Ok(()) };
+        let query = query(queries::COMMIT_TIME_BEFORE).bind(seq_of(end));
+        let earlier = self.rows(query, |row, _| Ok(commit_time(row, 1)?)).await?.pop().flatten();
+        match earlier {
+            Some(earlier) if earlier.clock > at.clock => {
+                let (found, least) = (at.clock, earlier.clock);
+                Err(damaged(
+                    &self.path,
+                    format!("batch that ends at seq {end} has clock {found}, the one before {least}"),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The end of the first batch in (`before`, `upto`].
     async fn batch_end(&self, before: Seq, upto: Seq) -> Result<Option<Seq>, StoreError> {
         let query = query(queries::FIRST_BATCH_END).bind(seq_of(before)).bind(seq_of(upto));
@@ -534,20 +552,21 @@ impl Read for SqliteReader {
         let (mut before, mut upto) = (self.floor().await?, self.last_seq().await?);
         // The events of older versions have no times, all of them: one look instead of one at each.
         let untimed = self.number(query(queries::META_NUMBER).bind(TIMED_FROM_KEY)).await?.unwrap_or(0);
-        let untimed = Seq(untimed as u64);
+        let (untimed, mut found) = (Seq(untimed as u64), None);
         if before < untimed {
             match self.timed(untimed, upto).await? {
-                Some((end, at)) if at.clock < clock => before = end,
+                Some((end, at)) if at.clock < clock => (before, found) = (end, Some(at)),
                 _ => return Ok(before),
             }
         }
         while before < upto {
             let middle = Seq(before.get() + (upto.get() - before.get()) / 2);
             match self.timed(middle, upto).await? {
-                Some((end, at)) if at.clock < clock => before = end,
+                Some((end, at)) if at.clock < clock => (before, found) = (end, Some(at)),
                 _ => upto = middle,
             }
         }
+        self.refuse_younger_before(before, found).await?;
         Ok(before)
     }
 

@@ -140,6 +140,33 @@ async fn a_commit_time_that_was_changed_is_found_by_the_check() {
     }
 }
 
+/// Readers do not walk the chain of check values, so a search by age must not trust a single time.
+#[tokio::test]
+async fn a_damaged_commit_time_never_makes_what_is_fresh_look_old() {
+    let folder = Folder::new();
+    let mut store = folder.store().await;
+    for seq in 1..=50_i64 {
+        let committed_at = Some(CommitTime { wall: Timestamp(0), clock: Timestamp(seq * 1_000) });
+        let batch = WriteBatch { committed_at, ..events(seq as u64..=seq as u64, "x") };
+        store.commit(&batch).await.expect("committed");
+    }
+    store.close().await.expect("closed");
+    let mut n_refused = 0;
+    for seq in 1..=50 {
+        for clock in [3_000, -1] {
+            change(&folder, &format!("UPDATE journal SET clock = {clock} WHERE seq = {seq}")).await;
+            let reader = SqliteReader::open_read_only(folder.db()).await.expect("opened");
+            match reader.last_committed_before(Timestamp(10_000)).await {
+                Ok(found) => assert!(found <= Seq(9), "with seq {seq} at {clock}: {found}"),
+                Err(StoreError::Damaged { .. }) => n_refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+            change(&folder, &format!("UPDATE journal SET clock = {} WHERE seq = {seq}", seq * 1_000)).await;
+        }
+    }
+    assert!(n_refused > 0, "the search met one of them");
+}
+
 /// The check itself said "run a check".
 #[tokio::test]
 async fn a_damaged_page_is_named_with_its_table() {

@@ -28,6 +28,7 @@ const PLANNED: &[(&str, &str, &str)] = &[
         "SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?); LIST SUBQUERY 1; SCAN json_each VIRTUAL TABLE INDEX 1:; CREATE BLOOM FILTER; LIST SUBQUERY 2; SCAN json_each VIRTUAL TABLE INDEX 1:; CREATE BLOOM FILTER",
     ),
     ("COMMIT_TIME", COMMIT_TIME, "SEARCH journal USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+    ("COMMIT_TIME_BEFORE", COMMIT_TIME_BEFORE, "SEARCH journal USING INTEGER PRIMARY KEY (rowid<?)"),
     ("META_NUMBER", META_NUMBER, "SEARCH meta USING PRIMARY KEY (key=?)"),
     ("NAMES", NAMES, "SCAN names"),
     ("FACTS_AFTER", FACTS_AFTER, "SEARCH facts USING PRIMARY KEY ((kind,owner,key)>(?,?,?))"),

@@ -12,8 +12,8 @@ use atra_bus::{Batch, Env, Event, Seq, Task, TaskFuture, Timestamp};
 
 use super::{Recorder, new, publish, step};
 use crate::{
-    FactKind, FactWrite, Keep, MemoryDisk, MemoryStore, NewEvent, OPEN_EFFECT, Publish, Read as _, Release, Storage,
-    StorageOptions, conformance::name,
+    FactKind, FactWrite, Keep, Loaded, MemoryDisk, MemoryStore, NewEvent, OPEN_EFFECT, Publish, Read as _, Release,
+    Storage, StorageOptions, Store, StoreError, WriteBatch, conformance::name,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -257,4 +257,67 @@ async fn a_result_is_kept_while_its_input_may_be_repeated_and_an_intent_for_ever
         assert_eq!(left().await, 1, "the intent stays");
     })
     .await;
+}
+
+/// A store that lets others run before each piece is deleted.
+struct Yielding(MemoryStore);
+
+#[async_trait::async_trait]
+impl Store for Yielding {
+    async fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.0.load().await
+    }
+
+    async fn commit(&mut self, batch: &WriteBatch) -> Result<(), StoreError> {
+        self.0.commit(batch).await
+    }
+
+    async fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.0.checkpoint().await
+    }
+
+    async fn prune(&mut self, upto: Seq, events_max: u64) -> Result<Seq, StoreError> {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        self.0.prune(upto, events_max).await
+    }
+
+    async fn close(&mut self) -> Result<(), StoreError> {
+        self.0.close().await
+    }
+
+    fn reader(&self) -> Arc<dyn crate::Read> {
+        self.0.reader()
+    }
+}
+
+/// What is to be deleted was found before the team came: the pieces that were left would have gone below it.
+#[tokio::test(start_paused = true)]
+async fn a_team_that_comes_while_pieces_are_deleted_pins_what_is_left() {
+    let (disk, wall) = (MemoryDisk::new(), Arc::new(Wall::default()));
+    let unlimited = StorageOptions { keep: Keep::default(), ..StorageOptions::default() };
+    beside(&disk, unlimited, &wall, |storage| async move {
+        for n in 0..100 {
+            let events = (0..100).map(|place| new("x", "1", n * 100 + place)).collect();
+            storage.publish(publish(events)).await.expect("committed");
+        }
+    })
+    .await;
+    let store = Box::new(Yielding(MemoryStore::on(&disk)));
+    let keep = Keep { events: Some(100), ..Keep::default() };
+    let env = Arc::clone(&wall) as Arc<dyn Env>;
+    let opened = Storage::open(store, keeping(keep), Arc::new(Recorder::default()), env).await;
+    let (storage, actor) = opened.expect("opened");
+    let work = async {
+        while floor(&disk).await == 0 {
+            tokio::task::yield_now().await;
+        }
+        let row = storage.raise_epoch(&name("t")).await.expect("raised");
+        assert!(row.cursor > Seq::ZERO && row.cursor < Seq(9_000), "some pieces are left: {row:?}");
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(floor(&disk).await, row.cursor.get());
+        storage.stop().await.expect("stopped");
+    };
+    futures::join!(actor.run(), work);
 }
