@@ -355,9 +355,25 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str, known: &[(String, Value)]
             return ConfigError::Unknown { place, key, nearest };
         }
         let key = line.split_once('=').map_or("", |(key, _)| key.trim());
+        let path = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+        let names = if message == NO_NAME { names_of::<T>(text, &path) } else { None };
+        let message = names.as_deref().unwrap_or(message);
         let cause = if key.is_empty() { message.into() } else { format!("key {key:?}: {message}") };
         ConfigError::Invalid { place, cause: plain(&cause.replace('\n', "; ")) }
     })
+}
+
+/// What toml says of a value that is not a text where one of a few names is wanted.
+const NO_NAME: &str = "wanted string or table";
+
+/// The names that a key may have as its value, by trying one that nothing has.
+fn names_of<T: DeserializeOwned>(text: &str, path: &str) -> Option<String> {
+    let mut table: toml::Table = text.parse().ok()?;
+    set(&mut table, path, toml::Value::String("?".into()));
+    let tried: Result<T, toml::de::Error> = toml::Value::Table(table).try_into();
+    let error = tried.err()?;
+    let (_, names) = error.message().split_once("unknown variant `?`, ")?;
+    Some(names.to_owned())
 }
 
 /// What serde says, with the names of Rust's types in the words of people.
@@ -390,9 +406,9 @@ fn plain_shape(message: &str) -> Option<String> {
         ("enum ", "one of its names"),
         ("struct ", "a section of keys, such as { key = value }"),
         ("tuple struct ", "a list of values"),
-        ("a tuple of size 2", "a list of two values, such as [8, 32]"),
         ("a tuple of size ", "a list of as many values as "),
-        ("a sequence", "a list, such as [1, 2]"),
+        ("a sequence", "a list in brackets"),
+        ("path string", "the name of a file"),
     ];
     SHAPES.iter().find_map(|(name, words)| {
         let (before, behind) = message.split_once(&format!("expected {name}"))?;
@@ -538,7 +554,9 @@ mod tests {
             ("[storage]\nlevel = \"paper\"", "atra.toml, line 2", "process"),
             ("[storage\n", "atra.toml, line 1", ""),
             ("[limits]\ninputs_max = \"many\"", "atra.toml, line 2", "expected a whole number"),
-            ("names = 3", "atra.toml, line 1", "expected a list, such as [1, 2]"),
+            ("names = 3", "atra.toml, line 1", "expected a list in brackets"),
+            ("[storage]\nlevel = 3", "atra.toml, line 2", "expected `process` or `power`"),
+            ("storage.level = 3", "atra.toml, line 1", "expected `process` or `power`"),
             ("limits = 3", "atra.toml, line 1", "expected a section of keys"),
             ("[storage]\nkeep = \"30 days\"", "atra.toml, line 2", "such as 30d"),
         ] {

@@ -112,7 +112,8 @@ fn a_strategy_is_named_alone_or_with_parameters_and_what_is_none_is_told() {
         ("exits = 5", "expected a section of keys"),
         ("risk = \"low\"", "expected a section of keys"),
         ("optimizer.pairs = 5", "a list"),
-        ("optimizer.pairs = [5]", "a list of two values, such as [8, 32]"),
+        ("optimizer.pairs = [5]", "a list in brackets"),
+        ("optimizer.pairs = [[8, 16, 32]]", "a pair is two lengths, such as [8, 32], not 3"),
         ("cash = true", "an amount, as a text such as \"10000.25\""),
     ] {
         config(bad);

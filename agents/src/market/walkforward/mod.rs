@@ -26,7 +26,7 @@ const COMMON_MULTIPLE_MAX: usize = 8_192;
 
 /// A candidate: two simple averages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(from = "(usize, usize)", into = "(usize, usize)")]
+#[serde(try_from = "Vec<usize>", into = "(usize, usize)")]
 pub struct Pair {
     /// Period of the fast average.
     pub fast: usize,
@@ -37,6 +37,16 @@ pub struct Pair {
 impl From<(usize, usize)> for Pair {
     fn from((fast, slow): (usize, usize)) -> Self {
         Self { fast, slow }
+    }
+}
+
+impl TryFrom<Vec<usize>> for Pair {
+    type Error = String;
+    fn try_from(lengths: Vec<usize>) -> Result<Self, String> {
+        match lengths[..] {
+            [fast, slow] => Ok(Self { fast, slow }),
+            _ => Err(format!("a pair is two lengths, such as [8, 32], not {}", lengths.len())),
+        }
     }
 }
 
