@@ -135,20 +135,21 @@ fn an_amount_out_of_range_halts_the_desk_and_fails_nobody() {
 }
 
 #[test]
-fn an_order_out_of_range_is_rejected_and_halts_the_desk() {
-    // A millionth of a unit of what costs 10^15 is bought with 10^12, and then reversed at a thousand times less.
-    let mut closes = vec![TICKS_MAX / 100, TICKS_MAX / 110, TICKS_MAX / 120, TICKS_MAX / 130, TICKS_MAX / 140];
-    closes.extend([TICKS_MAX / 90, TICKS_MAX / 80, TICKS_MAX, TICKS_MAX, TICKS_MAX, TICKS_MAX / 2, TICKS_MAX / 4]);
-    closes.extend([TICKS_MAX / 8, TICKS_MAX / 16, TICKS_MAX / 32]);
-    let config =
-        DeskConfig { lot_decimals: 0, ..open(cross(Side::LongShort), Money::START_MAX, RiskLimits::default()) };
+fn a_fill_out_of_range_is_rejected_and_its_closing_waits() {
+    // It crosses up, and down at the tenth close: the reversal meets an open at the greatest price.
+    let closes = [1_000, 990, 980, 970, 960, 1_050, 1_060, 1_070, 1_080, 900, 880, 870, 860];
+    let mut candles = closing_at(&closes);
+    (candles[10].open, candles[10].high) = (TICKS_MAX, TICKS_MAX);
+    let config = open(cross(Side::LongShort), Money::START_MAX, RiskLimits::default());
     let disk = MemoryDisk::new();
-    run(&disk, team(&config, &stored(&closing_at(&closes), Scale::default())));
+    run(&disk, team(&config, &stored(&candles, Scale::default())));
+    let [rejected] = &events::<OrderRejected>(&disk)[..] else { panic!("one order is rejected") };
+    assert!(rejected.time == candles[9].time && rejected.reason.starts_with("fill not made: "), "{rejected:?}");
     let found = halted(&disk);
-    let fills = events::<Fill>(&disk);
-    // Nothing is affordable or everything is in range: what matters is that nobody failed.
-    assert!(fills.iter().all(|fill| fill.execution.cash_after.of_account().is_ok()), "{fills:?}");
-    assert!(events::<OrderRejected>(&disk).is_empty() || found.state == RiskState::Halted);
+    let [Halt { by: HaltedBy::AmountRange, since, .. }] = &found.halts[..] else { panic!("{found:?}") };
+    assert_eq!((*since, found.state), (START + 11 * QUARTER, RiskState::Halted));
+    let fills: Vec<_> = events::<Fill>(&disk).iter().map(|fill| (fill.time, fill.execution.lots_after)).collect();
+    assert_eq!((fills.len(), fills.last()), (2, Some(&(candles[11].time, 0))));
 }
 
 /// Candles with the greatest and the least numbers, in any order.
