@@ -196,7 +196,7 @@ impl<const TEXT: bool, const PROVE: bool> Writer<TEXT, PROVE> {
     }
 
     fn into_text(self) -> Result<String, Refusal> {
-        String::from_utf8(self.out).map_err(|error| ser::Error::custom(error))
+        String::from_utf8(self.out).map_err(ser::Error::custom)
     }
 
     fn put(&mut self, text: &str) {

@@ -593,7 +593,7 @@ impl Read for SqliteReader {
     }
 
     async fn topic_counts(&self) -> Result<TopicCounts, StoreError> {
-        self.counts().await
+        self.topic_counts().await
     }
 
     async fn memory_as_of(&self, key: &str, at: Seq) -> Result<Option<Committed>, StoreError> {

@@ -332,7 +332,7 @@ impl SqliteReader {
     }
 
     /// How many events each topic has had.
-    pub(super) async fn counts(&self) -> Result<TopicCounts, StoreError> {
+    pub(super) async fn topic_counts(&self) -> Result<TopicCounts, StoreError> {
         let (after, counts) = self.counts_by_topic().await.map_err(|error| self.class(&error))?;
         self.learn(counts.keys().copied().filter(|topic| *topic > 0)).await?;
         let mut topics = Vec::with_capacity(counts.len());
