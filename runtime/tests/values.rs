@@ -660,7 +660,8 @@ async fn check(store: impl AsyncFn() -> RuntimeBuilder, samples: Vec<Sample>) {
     runtime.stop(LONG).await.unwrap();
 
     let runtime = store().await.team(team(&samples, &Seen::default())).start().await.unwrap();
-    for ((n, way), live) in &*seen.lock().unwrap() {
+    let seen = seen.lock().unwrap().clone();
+    for ((n, way), live) in &seen {
         if *way != "timer" {
             assert_eq!(
                 &stored(&runtime, *n, way, &events[*n as usize].0).await,

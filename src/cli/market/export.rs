@@ -170,7 +170,15 @@ pub(crate) async fn export(command: ExportCommand, out: &mut Output) -> Result<(
     match to.file() {
         Some(path) => {
             outputs.write(path, &bytes)?;
-            if out.is_json() { out.json(&json!({ "file": shown(path), "bytes": bytes.len() })) } else { Ok(()) }
+            if !out.is_json() {
+                return Ok(());
+            }
+            // The table is in the file, so standard output describes it.
+            let mut written = json!({ "file": shown(path), "bytes": bytes.len(), "rows": table.len() });
+            if let Some(Part { after, pruned }) = part {
+                (written["after"], written["pruned_upto"]) = (json!(after), json!(pruned));
+            }
+            out.json(&written)
         }
         None => {
             out.finish()?;

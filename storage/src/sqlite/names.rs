@@ -185,10 +185,13 @@ impl<'a> BatchNames<'a> {
     }
 
     /// What has to be stored, sorted by text; and what was found.
-    pub(super) fn into_parts(self) -> (Vec<(Arc<str>, i64)>, Vec<(Arc<str>, i64)>) {
+    pub(super) fn into_parts(self) -> (IdByText, IdByText) {
         (self.new.into_iter().collect(), self.found.into_iter().collect())
     }
 }
+
+/// Texts with their ids, sorted by text.
+pub(super) type IdByText = Vec<(Arc<str>, i64)>;
 
 /// A text as readers need it: checked once.
 #[derive(Debug, Clone)]

@@ -86,21 +86,21 @@ impl Wanted {
 
     /// For an interest in everything.
     pub(super) fn all() -> Self {
-        Self::new(Vec::new(), Vec::new(), (0, 0), Seq::ZERO, (true, true), true)
+        Self::new(&[], &[], (0, 0), Seq::ZERO, (true, true), true)
     }
 
     /// `topics`: those that are wanted among the names up to `ends`, (greatest, least). `whole`: (memory, others) that
     /// have to be looked at one by one, since they were too many for a list.
     pub(super) fn new(
-        topics: Vec<i64>,
-        except: Vec<i64>,
+        topics: &[i64],
+        except: &[i64],
         ends: (i64, i64),
         as_of: Seq,
         whole: (bool, bool),
         is_all: bool,
     ) -> Self {
         let (whole_memory, whole_others) = whole;
-        let only_key = match topics[..] {
+        let only_key = match *topics {
             [topic] if topic < 0 && !whole_memory && !whole_others && except.is_empty() => Some(topic),
             _ => None,
         };
@@ -111,8 +111,8 @@ impl Wanted {
         indexed.push(OTHERS);
         Self {
             is_all,
-            topics: json_array(&topics),
-            except: json_array(&except),
+            topics: json_array(topics),
+            except: json_array(except),
             greatest: if whole_others { 0 } else { ends.0 },
             least: if whole_memory { 0 } else { ends.1 },
             greatest_source: ends.0,
@@ -297,7 +297,7 @@ impl SqliteReader {
         }
         let except = interest.except.iter().map(|name| name.as_str().to_owned()).collect();
         let except = self.ids_of(except).await?;
-        Ok(Wanted::new(topics.into_iter().collect(), except, ends, as_of, whole, false))
+        Ok(Wanted::new(&topics.into_iter().collect::<Vec<_>>(), &except, ends, as_of, whole, false))
     }
 
     async fn ids_of(&self, texts: BTreeSet<String>) -> Result<Vec<i64>, StoreError> {
