@@ -312,8 +312,10 @@ impl IndexHead {
 #[must_use]
 pub fn log(db: &Path) -> Log {
     let db = &resolve_or_keep(db);
+    let index = index_of(db);
+    // After the index: a writer may make the log longer meanwhile.
     let bytes = size_of(db, "-wal");
-    let Some((number, head)) = index_of(db) else { return Log { bytes, ..Log::default() } };
+    let Some((number, head)) = index else { return Log { bytes, ..Log::default() } };
     let (pages, moved, frame_bytes) = (head.pages(), head.moved(), head.frame_bytes());
     let mark = |slot: usize| match u64::from(head.word(100 + 4 * slot)) {
         // The first mark means the database file alone; an unused one is all ones.
