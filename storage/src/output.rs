@@ -142,11 +142,8 @@ impl OutputFile {
     }
 
     fn write_stream(&self, bytes: &[u8]) -> io::Result<()> {
-        if self.path == Path::new("/dev/stdout") {
-            let mut out = io::stdout().lock();
-            return out.write_all(bytes).and_then(|()| out.flush());
-        }
-        // A file behind a handle is gone on with where it ends.
+        // Opened by its name, also for standard output, whose lock another thread may hold. A file behind a handle is
+        // gone on with where it ends.
         OpenOptions::new().append(true).open(&self.path)?.write_all(bytes)
     }
 
