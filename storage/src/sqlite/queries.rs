@@ -169,12 +169,12 @@ pub(super) const TAIL_WANTED: &str = concat!(
      WHERE seq < ?2 AND seq > ?7 AND (topic IN (SELECT value FROM json_each(?3)) OR topic > ?4 OR topic < ?5) \
      AND source NOT IN (SELECT value FROM json_each(?6)) ORDER BY seq DESC LIMIT ?1"
 );
-/// The same of the last batch that ends before ?1.
-pub(super) const COMMIT_TIME_BEFORE: &str = "SELECT seq, committed, clock FROM journal \
-     WHERE seq < ?1 AND clock IS NOT NULL ORDER BY seq DESC LIMIT 1";
 /// When the first batch that ends in (?1, ?2] with a commit time was committed: its last seq, and the time twice.
 pub(super) const COMMIT_TIME: &str = "SELECT seq, committed, clock FROM journal \
      WHERE seq > ?1 AND seq <= ?2 AND clock IS NOT NULL ORDER BY seq LIMIT 1";
+/// The same of the last batch that ends before ?1.
+pub(super) const COMMIT_TIME_BEFORE: &str = "SELECT seq, committed, clock FROM journal \
+     WHERE seq < ?1 AND clock IS NOT NULL ORDER BY seq DESC LIMIT 1";
 pub(super) const EFFECTS_OF: &str = concat!(events!(), " WHERE cause_seq = ?1 ORDER BY seq LIMIT ?2");
 /// `topic < 0` is what lets the planner use the partial index: memory topics have negative ids.
 pub(super) const MEMORY_AS_OF: &str = concat!(

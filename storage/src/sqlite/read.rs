@@ -395,7 +395,7 @@ impl SqliteReader {
     async fn refuse_younger_before(&self, end: Seq, at: Option<CommitTime>) -> Result<(), StoreError> {
         let Some(at) = at else { return Ok(()) };
         let query = query(queries::COMMIT_TIME_BEFORE).bind(seq_of(end));
-        let earlier = self.rows(query, |row, _| Ok(commit_time(row, 1)?)).await?.pop().flatten();
+        let earlier = self.rows(query, |row, _| commit_time(row, 1).map_err(RowError::from)).await?.pop().flatten();
         match earlier {
             Some(earlier) if earlier.clock > at.clock => {
                 let (found, least) = (at.clock, earlier.clock);
