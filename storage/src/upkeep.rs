@@ -107,6 +107,7 @@ impl StorageActor {
         let sizes = self.store.look(true).await?;
         self.upkeep.is_looking = sizes.is_some();
         self.upkeep.seen = self.ledger.last;
+        self.upkeep.pruned_at = self.ledger.last;
         self.gauges.set_sizes(sizes.unwrap_or_default());
         self.gauges.set_floor(self.ledger.floor);
         Ok(())
