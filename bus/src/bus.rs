@@ -23,6 +23,7 @@ use std::{
 
 use crate::{
     Batch, Event, Filter, Interest, InvalidSettings, Journal, Name, Observer, Seq, SettingCheck, Subscription, Topic,
+    contain::{contain_call, report},
     index::{Index, Slot},
     observer::Watcher,
     queue::{Mode, Queue},
@@ -36,6 +37,9 @@ pub struct BusOptions {
     /// and at about 50 bytes each (the events are shared) a full queue costs 200 KB.
     /// A reader may hold as many again, which it moved out in one go and has not handed out yet.
     pub queue_events_max: usize,
+    /// How many events all queues together hold, about. Default 4,194,304: a thousand subscribers with full queues, 170 MB.
+    /// With more subscribers each queue holds less, down to 16 events; whoever falls behind reads the journal.
+    pub queues_events_max: usize,
     /// For how many topics the bus remembers who wants them. Default 16,384: more than a desk with a few
     /// thousand memory keys uses at a time, in about 2 MB. Above it the cache is emptied and filled again.
     pub topics_cached_max: usize,
@@ -44,9 +48,17 @@ pub struct BusOptions {
     pub page_events_max: usize,
 }
 
+/// What every queue holds at least, however many there are. 16: a few steps' worth of a quiet topic.
+const QUEUE_EVENTS_MIN: usize = 16;
+
 impl Default for BusOptions {
     fn default() -> Self {
-        Self { queue_events_max: 4_096, topics_cached_max: 16_384, page_events_max: 1_024 }
+        Self {
+            queue_events_max: 4_096,
+            queues_events_max: 4_194_304,
+            topics_cached_max: 16_384,
+            page_events_max: 1_024,
+        }
     }
 }
 
@@ -58,6 +70,7 @@ impl BusOptions {
     pub fn check(&self) -> Result<(), InvalidSettings> {
         let mut check = SettingCheck::new("bus");
         check.range("queue_events_max", self.queue_events_max, 1..=10_000_000);
+        check.range("queues_events_max", self.queues_events_max, 1..=1_000_000_000);
         check.range("topics_cached_max", self.topics_cached_max, 1..=10_000_000);
         check.range("page_events_max", self.page_events_max, 1..=1_000_000);
         check.finish()
@@ -133,6 +146,8 @@ pub(crate) struct Shared {
     observers: Mutex<Index<Watcher>>,
     /// How many observers there are, for the fast answer "nobody".
     n_observers: AtomicUsize,
+    /// What each queue holds at most at the moment; changed under the lock of `subscribers`.
+    queue_limit: AtomicUsize,
     /// Set by `close`, under `releaser`.
     closed: AtomicBool,
     /// Subscribers numbered so far.
@@ -186,13 +201,20 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Wakes a reader. Its executor is foreign code: a panic there must not end the releaser.
+fn wake(waker: Waker) {
+    if let Err(panic) = contain_call(|| waker.wake()) {
+        report("waker of a reader", &panic);
+    }
+}
+
 // === impl Bus ===
 
 impl Bus {
     /// A bus on which nothing was released yet.
     #[must_use]
     pub fn new(options: BusOptions, journal: Arc<dyn Journal>) -> Self {
-        let topics_cached_max = options.topics_cached_max;
+        let (topics_cached_max, queue_limit) = (options.topics_cached_max, AtomicUsize::new(options.queue_events_max));
         let shared = Shared {
             options,
             journal,
@@ -202,6 +224,7 @@ impl Bus {
             subscribers: Mutex::new(Index::new(topics_cached_max)),
             observers: Mutex::new(Index::new(topics_cached_max)),
             n_observers: AtomicUsize::new(0),
+            queue_limit,
             closed: AtomicBool::new(false),
             n_subscribed: AtomicU64::new(0),
         };
@@ -246,7 +269,7 @@ impl Bus {
             }
         }
         shared.delivered.store(last.seq.get(), Ordering::Release);
-        releaser.wakers.drain(..).for_each(Waker::wake);
+        releaser.wakers.drain(..).for_each(wake);
     }
 
     /// The greatest seq that the outside may see.
@@ -280,7 +303,8 @@ impl Bus {
         // Under the index lock: a batch whose `released` is not seen here is handed out after the insertion.
         let mut index = lock(&self.shared.subscribers);
         let mode = if after >= self.released() { Mode::Live } else { Mode::Lagging { first_missed: after.next() } };
-        let mut queue = Queue::new(self.shared.options.queue_events_max, after, mode);
+        let events_max = self.shared.fit_queues(&index, index.n_members() + 1);
+        let mut queue = Queue::new(events_max, after, mode);
         queue.closed = self.shared.closed.load(Ordering::Acquire);
         let interest = Arc::new(interest);
         let subscriber = Arc::new(Subscriber {
@@ -335,7 +359,7 @@ impl Bus {
                 }
             }
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(wake);
     }
 
     /// How each subscriber is doing, in the order of subscribing.
@@ -363,7 +387,7 @@ impl Bus {
             state.close();
             releaser.wakers.extend(state.take_waker());
         }
-        releaser.wakers.drain(..).for_each(Waker::wake);
+        releaser.wakers.drain(..).for_each(wake);
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -371,7 +395,9 @@ impl Bus {
     }
 
     pub(crate) fn remove_subscriber(&self, slot: Slot, filters: &[Filter]) {
-        lock(&self.shared.subscribers).remove(slot, filters);
+        let mut index = lock(&self.shared.subscribers);
+        index.remove(slot, filters);
+        self.shared.fit_queues(&index, index.n_members());
     }
 
     pub(crate) fn remove_observer(&self, slot: Slot, filters: &[Filter]) {
@@ -396,6 +422,28 @@ impl Shared {
     /// The greatest seq that is in every queue that wants it.
     pub(crate) fn delivered(&self) -> Seq {
         Seq(self.delivered.load(Ordering::Acquire))
+    }
+
+    /// Sets what each queue holds so that `n_subscribers` of them stay within `queues_events_max`; gives it. Halved or
+    /// doubled, so that all queues are visited only when their number has about doubled.
+    fn fit_queues(&self, index: &Index<Subscriber>, n_subscribers: usize) -> usize {
+        let BusOptions { queue_events_max, queues_events_max, .. } = self.options;
+        // Relaxed: changed under the lock of the index, which the caller holds.
+        let before = self.queue_limit.load(Ordering::Relaxed);
+        let fits = |limit: usize| limit.saturating_mul(n_subscribers) <= queues_events_max;
+        let mut limit = before;
+        while !fits(limit) && limit > QUEUE_EVENTS_MIN {
+            limit = (limit / 2).max(QUEUE_EVENTS_MIN);
+        }
+        // Grows only when there is room for twice as much: who comes and goes at the border changes nothing.
+        while limit < queue_events_max && fits(limit.saturating_mul(4)) {
+            limit = limit.saturating_mul(2).min(queue_events_max);
+        }
+        if limit != before {
+            self.queue_limit.store(limit, Ordering::Relaxed);
+            index.members().for_each(|subscriber| lock(&subscriber.queue).set_limit(limit));
+        }
+        limit
     }
 }
 

@@ -120,6 +120,11 @@ impl<T> Index<T> {
         self.members.iter().flatten()
     }
 
+    /// The number of members.
+    pub(crate) fn n_members(&self) -> usize {
+        self.members.len() - self.free.len()
+    }
+
     /// The number of slots, free ones included.
     pub(crate) fn n_slots(&self) -> usize {
         self.members.len()

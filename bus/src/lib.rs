@@ -8,6 +8,7 @@
 //! every other one may use it and it uses none of them.
 
 pub mod bus;
+pub mod contain;
 mod cut;
 mod encode;
 pub mod env;

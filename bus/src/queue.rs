@@ -144,6 +144,41 @@ impl Queue {
         self.tail = at;
     }
 
+    /// From now on it holds at most `events_max`. What is above lies in the journal: the newest go, and are missed.
+    pub(crate) fn set_limit(&mut self, events_max: usize) {
+        self.events_max = events_max;
+        let mut first_missed = None;
+        while self.queued > events_max {
+            let over = self.queued - events_max;
+            match self.entries.back_mut() {
+                Some(Entry::Run { batch, next, end }) if (*end - *next) as usize > over => {
+                    *end -= over as u32;
+                    self.queued -= over;
+                    first_missed = Some(batch.events[*end as usize].seq);
+                }
+                Some(entry) => {
+                    let n = match entry {
+                        Entry::One(_) => 1,
+                        Entry::Run { next, end, .. } => (*end - *next) as usize,
+                    };
+                    first_missed = Some(entry.seq());
+                    self.queued -= n;
+                    self.entries.pop_back();
+                }
+                None => break,
+            }
+        }
+        if let Some(first_missed) = first_missed {
+            self.fall_behind(first_missed);
+            self.entries.shrink_to_fit();
+        }
+    }
+
+    /// How many events it holds at most.
+    pub(crate) fn limit(&self) -> usize {
+        self.events_max
+    }
+
     /// The seq of the oldest event in it.
     pub(crate) fn front(&self) -> Option<Seq> {
         self.entries.front().map(Entry::seq)

@@ -338,7 +338,7 @@ impl Subscription {
             // Nothing wanted lies between the last event taken from the queue and the first it missed.
             self.handed_out = self.handed_out.max(before(first_missed));
             let released = self.bus.shared().released();
-            open_if_near(&mut queue, self.handed_out, released, &self.bus);
+            open_if_near(&mut queue, self.handed_out, released);
             drop(queue);
             self.catch_up = Some(released);
         }
@@ -370,7 +370,7 @@ impl Subscription {
             // fast enough out of the journal.
             let mut queue = lock(&self.subscriber.queue);
             let released = self.bus.shared().released();
-            if open_if_near(&mut queue, page.upto, released, &self.bus) {
+            if open_if_near(&mut queue, page.upto, released) {
                 self.catch_up = Some(released);
             }
         }
@@ -426,8 +426,8 @@ fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
 ///
 /// Call it with the queue's lock held and `released` read under it. If it answers `true`, the journal must
 /// be read up to `released` before the queue is looked at.
-fn open_if_near(queue: &mut Queue, position: Seq, released: Seq, bus: &Bus) -> bool {
-    let near = bus.shared().options.queue_events_max as u64 / 2;
+fn open_if_near(queue: &mut Queue, position: Seq, released: Seq) -> bool {
+    let near = queue.limit() as u64 / 2;
     let open =
         queue.mode != Mode::Live && queue.front().is_none() && released.get().saturating_sub(position.get()) <= near;
     if open {

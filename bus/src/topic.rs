@@ -193,7 +193,11 @@ impl<'de> Deserialize<'de> for Topic {
 
 /// Which topics a reader wants: `market.*`, `memory.params.>`, `>` or a plain topic.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Filter(Arc<str>);
+pub struct Filter {
+    text: Arc<str>,
+    /// Whether its first token, a wildcard, matches neither `sys` nor `to`.
+    hides_system: bool,
+}
 
 impl Filter {
     /// Checks `text` and makes a filter of it.
@@ -202,37 +206,49 @@ impl Filter {
     /// [`TopicError`] names the first rule that `text` breaks.
     pub fn new(text: &str) -> Result<Self, TopicError> {
         check(text, true)?;
-        Ok(Self(text.into()))
+        Ok(Self { text: text.into(), hides_system: false })
     }
 
     /// The filter that wants exactly `topic`.
     #[must_use]
     pub fn exactly(topic: &Topic) -> Self {
-        Self(topic.as_str().into())
+        Self { text: topic.as_str().into(), hides_system: false }
     }
 
     /// The filter that wants everything.
     #[must_use]
     pub fn all() -> Self {
-        Self(">".into())
+        Self { text: ">".into(), hides_system: false }
+    }
+
+    /// The same, as agents subscribe: a wildcard in the first place matches neither the runtime's own events (`sys.`) nor
+    /// what is addressed to an agent (`to.`). Only a filter that names the root gets those: an agent that wants everything
+    /// must not be fed with what its own restarts publish.
+    #[must_use]
+    pub fn without_system(mut self) -> Self {
+        self.hides_system = self.text.starts_with(['*', '>']);
+        self
     }
 
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Whether the filter has no wildcard and so wants one topic only.
     #[must_use]
     pub fn is_literal(&self) -> bool {
-        !self.0.contains(['*', '>'])
+        !self.text.contains(['*', '>'])
     }
 
     /// Whether `topic` is wanted.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
-        let mut wanted = self.0.split('.');
+        if self.hides_system && (topic.starts_with(SYSTEM_ROOT) || topic.starts_with(ADDRESS_ROOT)) {
+            return false;
+        }
+        let mut wanted = self.text.split('.');
         let mut given = topic.split('.');
         loop {
             match (wanted.next(), given.next()) {
@@ -247,8 +263,8 @@ impl Filter {
     /// Whether some topic is wanted by both: used by the topology check.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        let mut left = self.0.split('.');
-        let mut right = other.0.split('.');
+        let mut left = self.text.split('.');
+        let mut right = other.text.split('.');
         loop {
             match (left.next(), right.next()) {
                 (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
@@ -266,12 +282,12 @@ impl From<Topic> for Filter {
 }
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Filter({})", self.0)
+        write!(f, "Filter({})", self.text)
     }
 }
 
@@ -344,6 +360,24 @@ mod tests {
         ] {
             assert_eq!(filter(wanted).matches(topic), expected, "{wanted} on {topic}");
         }
+    }
+
+    #[test]
+    fn a_wildcard_root_of_an_agent_matches_neither_system_events_nor_addresses() {
+        for (text, topic, plain, of_agent) in [
+            (">", "a.b", true, true),
+            (">", "sys.team.started", true, false),
+            ("*.team.*", "sys.team.started", true, false),
+            (">", "to.b.x", true, false),
+            (">", "memory.a", true, true),
+            ("sys.>", "sys.team.started", true, true),
+            ("sys.*.started", "sys.team.started", true, true),
+            (">", "system.x", true, true),
+        ] {
+            assert_eq!(filter(text).matches(topic), plain, "{text} on {topic}");
+            assert_eq!(filter(text).without_system().matches(topic), of_agent, "{text} of an agent on {topic}");
+        }
+        assert_eq!(filter("a.b").without_system(), filter("a.b"));
     }
 
     #[test]

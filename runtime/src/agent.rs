@@ -195,7 +195,8 @@ impl AgentSpec {
         }
     }
 
-    /// Handles every event whose topic suits `filter`.
+    /// Handles every event whose topic suits `filter`. A wildcard in the first place matches neither the runtime's own
+    /// events (`sys.`) nor what is addressed to others (`to.`): name `sys.` to get those.
     #[must_use]
     pub fn subscribes(mut self, filter: &str) -> Self {
         self.subscribes.push(Filter::new(filter).unwrap_or_else(|error| panic!("{error}")));
@@ -281,6 +282,12 @@ impl AgentSpec {
         self
     }
 
+    /// The spec with its filters as they are delivered: a wildcard root matches no system event.
+    pub(crate) fn delivered(mut self) -> Self {
+        self.subscribes = self.subscribes.into_iter().map(Filter::without_system).collect();
+        self
+    }
+
     /// Checks every part of the spec that its builder takes as it is.
     ///
     /// # Errors
@@ -303,6 +310,13 @@ impl AgentSpec {
             }
             if self.schedules[..index].iter().any(|other| other.name == schedule.name) {
                 check.refuse(&field, "twice", "each schedule name once");
+            }
+        }
+        for published in &self.publishes {
+            let root = published.filter.as_str().split('.').next().unwrap_or_default();
+            if ["sys", "memory", "to"].contains(&root) {
+                let allowed = "no root sys, memory or to: put writes memory, send addresses an agent";
+                check.refuse("publishes", published.filter.as_str(), allowed);
             }
         }
         for prefix in &self.owns {

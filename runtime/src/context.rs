@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::{Draft, Event, EventId, Name, PayloadError, Seq, Timestamp, Topic, TopicError};
+use atra_bus::{
+    Draft, Event, EventId, Name, PayloadError, Seq, Timestamp, Topic, TopicError, contain::DropPanics,
+    topic::SYSTEM_ROOT,
+};
 use atra_storage::{Read, StoreError, event_bytes};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Serialize, de::DeserializeOwned};
@@ -176,6 +179,8 @@ pub(crate) struct TeamShared {
     pub(crate) agents: Arc<FxHashSet<Name>>,
     /// Calls to the outside; of an acting agent only.
     pub(crate) ledger: Option<EffectLedger>,
+    /// Panics of destructors of what users gave: agents and streams.
+    pub(crate) drops: Arc<DropPanics>,
 }
 
 impl TeamShared {
@@ -246,6 +251,10 @@ impl Context<'_> {
             return Err(PublishError::UnknownAgent(agent.into()));
         };
         let mut draft = event.into();
+        // Whoever gets it takes it for the runtime's.
+        if draft.topic.as_str().starts_with(SYSTEM_ROOT) {
+            return Err(PublishError::Reserved { agent: self.spec.name.clone(), topic: draft.topic });
+        }
         if !draft.durable && !self.team.members.contains(name) {
             return Err(PublishError::PassingOutside { agent: name.clone(), topic: draft.topic });
         }

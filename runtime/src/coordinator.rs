@@ -1,7 +1,11 @@
 //! The coordinator: checks the topology, starts storage and teams in order, watches, drains, stops in
 //! reverse.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use atra_bus::{Bus, BusOptions, Env, InvalidSettings, Name, Payload, SettingCheck, SystemEnv, Task};
 use atra_storage::{FactKind, Level, Rejected, Storage, StorageActor, StorageOptions, Store, StoreError};
@@ -9,13 +13,15 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    ClockLimits,
+    ClockLimits, Limits,
     clock::BoundedEnv,
     kernel::{JournalReader, Kernel, Releaser, owners_of},
     known::Known,
+    life::Life,
     memory::{Entry, SharedMemory},
-    runtime::{Inner, Runtime, TeamHandle},
-    supervisor::{CONTROL_COMMANDS_MAX, Supervisor, TeamState, interest},
+    runtime::{Runtime, TeamHandle},
+    supervisor::{ASKS_MAX, Supervisor, TeamState, interest},
+    tasks,
     team::{Team, TurnWatch},
     topology::{self, TopologyError, TopologyWarning},
 };
@@ -183,7 +189,7 @@ impl RuntimeBuilder {
         let unclean = reader.fact(FactKind::Meta, &name, RUNNING_KEY).await?.is_some();
         let agents = self.teams.iter().flat_map(|team| team.specs().map(|spec| spec.name.clone())).collect();
         let limits = self.teams.iter().map(|team| team.limits.event_bytes_max);
-        let event_bytes_max = limits.max().unwrap_or(crate::Limits::default().event_bytes_max);
+        let event_bytes_max = limits.max().unwrap_or(Limits::default().event_bytes_max);
         let kernel = Arc::new(Kernel {
             env: Arc::new(BoundedEnv::new(self.env, self.clock)),
             clock: self.clock,
@@ -196,21 +202,19 @@ impl RuntimeBuilder {
             event_bytes_max,
             level: self.level,
             name,
+            life: Life::new(),
             unclean,
             config: self.config,
         });
-        let mut inner = Inner::new(kernel.clone());
-        inner.storage_task = Some(spawn_storage(&kernel, actor, self.own_thread)?);
+        let storage = spawn_storage(&kernel, actor, self.own_thread)?;
         if unclean {
             tracing::info!("the last run did not stop cleanly; inputs that were under way are tried one by one");
         }
         let running = json!({ "process": kernel.env.process(), "since": kernel.env.now() });
         kernel.note(&kernel.name, RUNNING_KEY, Some(running)).await?;
-        for team in self.teams {
-            inner.teams.push(start_team(&kernel, team, &known));
-        }
-        inner.watchdog = Some(watchdog(&inner.teams, self.own_thread));
-        Ok(Runtime::new(inner))
+        let teams: Vec<_> = self.teams.into_iter().map(|team| start_team(&kernel, team, &known)).collect();
+        let watchdog = watchdog(&kernel, &teams, self.own_thread)?;
+        Ok(Runtime::new(kernel, teams, storage, watchdog))
     }
 }
 
@@ -222,6 +226,9 @@ fn warn_of(warnings: &[TopologyWarning]) {
         tracing::warn!(more, "topology is odd in more ways");
     }
 }
+
+/// Under which name callers publish unless they say another.
+pub(crate) const CALLER: &str = "caller";
 
 /// The publisher of `sys.*` events and owner of the runtime's own facts.
 pub(crate) fn runtime_name() -> Name {
@@ -249,27 +256,57 @@ pub(crate) enum StorageTask {
     Task(Task),
 }
 
-fn spawn_storage(kernel: &Kernel, mut actor: StorageActor, own_thread: bool) -> Result<StorageTask, StartError> {
-    if !own_thread {
-        return Ok(StorageTask::Task(kernel.env.spawn("storage", Box::pin(actor.run()))));
+/// Whoever ends by a panic here takes the runtime with it. Holds the kernel weakly: the storage ends when nobody holds
+/// its handle any more.
+fn fails(kernel: &Arc<Kernel>, task: &'static str) -> impl FnOnce(String) + Send + 'static {
+    let kernel = Arc::downgrade(kernel);
+    move |panic| {
+        if let Some(kernel) = kernel.upgrade() {
+            kernel.life.fail(task, format!("panicked: {panic}"));
+        }
     }
-    let failed = |error: std::io::Error| StartError::Thread(error.to_string());
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+}
+
+/// Runs the actor; a failure of it, whatever the cause, is one of the runtime.
+async fn run_storage(actor: StorageActor, kernel: Weak<Kernel>) {
+    actor.run().await;
+    if let Some(kernel) = kernel.upgrade()
+        && let Some(cause) = kernel.storage.failure()
+    {
+        kernel.life.fail("storage", cause.to_string());
+    }
+}
+
+fn spawn_storage(kernel: &Arc<Kernel>, mut actor: StorageActor, own_thread: bool) -> Result<StorageTask, StartError> {
+    let weak = Arc::downgrade(kernel);
+    if !own_thread {
+        let run = run_storage(actor, weak);
+        return Ok(StorageTask::Task(tasks::spawn(&*kernel.env, "storage", run, fails(kernel, "storage"))));
+    }
+    let tokio =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| thread_failed(&error))?;
     let answers = actor.answers_apart();
-    let run = move || tokio.block_on(actor.run());
-    let thread = std::thread::Builder::new().name("atra-storage".into()).spawn(run).map_err(failed)?;
-    Ok(StorageTask::Thread(thread, kernel.env.spawn("answers", Box::pin(answers))))
+    let run = move || tokio.block_on(run_storage(actor, weak));
+    let thread =
+        tasks::spawn_thread("atra-storage", run, fails(kernel, "storage")).map_err(|error| thread_failed(&error))?;
+    Ok(StorageTask::Thread(thread, tasks::spawn(&*kernel.env, "answers", answers, fails(kernel, "answers"))))
+}
+
+fn thread_failed(error: &io::Error) -> StartError {
+    StartError::Thread(error.to_string())
 }
 
 fn start_team(kernel: &Arc<Kernel>, plan: Team, known: &Arc<Known>) -> TeamHandle {
-    let (control, commands) = mpsc::channel(CONTROL_COMMANDS_MAX);
+    let (asks, asked) = mpsc::channel(ASKS_MAX);
     let (state, states) = watch::channel(TeamState::Starting);
-    let supervisor = Supervisor::new(plan.clone(), kernel.clone(), commands, state, known.clone());
+    let supervisor = Supervisor::new(plan.clone(), kernel.clone(), asked, state, known.clone());
     let (counters, watches) = (supervisor.counters.clone(), supervisor.watches.clone());
-    let restarts = supervisor.restarts.clone();
-    let task = kernel.env.spawn(&format!("team {}", plan.name), Box::pin(supervisor.run()));
+    let (restarts, orders) = (supervisor.n_restarts.clone(), supervisor.orders.clone());
+    kernel.life.watch_over(orders.clone());
+    // The supervisor contains its own panics; what is left is a panic of its drop, after which it is not running.
+    let task = tasks::spawn(&*kernel.env, &format!("team {}", plan.name), supervisor.run(), |_| ());
     let interest = interest(&plan);
-    TeamHandle { plan, interest, control, states, counters, watches, restarts, task: Some(task) }
+    TeamHandle { plan, interest, asks, orders, states, counters, watches, restarts, task: Some(task) }
 }
 
 /// Looks at every team now and then; ends when dropped.
@@ -295,19 +332,20 @@ impl Drop for Watchdog {
 }
 
 /// A watchdog on a thread of its own: a turn that never yields may hold every worker.
-fn watchdog(teams: &[TeamHandle], own_thread: bool) -> Watchdog {
+fn watchdog(kernel: &Arc<Kernel>, teams: &[TeamHandle], own_thread: bool) -> Result<Watchdog, StartError> {
     let watched = teams.iter().flat_map(|team| {
         let members = team.plan.specs.iter().zip(team.watches.iter());
         members.map(|(spec, watch)| (team.plan.name.clone(), spec.name.clone(), watch.clone()))
     });
     let watched: Vec<_> = watched.collect();
-    let every = teams.iter().map(|team| team.plan.limits.watchdog_ms).min().unwrap_or(5_000).max(10);
+    let every = teams.iter().map(|team| team.plan.limits.watchdog_ms).min().unwrap_or(Limits::default().watchdog_ms);
     let watch = watch_turns(watched, Duration::from_millis(every));
     if !own_thread {
-        return Watchdog::None;
+        return Ok(Watchdog::None);
     }
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let Ok(tokio) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return Watchdog::None };
+    let tokio =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| thread_failed(&error))?;
     let run = move || {
         tokio.block_on(async {
             tokio::select! {
@@ -318,8 +356,9 @@ fn watchdog(teams: &[TeamHandle], own_thread: bool) -> Watchdog {
             }
         });
     };
-    let thread = std::thread::Builder::new().name("atra-watchdog".into()).spawn(run).ok();
-    Watchdog::Thread { stop: Some(stop), thread }
+    let thread =
+        tasks::spawn_thread("atra-watchdog", run, fails(kernel, "watchdog")).map_err(|error| thread_failed(&error))?;
+    Ok(Watchdog::Thread { stop: Some(stop), thread: Some(thread) })
 }
 
 /// `watched`: team, agent, and what to look at.

@@ -10,7 +10,7 @@ use atra_storage::{
 use rustc_hash::FxHashSet;
 use serde_json::Value;
 
-use crate::{AgentSpec, ClockLimits, memory::SharedMemory};
+use crate::{AgentSpec, ClockLimits, life::Life, memory::SharedMemory};
 
 /// Handles on everything that a team or a caller needs.
 pub(crate) struct Kernel {
@@ -29,6 +29,8 @@ pub(crate) struct Kernel {
     pub(crate) level: Level,
     /// The publisher of `sys.*` events, and the owner of the runtime's own facts.
     pub(crate) name: Name,
+    /// Whether the runtime works.
+    pub(crate) life: Life,
     /// Whether the process before this one did not stop cleanly.
     pub(crate) unclean: bool,
     /// What is in force, as recorded at each start of a team.

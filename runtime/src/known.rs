@@ -68,7 +68,7 @@ mod tests {
         let facts = vec![fact(FactKind::State, "a"), fact(FactKind::Meta, "b")];
         store.commit(&WriteBatch { facts, ..WriteBatch::default() }).await.expect("committed");
         let memory = SharedMemory::default();
-        let value = Payload::from_json("1".into()).expect("JSON");
+        let value = Payload::from_json("1").expect("JSON");
         memory.load("of.a.k", Seq(1), Entry { value, revision: EventId::from_bits(1) });
         let known = Known::read(&*store.reader(), &memory).await.expect("read");
         for kind in KINDS {

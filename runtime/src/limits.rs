@@ -35,6 +35,11 @@ pub struct Limits {
     pub missed_max: u64,
     /// Restarts without a committed input in between before the team is marked failed. 10.
     pub restarts_max: u32,
+    /// Restarts within `restart_period_ms`, with committed inputs in between, before the team is marked failed. 50: a source
+    /// that loses its connection every other second goes on, one that fails after each input does not.
+    pub restarts_per_period_max: u32,
+    /// The period of `restarts_per_period_max`, in milliseconds. 60,000.
+    pub restart_period_ms: u64,
     /// Dead letters per 1,000 inputs before the team is marked failed. 100: one in ten is not poison any
     /// more, it is a broken agent.
     pub dead_letters_per_thousand_max: u32,
@@ -64,6 +69,8 @@ impl Default for Limits {
             timers_max: 10_000,
             missed_max: 100_000,
             restarts_max: 10,
+            restarts_per_period_max: 50,
+            restart_period_ms: 60_000,
             dead_letters_per_thousand_max: 100,
             backoff_first_ms: 10,
             backoff_max_ms: 10_000,
@@ -94,6 +101,8 @@ impl Limits {
         check.range("timers_max", self.timers_max, 0..=10_000_000);
         check.range("missed_max", self.missed_max, 1..=10_000_000);
         check.range("restarts_max", self.restarts_max, 0..=1_000_000);
+        check.range("restarts_per_period_max", self.restarts_per_period_max, 0..=1_000_000);
+        check.range("restart_period_ms", self.restart_period_ms, 1..=DAY_MS);
         check.range("dead_letters_per_thousand_max", self.dead_letters_per_thousand_max, 0..=1_000_000);
         check.range("backoff_first_ms", self.backoff_first_ms, 1..=DAY_MS);
         check.range("backoff_max_ms", self.backoff_max_ms, 1..=DAY_MS);

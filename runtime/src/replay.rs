@@ -457,6 +457,7 @@ fn surroundings(
     Arc::new(TeamShared {
         limits: team.limits.clone(),
         memory,
+        drops: Arc::default(),
         ledger: acting.map(|spec| EffectLedger::recorded_only(spec.name.clone(), reader.clone())),
         reader,
         view: RwLock::new(stored.memory.clone()),
@@ -477,7 +478,7 @@ async fn build(team: &Team, shared: &Arc<TeamShared>, stored: &Stored) -> Result
         for (id, json) in facts.timers.iter().filter(|(id, _)| !Timers::is_schedule(id)) {
             timers.restore(place, id, json).map_err(|error| failed(error.to_string()))?;
         }
-        let agent = start(team, place, &facts.state).await.map_err(failed)?;
+        let agent = start(team, place, &facts.state, &shared.drops).await.map_err(failed)?;
         members.push(Member::new(place, spec.clone(), agent, shared.clone(), Arc::new(TurnWatch::default())));
     }
     Ok((Crew::together(members), timers))

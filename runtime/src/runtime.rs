@@ -12,22 +12,23 @@ use std::{
 
 use atra_bus::{
     Draft, Event, EventId, Filter, Interest, Name, Observer, PayloadError, Seq, SubscriberStatus, Subscription, Task,
-    Timestamp, Topic, TopicError,
+    Timestamp, Topic, TopicError, topic::SYSTEM_ROOT,
 };
 use atra_storage::{Level, Publish, Read, Rejected, StorageMetrics, StoreError};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     AgentError, KEY_BYTES_MAX, Query,
-    coordinator::{StorageTask, Watchdog, note_clean_stop},
+    coordinator::{CALLER, StorageTask, Watchdog},
     kernel::{Kernel, id_of_key, publish_of},
     memory::SharedMemory,
     metrics::{self, Metric},
+    stop::Ending,
     supervisor::TeamState,
-    team::{Counters, Team, TeamControl, TurnWatch, Waiter},
+    team::{Counters, Orders, Team, TeamAsk, TurnWatch, Waiter},
 };
 
 /// Direct effects of one event that `settled` follows at once. 100,000: far above any cascade limit.
@@ -107,6 +108,17 @@ pub enum RuntimeError {
     /// The agent could not answer.
     #[error("agent could not answer: {0}")]
     Query(AgentError),
+    /// The runtime has stopped; start a new one.
+    #[error("the runtime has stopped; start a new one")]
+    Stopped,
+    /// A task that the whole runtime depends on has ended. What was acknowledged is committed.
+    #[error("the runtime has failed, its task {task} ended: {reason}; stop it, fix the cause and start a new one")]
+    Failed {
+        /// `storage`, `answers` or `watchdog`.
+        task: String,
+        /// Why.
+        reason: String,
+    },
     /// The deadline passed before everything had stopped; nothing acknowledged is lost.
     #[error("stop took longer than {0:?}; what was not committed will be repeated at the next start")]
     Deadline(Duration),
@@ -117,26 +129,14 @@ pub(crate) struct TeamHandle {
     pub(crate) plan: Team,
     /// What it subscribes to.
     pub(crate) interest: Interest,
-    pub(crate) control: mpsc::Sender<TeamControl>,
+    pub(crate) asks: mpsc::Sender<TeamAsk>,
+    pub(crate) orders: Arc<Orders>,
     pub(crate) states: watch::Receiver<TeamState>,
     pub(crate) counters: Arc<Counters>,
     /// One per member, by place.
     pub(crate) watches: Arc<[Arc<TurnWatch>]>,
     pub(crate) restarts: Arc<AtomicU64>,
     pub(crate) task: Option<Task>,
-}
-
-pub(crate) struct Inner {
-    pub(crate) kernel: Arc<Kernel>,
-    pub(crate) teams: Vec<TeamHandle>,
-    pub(crate) storage_task: Option<StorageTask>,
-    pub(crate) watchdog: Option<Watchdog>,
-}
-
-impl Inner {
-    pub(crate) fn new(kernel: Arc<Kernel>) -> Self {
-        Self { kernel, teams: Vec::new(), storage_task: None, watchdog: None }
-    }
 }
 
 /// A running runtime. Cheap to clone; the last clone to go ends everything at once, as a kill would.
@@ -146,8 +146,7 @@ pub struct Runtime {
     teams: Arc<Vec<TeamHandle>>,
     /// Where in `teams` a team is, and an agent with its place in the team, by name.
     places: Arc<Places>,
-    /// `None` once a stop has begun.
-    ending: Arc<Mutex<Option<Ending>>>,
+    ending: Arc<Ending>,
 }
 
 #[derive(Default)]
@@ -166,14 +165,6 @@ impl Places {
         }
         places
     }
-}
-
-/// What only a stop needs.
-struct Ending {
-    /// The teams' supervisors, in starting order.
-    tasks: Vec<Task>,
-    storage: StorageTask,
-    watchdog: Watchdog,
 }
 
 /// What a publish answered.
@@ -196,6 +187,8 @@ pub struct TeamStatus {
     pub team: Name,
     /// Where it is in its life.
     pub state: TeamState,
+    /// Whether it takes no inputs until it is resumed.
+    pub paused: bool,
     /// Inputs handled in this process.
     pub inputs: u64,
     /// Inputs whose time was too far ahead of the clock to move the team's.
@@ -215,12 +208,16 @@ pub struct TeamStatus {
 }
 
 impl Runtime {
-    pub(crate) fn new(mut inner: Inner) -> Self {
-        let tasks = inner.teams.iter_mut().filter_map(|team| team.task.take()).collect();
-        let watchdog = inner.watchdog.take().unwrap_or(Watchdog::None);
-        let ending = inner.storage_task.take().map(|storage| Ending { tasks, storage, watchdog });
-        let places = Arc::new(Places::of(&inner.teams));
-        Self { kernel: inner.kernel, teams: Arc::new(inner.teams), places, ending: Arc::new(Mutex::new(ending)) }
+    pub(crate) fn new(
+        kernel: Arc<Kernel>,
+        mut teams: Vec<TeamHandle>,
+        storage: StorageTask,
+        watchdog: Watchdog,
+    ) -> Self {
+        let tasks = teams.iter_mut().filter_map(|team| team.task.take()).collect();
+        let ending = Arc::new(Ending::new(kernel.clone(), tasks, storage, Some(watchdog)));
+        let places = Arc::new(Places::of(&teams));
+        Self { kernel, teams: Arc::new(teams), places, ending }
     }
 
     // === publishing ===
@@ -309,7 +306,8 @@ impl Runtime {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let status = |team: &TeamHandle| TeamStatus {
             team: team.plan.name.clone(),
-            state: team.states.borrow().clone(),
+            state: self.state_of(team),
+            paused: team.orders.is_paused(),
             inputs: read(&team.counters.inputs),
             inputs_ahead: read(&team.counters.inputs_ahead),
             turns: read(&team.counters.turns),
@@ -351,49 +349,75 @@ impl Runtime {
         let team = &self.teams[index];
         loop {
             let (answer, answered) = oneshot::channel();
-            self.command(team, TeamControl::Query { place, query: query.clone(), answer }).await?;
-            // A restart drops the question: ask the next incarnation.
-            if let Ok(answer) = answered.await {
-                return answer.map_err(RuntimeError::Query);
+            self.ask(team, TeamAsk::Query { place, query: query.clone(), answer }).await?;
+            tokio::select! {
+                // Biased: an answer counts even if the runtime has ended since.
+                biased;
+                // A restart drops the question: ask the next incarnation.
+                answer = answered => if let Ok(answer) = answer { return answer.map_err(RuntimeError::Query) },
+                () = self.kernel.life.over() => self.kernel.life.check()?,
             }
         }
     }
 
     // === control ===
 
-    /// Takes no more inputs until resumed; nothing is lost meanwhile.
+    /// Takes no more inputs until resumed; nothing is lost meanwhile. An order: it does not wait for anything.
     ///
     /// # Errors
     /// [`RuntimeError::Unknown`] or [`RuntimeError::TeamEnded`].
+    ///
+    /// # Cancel safety
+    /// Nothing is awaited.
     pub async fn pause(&self, team: &str) -> Result<(), RuntimeError> {
-        self.command(self.team(team)?, TeamControl::Pause).await
+        self.alive(self.team(team)?)?.orders.pause();
+        Ok(())
     }
 
-    /// Goes on after a pause.
+    /// Goes on after a pause. An order, as [`pause`](Self::pause).
     ///
     /// # Errors
     /// [`RuntimeError::Unknown`] or [`RuntimeError::TeamEnded`].
+    ///
+    /// # Cancel safety
+    /// Nothing is awaited.
     pub async fn resume(&self, team: &str) -> Result<(), RuntimeError> {
-        self.command(self.team(team)?, TeamControl::Resume).await
+        self.alive(self.team(team)?)?.orders.resume();
+        Ok(())
     }
 
-    /// Builds a team anew from committed state; also one that has failed or is poisoned.
+    /// Builds a team again from committed state; also one that has failed or is poisoned. Returns when a team that had
+    /// ended is starting; one that runs finishes its input first.
     ///
     /// # Errors
     /// [`RuntimeError::Unknown`], or [`RuntimeError::TeamEnded`] when it was stopped for good.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, the team is restarted all the same.
     pub async fn restart(&self, team: &str) -> Result<(), RuntimeError> {
         let team = self.team(team)?;
-        match team.control.send(TeamControl::Restart).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(ended(team)),
+        self.kernel.life.check()?;
+        let mut states = team.states.clone();
+        if *states.borrow() == TeamState::Stopped {
+            return Err(ended(team));
         }
+        let had_ended = states.borrow_and_update().is_ended();
+        team.orders.restart();
+        while had_ended && team.orders.is_restart() {
+            tokio::select! {
+                changed = states.changed() => if changed.is_err() { return Err(ended(team)) },
+                () = self.kernel.life.over() => self.kernel.life.check()?,
+            }
+        }
+        Ok(())
     }
 
-    /// Waits until every source has ended and everything is settled; teams that have ended are passed over.
+    /// Waits until every source has ended and everything is settled. Teams that have ended are passed over; they are the
+    /// answer, so that nobody takes a team that has failed for one that has nothing to do.
     ///
     /// # Cancel safety
     /// Cancel safe: it only looks.
-    pub async fn idle(&self) {
+    pub async fn idle(&self) -> Vec<TeamStatus> {
         loop {
             let before = self.kernel.bus.delivered();
             for team in self.teams.iter() {
@@ -401,8 +425,8 @@ impl Runtime {
             }
             // Everything released was in their queues before the first was asked, and nothing was released
             // while each was found idle in turn: so all were idle at once.
-            if self.released() == before {
-                return;
+            if self.released() == before || self.kernel.life.check().is_err() {
+                return self.status().into_iter().filter(|team| team.state.is_ended()).collect();
             }
             tokio::task::yield_now().await;
         }
@@ -417,6 +441,7 @@ impl Runtime {
     /// # Cancel safety
     /// Cancel safe: it only looks.
     pub async fn settled(&self, root: Seq) -> Result<(), RuntimeError> {
+        self.kernel.life.check()?;
         let mut edge = vec![root];
         while !edge.is_empty() {
             for &seq in &edge {
@@ -425,7 +450,7 @@ impl Runtime {
                     if team.interest.wants(committed.event.topic.as_str(), &committed.event.source)
                         && !self.come_so_far(team, Some(seq)).await
                     {
-                        return Err(ended(team));
+                        return Err(self.why_not(team));
                     }
                 }
             }
@@ -441,64 +466,62 @@ impl Runtime {
     /// Waits until a team's state suits `wanted`.
     ///
     /// # Errors
-    /// [`RuntimeError::Unknown`].
+    /// [`RuntimeError::Unknown`]; [`RuntimeError::Stopped`] or [`RuntimeError::Failed`] when the runtime has ended and the
+    /// state will never suit.
     ///
     /// # Cancel safety
     /// Cancel safe: it only looks.
     pub async fn until_state(
         &self,
         team: &str,
-        wanted: impl FnMut(&TeamState) -> bool,
+        mut wanted: impl FnMut(&TeamState) -> bool,
     ) -> Result<TeamState, RuntimeError> {
-        let mut states = self.team(team)?.states.clone();
-        let state = states.wait_for(wanted).await.map(|state| state.clone());
-        state.or_else(|_| Ok(self.team(team)?.states.borrow().clone()))
+        let team = self.team(team)?;
+        let mut states = team.states.clone();
+        loop {
+            let state = states.borrow_and_update().clone();
+            if wanted(&state) {
+                return Ok(state);
+            }
+            tokio::select! {
+                // Biased: a team tells its last state before the runtime ends.
+                biased;
+                changed = states.changed() => if changed.is_err() {
+                    self.kernel.life.check()?;
+                    return Err(ended(team));
+                },
+                () = self.stopped() => return Err(RuntimeError::Stopped),
+            }
+        }
+    }
+
+    /// Waits until the runtime has failed: a task that everything depends on has ended ([`RuntimeError::Failed`]), or it
+    /// was stopped ([`RuntimeError::Stopped`]). The teams' own failures are their states.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    pub async fn until_ended(&self) -> RuntimeError {
+        self.kernel.life.over().await;
+        self.kernel.life.check().err().unwrap_or(RuntimeError::Stopped)
     }
 
     /// Stops: sources first, teams in reverse order finish what they began, storage flushes and checkpoints.
-    /// A second call finds nothing to do. While the disk is full, what is not committed yet is given up: it was
-    /// acknowledged to nobody, and the next start repeats it.
+    /// A second call waits for the first and gives its outcome. While the disk is full, what is not committed yet is
+    /// given up: it was acknowledged to nobody, and the next start repeats it.
+    ///
+    /// Afterwards, whatever the outcome, every call on every handle is refused with [`RuntimeError::Stopped`], and the
+    /// file is free for another runtime.
     ///
     /// # Errors
     /// [`RuntimeError::Rejected`] when the storage could not do its last writes; everything has ended all the same.
-    /// [`RuntimeError::Deadline`] when `deadline` passed first: everything is ended then, as a kill would.
+    /// [`RuntimeError::TeamEnded`] when a team's own tasks had panicked, [`RuntimeError::Failed`] when the runtime's had.
+    /// [`RuntimeError::Deadline`] when `deadline` passed first: everything is ended then, as a kill would. A commit that
+    /// is under way is waited for up to 5 s longer, so that the file is free.
     ///
     /// # Cancel safety
     /// Dropping the future ends everything at once; nothing acknowledged is lost.
     pub async fn stop(&self, deadline: Duration) -> Result<(), RuntimeError> {
-        let Some(Ending { tasks, storage, watchdog }) = self.ending.lock().await.take() else { return Ok(()) };
-        // First: a team that waits for space hears nothing else.
-        self.kernel.storage.end_waiting_for_space();
-        let drained = tokio::time::timeout(deadline, async {
-            // All at once: one with a full queue must not keep the others from hearing. A team whose loop is
-            // gone needs no telling.
-            futures::future::join_all(self.teams.iter().map(|team| team.control.send(TeamControl::Stop))).await;
-            for task in tasks.into_iter().rev() {
-                let name = task.name().to_owned();
-                if !task.join().await {
-                    tracing::error!(task = %name, "task ended by a panic");
-                }
-            }
-            let noted = note_clean_stop(&self.kernel).await;
-            // In any case. The first error is the one to tell.
-            let stopped = self.kernel.storage.stop().await;
-            Ok(noted.and(stopped)?)
-        })
-        .await;
-        self.kernel.bus.close();
-        drop(watchdog);
-        let drained = drained.unwrap_or(Err(RuntimeError::Deadline(deadline)));
-        if !matches!(drained, Err(RuntimeError::Deadline(_))) {
-            match storage {
-                StorageTask::Task(task) => drop(task.join().await),
-                StorageTask::Thread(thread, answers) => {
-                    // Its loop has returned or is returning, and with it ends the other.
-                    drop(thread.join());
-                    answers.join().await;
-                }
-            }
-        }
-        drained
+        self.ending.stop(&self.teams, deadline).await
     }
 
     // === inside ===
@@ -508,11 +531,41 @@ impl Runtime {
         Ok(&self.teams[*index])
     }
 
-    async fn command(&self, team: &TeamHandle, command: TeamControl) -> Result<(), RuntimeError> {
-        if team.states.borrow().is_ended() {
-            return Err(ended(team));
+    /// The team, if neither it nor the runtime has ended.
+    fn alive<'a>(&self, team: &'a TeamHandle) -> Result<&'a TeamHandle, RuntimeError> {
+        self.kernel.life.check()?;
+        if team.states.borrow().is_ended() { Err(ended(team)) } else { Ok(team) }
+    }
+
+    /// As it tells itself, unless nothing can be behind it any more.
+    fn state_of(&self, team: &TeamHandle) -> TeamState {
+        let state = team.states.borrow().clone();
+        match self.kernel.life.check() {
+            Err(RuntimeError::Stopped) if !state.is_ended() => TeamState::Stopped,
+            Err(error @ RuntimeError::Failed { .. }) if !state.is_ended() => {
+                TeamState::Failed { reason: error.to_string() }
+            }
+            _ => state,
         }
-        team.control.send(command).await.map_err(|_| ended(team))
+    }
+
+    /// Queues a question; waits for room as long as somebody may answer it.
+    async fn ask(&self, team: &TeamHandle, ask: TeamAsk) -> Result<(), RuntimeError> {
+        self.alive(team)?;
+        tokio::select! {
+            sent = team.asks.send(ask) => sent.map_err(|_| ended(team)),
+            () = self.kernel.life.over() => self.kernel.life.check(),
+        }
+    }
+
+    /// Waits until the runtime has been stopped. Cancel safe.
+    async fn stopped(&self) {
+        self.kernel.life.stopped().await;
+    }
+
+    /// Why the team did not come so far: the runtime has ended, or the team.
+    fn why_not(&self, team: &TeamHandle) -> RuntimeError {
+        self.kernel.life.check().err().unwrap_or_else(|| ended(team))
     }
 
     /// `false`: the team has ended before it came so far.
@@ -520,7 +573,7 @@ impl Runtime {
         let mut states = team.states.clone();
         loop {
             let (answer, answered) = oneshot::channel();
-            if self.command(team, TeamControl::Tell(Waiter { upto, answer })).await.is_err() {
+            if self.ask(team, TeamAsk::Tell(Waiter { upto, answer })).await.is_err() {
                 return false;
             }
             tokio::select! {
@@ -528,6 +581,7 @@ impl Runtime {
                 biased;
                 told = answered => if told.is_ok() { return true },
                 _ = states.wait_for(TeamState::is_ended) => return false,
+                () = self.kernel.life.over() => return false,
             }
             // Dropped by a restart: ask the next incarnation.
         }
@@ -594,12 +648,13 @@ impl PublishCall<'_> {
 
     async fn send(self) -> Result<Published, RuntimeError> {
         let kernel = &self.runtime.kernel;
+        kernel.life.check()?;
         self.check()?;
         let Self { draft, caller, key, expect, level, .. } = self;
         let caller = match caller {
             Some(caller) => caller,
             // A literal that is a name.
-            None => Name::new("caller").unwrap_or_else(|error| panic!("{error}")),
+            None => Name::new(CALLER).unwrap_or_else(|error| panic!("{error}")),
         };
         let id = key.as_ref().map_or_else(|| kernel.env.new_id(), |key| id_of_key(&caller, key));
         let event = Event {
@@ -616,7 +671,12 @@ impl PublishCall<'_> {
         };
         let publish = publish_of(event, level.unwrap_or(kernel.level));
         let publish = Publish { key: key.map(|key| (caller, key)), expect, ..publish };
-        let done = kernel.storage.publish(publish).await?;
+        // A runtime that ends meanwhile says so itself, but what is unknown stays unknown.
+        let done =
+            kernel.storage.publish(publish).await.map_err(|rejected| match (&rejected, kernel.life.check()) {
+                (Rejected::Stopped | Rejected::Failed(_), Err(ended)) => ended,
+                _ => rejected.into(),
+            })?;
         Ok(Published { seq: done.first, id, level: done.level, repeated: done.repeated })
     }
 
@@ -626,8 +686,12 @@ impl PublishCall<'_> {
             return Err(RuntimeError::Passing(topic.clone()));
         }
         let reserved = |reason: &str| RuntimeError::Reserved { topic: topic.clone(), reason: reason.into() };
-        if topic.root() == "sys" {
+        // Also addressed to an agent: whoever gets it takes it for the runtime's.
+        if topic.root() == "sys" || topic.subject().starts_with(SYSTEM_ROOT) {
             return Err(reserved("it is the runtime's"));
+        }
+        if topic.addressee().is_some() && topic.subject() == topic.as_str() {
+            return Err(reserved("an address needs a subject: to.<agent>.<topic>"));
         }
         if let Some(agent) = topic.addressee()
             && !self.runtime.kernel.agents.contains(agent)

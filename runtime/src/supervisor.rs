@@ -3,9 +3,13 @@
 //! ```text
 //! Starting → Running → Stopped
 //!     ↑         │
-//!     └─ Restarting (backoff) ── too often without progress ──→ Failed ──(restart)──→ Starting
-//!                             └─ a ledger's event is poison ──→ Poisoned ─(restart)─→ Starting
+//!     └─ Restarting (backoff) ── too often ─────────────────────→ Failed ──(restart)──→ Starting
+//!                             ├─ a panic of the runtime's tasks ─→ Failed ──(restart)──→ Starting
+//!                             └─ a ledger's event is poison ─────→ Poisoned ─(restart)─→ Starting
 //! ```
+//!
+//! Each life of a team, with all its incarnations, is contained: when the supervisor itself panics, or a destructor of
+//! what users gave, the team is `Failed` and the supervisor waits for orders as usual.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,12 +20,17 @@ use std::{
     },
 };
 
-use atra_bus::{Event, EventId, Filter, Interest, Name, Payload, Seq, Timestamp, Topic, later};
+use atra_bus::{
+    Event, EventId, Filter, Interest, Name, Payload, Seq, Timestamp, Topic,
+    contain::{Contained, DropPanics, contain, report},
+};
 use atra_storage::{FactKind, FactPage, Read, Rejected, StoreError, TeamRow};
-use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use crate::{
     Agent, AgentSpec, Offsets, OnPoison, StateReader,
@@ -30,15 +39,16 @@ use crate::{
     known::Known,
     ledger::EffectLedger,
     memory::Entry,
+    restarts::Restarts,
     team::{
         CEILING_KEY, CLOCK_KEY, Careful, Clock, Counters, Crew, Executor, Guilty, INIT_KEY, Inputs, Mark, Member,
-        Moment, Placement, Rings, SourceReader, StepSender, Suspects, Team, TeamClock, TeamControl, TeamExit,
-        TeamParts, Timers, TurnFault, TurnWatch, contained, letter, panic_text, within,
+        Moment, Orders, Placement, Rings, SourceReader, StepSender, Suspects, Team, TeamAsk, TeamClock, TeamExit,
+        TeamParts, Timers, TurnFault, TurnWatch, contained, letter, within,
     },
 };
 
-/// Commands that wait for a team. 64: callers ask and wait, they do not stream.
-pub(crate) const CONTROL_COMMANDS_MAX: usize = 64;
+/// Questions that wait for a team. 64: callers ask and wait, they do not stream.
+pub(crate) const ASKS_MAX: usize = 64;
 /// Keys of a team's own memory that are read at a time. 256: most teams own fewer.
 pub(crate) const PAGE_KEYS: usize = 256;
 /// Room in a command of the storage for what a step has beside what is counted: its clock and its marks.
@@ -106,22 +116,25 @@ impl fmt::Display for TeamState {
 pub(crate) struct Supervisor {
     pub(crate) plan: Team,
     pub(crate) kernel: Arc<Kernel>,
-    pub(crate) control: mpsc::Receiver<TeamControl>,
+    pub(crate) asks: mpsc::Receiver<TeamAsk>,
+    pub(crate) orders: Arc<Orders>,
     pub(crate) state: watch::Sender<TeamState>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) watches: Arc<[Arc<TurnWatch>]>,
-    pub(crate) restarts: Arc<AtomicU64>,
+    /// Restarts in this process, for people.
+    pub(crate) n_restarts: Arc<AtomicU64>,
+    restarts: Restarts,
+    /// Panics of destructors of what users gave.
+    drops: Arc<DropPanics>,
     suspects: Suspects,
     careful_left: Arc<AtomicUsize>,
     position: Arc<AtomicU64>,
-    /// Commands that came while nothing ran, for the next incarnation; as bounded as their queue.
-    stash: VecDeque<TeamControl>,
     /// When the timers of a wall clock ring.
     rings: Rings,
     /// Who has facts, for the first incarnation.
     known: Option<Arc<Known>>,
-    /// A pause holds until it is taken back, over restarts too.
-    paused: bool,
+    /// Whether the next start is to be announced: the first of the process, and those that somebody ordered.
+    announces: bool,
 }
 
 /// Why a team could not be built.
@@ -139,7 +152,7 @@ impl Supervisor {
     pub(crate) fn new(
         plan: Team,
         kernel: Arc<Kernel>,
-        control: mpsc::Receiver<TeamControl>,
+        asks: mpsc::Receiver<TeamAsk>,
         state: watch::Sender<TeamState>,
         known: Arc<Known>,
     ) -> Self {
@@ -149,82 +162,116 @@ impl Supervisor {
         Self {
             plan,
             kernel,
-            control,
+            asks,
+            orders: Arc::default(),
             state,
             counters: Arc::default(),
             watches,
             rings: Rings::default(),
-            paused: false,
-            restarts: Arc::default(),
+            n_restarts: Arc::default(),
+            restarts: Restarts::default(),
+            drops: Arc::default(),
             suspects: Suspects::default(),
             careful_left: Arc::new(AtomicUsize::new(careful)),
             position,
-            stash: VecDeque::new(),
             known: Some(known),
+            announces: true,
         }
     }
 
-    /// Runs the team until it is told to stop.
+    /// Runs the team until it is ordered to stop.
     pub(crate) async fn run(mut self) {
-        let mut restarts_in_row = 0;
-        let mut settled_before = 0;
         loop {
-            self.enter(TeamState::Starting);
-            let exit = match self.build().await {
-                Ok(executor) => {
-                    self.enter(TeamState::Running);
-                    executor.run(&mut self.control, &mut self.stash, &mut self.paused).await
+            let Err(panic) = contain(self.live()).await else { return };
+            report(&format!("team {}", self.plan.name), &panic);
+            self.orders.set_panicked(true);
+            let failed = TeamState::Failed { reason: format!("its supervisor panicked: {panic}") };
+            let goes_on = match contain(self.rest(failed.clone())).await {
+                Ok(goes_on) => goes_on,
+                // What is not needed for a rest panics too, such as a log subscriber.
+                Err(_) => {
+                    self.state.send_replace(failed);
+                    self.ordered_to_go_on().await
                 }
-                Err(BuildError::Rejected(rejected)) => TeamExit::Fenced(rejected),
-                Err(error) => TeamExit::Failed(error.to_string()),
             };
-            let settled = self.counters.settled.load(Ordering::Relaxed);
-            if settled > settled_before {
-                restarts_in_row = 0;
-            }
-            settled_before = settled;
-            let mut backoff = 0;
-            let ended = match exit {
-                TeamExit::Stopped => {
-                    self.enter(TeamState::Stopped);
-                    return;
-                }
-                TeamExit::Restarted => {
-                    restarts_in_row = 0;
-                    continue;
-                }
-                TeamExit::Fenced(Rejected::Stopped) => {
-                    self.enter(TeamState::Stopped);
-                    return;
-                }
-                // A gap in the numbers is what a dropped call leaves behind: a new epoch begins without it.
-                TeamExit::Fenced(rejected @ Rejected::OutOfOrder { .. }) => {
-                    self.count_restart(&mut restarts_in_row, rejected.to_string())
-                }
-                TeamExit::Fenced(rejected) if !rejected.is_retryable() => {
-                    Some(TeamState::Failed { reason: rejected.to_string() })
-                }
-                TeamExit::Fenced(rejected) => self.count_restart(&mut restarts_in_row, rejected.to_string()),
-                TeamExit::Failed(reason) => self.count_restart(&mut restarts_in_row, reason),
-                TeamExit::Oversized(reason) => {
-                    // Until as many inputs as can have been in it went through, each has a step of its own.
-                    self.suspects.inputs_left = under_way(&self.plan);
-                    self.count_restart(&mut restarts_in_row, reason)
-                }
-                // Not counted in a row: attempts bound how often one event can do this.
-                TeamExit::Guilty(guilty) => self.blame(&guilty, &mut backoff),
-            };
-            let go_on = match ended {
-                Some(state) => self.rest(state).await,
-                None => self.back_off(restarts_in_row.max(backoff)).await,
-            };
-            if !go_on {
-                self.enter(TeamState::Stopped);
+            if !goes_on {
                 return;
             }
-            if self.state.borrow().is_ended() {
-                restarts_in_row = 0;
+        }
+    }
+
+    /// One life: from a start to a stop, over restarts and rests.
+    async fn live(&mut self) {
+        loop {
+            self.enter(TeamState::Starting);
+            let exit = self.incarnation().await;
+            self.restarts.note_progress(self.counters.settled.load(Ordering::Relaxed));
+            let is_over = matches!(exit, TeamExit::Stopped | TeamExit::Fenced(Rejected::Stopped));
+            let mut backoff = 0;
+            let ended = match (self.drops.take(), exit) {
+                // An instance that cannot be dropped has left something behind: it is not built again unasked.
+                (Some(panic), exit) => {
+                    if let TeamExit::Guilty(guilty) = exit {
+                        // The attempt counts all the same.
+                        self.blame(&guilty, &mut backoff);
+                    }
+                    self.orders.set_panicked(true);
+                    Some(TeamState::Failed { reason: panic })
+                }
+                (None, TeamExit::Stopped | TeamExit::Fenced(Rejected::Stopped)) => {
+                    self.enter(TeamState::Stopped);
+                    return;
+                }
+                (None, TeamExit::Restarted) => {
+                    self.was_restarted();
+                    continue;
+                }
+                (None, TeamExit::Lost) => Some(TeamState::Failed { reason: self.lost() }),
+                // A gap in the numbers is what a dropped call leaves behind: a new epoch begins without it.
+                (None, TeamExit::Fenced(rejected @ Rejected::OutOfOrder { .. })) => {
+                    self.count_restart(&rejected.to_string())
+                }
+                (None, TeamExit::Fenced(rejected)) if !rejected.is_retryable() => {
+                    Some(TeamState::Failed { reason: rejected.to_string() })
+                }
+                (None, TeamExit::Fenced(rejected)) => self.count_restart(&rejected.to_string()),
+                (None, TeamExit::Failed(reason)) => self.count_restart(&reason),
+                (None, TeamExit::Oversized(reason)) => {
+                    // Until as many inputs as can have been in it went through, each has a step of its own.
+                    self.suspects.inputs_left = under_way(&self.plan);
+                    self.count_restart(&reason)
+                }
+                // Not counted with the others: attempts bound how often one event can do this.
+                (None, TeamExit::Guilty(guilty)) => self.blame(&guilty, &mut backoff),
+            };
+            let goes_on = match ended {
+                Some(state) if is_over => {
+                    self.enter(state);
+                    return;
+                }
+                Some(state) => self.rest(state).await,
+                None => self.back_off(self.restarts.in_row().max(backoff)).await,
+            };
+            if !goes_on {
+                if !self.orders.has_panicked() {
+                    self.enter(TeamState::Stopped);
+                }
+                return;
             }
+        }
+    }
+
+    /// Builds the team from committed state and runs it until it ends.
+    async fn incarnation(&mut self) -> TeamExit {
+        match self.build().await {
+            Ok(executor) => {
+                self.orders.set_panicked(false);
+                self.enter(TeamState::Running);
+                executor.run(&mut self.asks).await
+            }
+            Err(BuildError::Rejected(_)) if self.orders.is_lost() => TeamExit::Lost,
+            Err(BuildError::Rejected(rejected)) => TeamExit::Fenced(rejected),
+            Err(error) => TeamExit::Failed(error.to_string()),
         }
     }
 
@@ -233,65 +280,83 @@ impl Supervisor {
         self.state.send_replace(state);
     }
 
+    /// Somebody has ordered a restart: restarts before it do not count, and it is announced.
+    fn was_restarted(&mut self) {
+        self.restarts.forget();
+        self.announces = true;
+    }
+
+    /// Why nothing can be committed any more.
+    fn lost(&self) -> String {
+        let failure = self.kernel.life.failure();
+        failure.map_or_else(|| "the runtime has ended".into(), |(task, reason)| format!("{task} failed: {reason}"))
+    }
+
     /// Counts a restart; the state to rest in when it is one too many.
-    fn count_restart(&mut self, in_row: &mut u32, reason: String) -> Option<TeamState> {
-        *in_row += 1;
-        let most = self.plan.limits.restarts_max;
-        if *in_row > most {
-            self.restarts.fetch_add(1, Ordering::Relaxed);
-            return Some(TeamState::Failed {
-                reason: format!("{most} restarts without progress (restarts_max): {reason}"),
-            });
+    fn count_restart(&mut self, reason: &str) -> Option<TeamState> {
+        if let Err(exceeded) = self.restarts.count(&self.plan.limits) {
+            self.n_restarts.fetch_add(1, Ordering::Relaxed);
+            return Some(TeamState::Failed { reason: format!("{exceeded}: {reason}") });
         }
-        self.restarting(*in_row, reason);
+        self.restarting(self.restarts.in_row(), reason.to_owned());
         None
     }
 
     fn restarting(&self, restarts: u32, reason: String) {
-        self.restarts.fetch_add(1, Ordering::Relaxed);
+        self.n_restarts.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(team = %self.plan.name, restarts, error = %reason, "team failed and is restarted");
         self.enter(TeamState::Restarting { restarts, reason });
     }
 
-    /// Waits before the next incarnation; `false` when told to stop meanwhile.
+    /// Waits before the next incarnation; `false` when ordered to stop meanwhile. Questions wait in their queue.
     async fn back_off(&mut self, restart: u32) -> bool {
-        let until = later(tokio::time::Instant::now(), self.plan.limits.backoff(restart));
-        loop {
-            tokio::select! {
-                // Biased: a stop during the pause is obeyed at once.
-                biased;
-                // A full stash leaves the rest in the queue: their senders wait.
-                message = self.control.recv(), if self.stash.len() < CONTROL_COMMANDS_MAX => match message {
-                    None | Some(TeamControl::Stop) => return false,
-                    Some(TeamControl::Restart) => return true,
-                    Some(message) => self.stash.push_back(message),
-                },
-                () = tokio::time::sleep_until(until) => return true,
-            }
+        // An order during the pause is obeyed at once.
+        let _ = timeout(self.plan.limits.backoff(restart), self.orders.stop_or_restart()).await;
+        if self.orders.take_restart() {
+            self.was_restarted();
         }
+        !self.orders.is_stop()
     }
 
-    /// Stays down, visibly, until told to restart (`true`) or to stop (`false`).
+    /// Stays down, visibly, until ordered to restart (`true`) or to stop (`false`).
     async fn rest(&mut self, state: TeamState) -> bool {
-        tracing::error!(team = %self.plan.name, state = %state, "team does not go on; restart it when the cause is mended");
-        let noted = json!({ "state": state, "at": self.kernel.env.now() });
-        if let Err(error) = self.kernel.note(&self.plan.name, STATE_KEY, Some(noted)).await {
-            tracing::error!(team = %self.plan.name, error = %error, "state of the team could not be noted");
-        }
-        self.enter(state);
-        // Who asked meanwhile is told by the dropped answer, and sees the state.
-        self.stash.clear();
-        while let Some(message) = self.control.recv().await {
-            match message {
-                TeamControl::Stop => return false,
-                TeamControl::Restart => {
-                    self.suspects = Suspects::default();
-                    return true;
-                }
-                _ => {}
+        tracing::error!(team = %self.plan.name, state = %state, "team stopped; fix the cause, then restart it");
+        if !self.orders.is_lost() {
+            let noted = json!({ "state": state, "at": self.kernel.env.now() });
+            if let Err(error) = self.kernel.note(&self.plan.name, STATE_KEY, Some(noted)).await {
+                tracing::error!(team = %self.plan.name, error = %error, "state of the team could not be noted");
             }
         }
-        false
+        self.enter(state);
+        self.ordered_to_go_on().await
+    }
+
+    /// Waits for an order; `true` for a restart, `false` for a stop. Whoever asks meanwhile gets the state.
+    async fn ordered_to_go_on(&mut self) -> bool {
+        loop {
+            tokio::select! {
+                // Biased: orders come before questions.
+                biased;
+                () = self.orders.stop_or_restart() => break,
+                ask = self.asks.recv() => match ask {
+                    // The dropped answer has whoever asked look at the state.
+                    Some(ask) => drop(ask),
+                    // Nobody holds the runtime any more.
+                    None => return false,
+                },
+            }
+        }
+        let goes_on = !self.orders.is_stop();
+        if goes_on {
+            self.was_restarted();
+            if !self.orders.has_panicked() {
+                self.suspects = Suspects::default();
+            }
+            // Before the order is taken: whoever waits for it finds a team that is starting.
+            self.enter(TeamState::Starting);
+            self.orders.take_restart();
+        }
+        goes_on
     }
 
     /// Counts a failed turn against its (agent, event); the state to rest in when it is a ledger's poison or
@@ -373,6 +438,7 @@ impl Supervisor {
             memory: kernel.memory.clone(),
             reader: kernel.reader.clone(),
             view: RwLock::new(stored.memory),
+            drops: self.drops.clone(),
             owned: self.plan.specs.iter().flat_map(|spec| spec.owns.iter().cloned()).collect(),
             members: self.plan.specs.iter().map(|spec| spec.name.clone()).collect(),
             agents: kernel.agents.clone(),
@@ -391,14 +457,14 @@ impl Supervisor {
             for (id, json) in &facts.timers {
                 timers.restore(place, id, json).map_err(|error| failed(error.to_string()))?;
             }
-            let agent = start(&self.plan, place, &facts.state).await.map_err(&failed)?;
+            let agent = start(&self.plan, place, &facts.state, &self.drops).await.map_err(&failed)?;
             if spec.is_source {
                 let source =
                     contained(|| Ok(agent.source(&facts.offsets))).map_err(|fault| failed(fault.to_string()))?;
                 if let Some(source) = source {
-                    let limits = &self.plan.limits;
+                    let (limits, drops) = (&self.plan.limits, self.drops.clone());
                     let settled = produced_last(&*kernel.reader, spec).await?;
-                    sources.push(SourceReader::spawn(&kernel.env, place, spec.clone(), source, settled, limits));
+                    sources.push(SourceReader::spawn(&kernel.env, place, spec.clone(), source, settled, limits, drops));
                 }
             }
             members.push(Member::new(place, spec.clone(), agent, shared.clone(), self.watches[place].clone()));
@@ -407,7 +473,10 @@ impl Supervisor {
             Placement::Together => Crew::together(members),
             Placement::Apart => Crew::apart(&*kernel.env, members),
         };
-        self.announce(&row).await?;
+        if self.announces {
+            self.announce(&row).await?;
+            self.announces = false;
+        }
         let inputs = Inputs {
             env: kernel.env.clone(),
             clock: self.plan.clock,
@@ -424,7 +493,7 @@ impl Supervisor {
             sources,
             inits: self.inits(&stored.had_init),
             streak: 0,
-            heard_first: if self.restarts.load(Ordering::Relaxed) == 0 { kernel.bus.released() } else { Seq::ZERO },
+            heard_first: if self.n_restarts.load(Ordering::Relaxed) == 0 { kernel.bus.released() } else { Seq::ZERO },
             alarm: None,
         };
         let suspects = self.suspects.clone();
@@ -442,6 +511,7 @@ impl Supervisor {
             careful,
             position: self.position.clone(),
             counters: self.counters.clone(),
+            orders: self.orders.clone(),
         }))
     }
 
@@ -511,6 +581,19 @@ async fn produced_last(reader: &dyn Read, spec: &AgentSpec) -> Result<Vec<EventI
     Ok(ids)
 }
 
+impl Drop for Supervisor {
+    /// Also when it is dropped before its end: a team without a task is not running.
+    fn drop(&mut self) {
+        self.state.send_if_modified(|state| {
+            let was_ended = state.is_ended();
+            if !was_ended {
+                *state = TeamState::Stopped;
+            }
+            !was_ended
+        });
+    }
+}
+
 /// Inputs that can have been under way when an incarnation ended: those of the open step and of the steps in
 /// flight.
 fn under_way(plan: &Team) -> usize {
@@ -528,22 +611,25 @@ pub(crate) fn interest(plan: &Team) -> Interest {
     Interest { filters: filters.into_iter().collect(), except: plan.specs().map(|spec| spec.name.clone()).collect() }
 }
 
+/// Makes a member and restores its state. What it panics with is in the error; what its destructor panics with, in `drops`.
 pub(crate) async fn start(
     plan: &Team,
     place: usize,
     state: &BTreeMap<String, Arc<str>>,
-) -> Result<Box<dyn Agent>, String> {
+    drops: &Arc<DropPanics>,
+) -> Result<Contained<Box<dyn Agent>>, String> {
     let limit = plan.specs[place].turn_timeout;
     let reader = StateReader { facts: state };
-    let started = std::panic::AssertUnwindSafe(async {
-        let mut agent = (plan.factories[place])();
+    let name = format!("agent {}", plan.specs[place].name);
+    let started = contain(within(limit, async {
+        let mut agent = Contained::new((plan.factories[place])(), &name, drops.clone());
         agent.start(&reader).await.map(|()| agent)
-    });
-    match within(limit, started.catch_unwind()).await {
-        Some(Ok(Ok(agent))) => Ok(agent),
-        Some(Ok(Err(error))) => Err(format!("start failed: {error}")),
-        Some(Err(panic)) => Err(format!("start panicked: {}", panic_text(&*panic))),
-        None => Err(format!("start was still pending after {limit:?} (turn_timeout)")),
+    }));
+    match started.await {
+        Ok(Some(Ok(agent))) => Ok(agent),
+        Ok(Some(Err(error))) => Err(format!("start failed: {error}")),
+        Ok(None) => Err(format!("start was still pending after {limit:?} (turn_timeout)")),
+        Err(panic) => Err(format!("start panicked: {panic}")),
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::{Batch, Committed, Draft, Event, EventId, EventType, Name, Seq, Timestamp, Topic};
+use atra_bus::{Batch, Committed, Draft, Event, EventId, EventType, Name, Seq, Timestamp, Topic, contain::Contained};
 use atra_storage::{MemoryStore, Store};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -125,7 +125,7 @@ impl AgentBench {
     /// When its spec is refused by [`AgentSpec::check`], as a runtime would refuse it.
     #[must_use]
     pub fn new(agent: impl Agent + 'static) -> Self {
-        let spec = Arc::new(agent.spec());
+        let spec = Arc::new(agent.spec().delivered());
         spec.check().unwrap_or_else(|error| panic!("{error}"));
         let team = Arc::new(TeamShared {
             limits: Limits::default(),
@@ -136,6 +136,7 @@ impl AgentBench {
             members: BTreeSet::from([spec.name.clone()]),
             agents: Arc::new(std::iter::once(spec.name.clone()).collect()),
             ledger: None,
+            drops: Arc::default(),
         });
         let timers = Timers::new(vec![spec.clone()], Limits::default().missed_max);
         let (agent, member): (Option<Box<dyn Agent>>, _) = (Some(Box::new(agent)), None);
@@ -344,9 +345,19 @@ impl AgentBench {
     fn member(&mut self) -> &mut Member {
         if let Some(agent) = self.agent.take() {
             let watch = Arc::new(TurnWatch::default());
+            let agent = Contained::new(agent, self.spec.name.as_str(), self.team.drops.clone());
             self.member = Some(Member::new(0, self.spec.clone(), agent, self.team.clone(), watch));
         }
         self.member.as_mut().unwrap_or_else(|| unreachable!("a bench has its agent either new or as a member"))
+    }
+}
+
+impl Drop for AgentBench {
+    /// A destructor of the agent that panics fails the test, as it fails a team.
+    fn drop(&mut self) {
+        drop(self.member.take());
+        let panic = self.team.drops.take();
+        assert!(panic.is_none() || std::thread::panicking(), "{}", panic.unwrap_or_default());
     }
 }
 

@@ -1,5 +1,6 @@
 //! Checks what the specs of all teams say together, before anything runs.
 
+mod delivery;
 mod loops;
 mod overlap;
 
@@ -48,6 +49,36 @@ pub enum TopologyError {
         team: Name,
         /// Agents in it.
         n_agents: usize,
+    },
+    /// The name is the runtime's or the callers'.
+    #[error("{what} cannot be named {name}: {reason}; use another name")]
+    ReservedName {
+        /// `agent` or `team`.
+        what: &'static str,
+        /// The name.
+        name: Name,
+        /// Who uses it.
+        reason: String,
+    },
+    /// Nothing that the filter matches can ever reach the agent.
+    #[error("agent {agent} subscribes to {filter}, which never reaches it: {reason}")]
+    NeverDelivered {
+        /// The agent.
+        agent: Name,
+        /// Its filter.
+        filter: Filter,
+        /// Why.
+        reason: String,
+    },
+    /// A schedule on a clock that nothing moves.
+    #[error(
+        "agent {agent} has a schedule that never fires: the clock of team {team} follows its own sources' events, and it          has no source; use Clock::Wall or add a source"
+    )]
+    ClockStandsStill {
+        /// The agent with the schedule.
+        agent: Name,
+        /// Its team.
+        team: Name,
     },
     /// A passing event would have to leave its team.
     #[error(
@@ -113,6 +144,7 @@ pub fn check(teams: &[Team]) -> Result<Vec<TopologyWarning>, TopologyError> {
     names(teams)?;
     owners(teams)?;
     passing(teams)?;
+    delivery::check(teams)?;
     let mut warnings = Vec::new();
     let mut budget = STEPS_MAX;
     let found = orphans(teams, &mut budget, &mut warnings).and_then(|()| loops::loops(teams, &mut budget));

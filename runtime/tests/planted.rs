@@ -411,6 +411,9 @@ fn every_planted_bug_is_found_and_shrunk_and_repeats() {
 fn every_planted_bug_around_the_store_is_found_and_shrunk_and_repeats() {
     let plain = |seed| swarm(seed, Flaw::None);
     hunt("a lost wake-up", |seed| plain(seed).sabotage_wakes(|task, polls| task == "team crowd-1" && polls == 40));
+    hunt("a supervisor that is gone", |seed| {
+        plain(seed).sabotage_ends(|task, polls| task == "team crowd-1" && polls == 40)
+    });
     hunt("what was missed is taken for nothing", |seed| plain(seed).sabotage_reads(|_, _| true));
     // Memory, bus and callers have it; the store gets it with the next batch.
     hunt("memory, bus and callers before the commit", |seed| {

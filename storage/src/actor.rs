@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::{Batch, Env, Name};
+use atra_bus::{Batch, Env, Name, contain::contain};
 use futures::{StreamExt, stream};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -119,17 +119,38 @@ impl StorageActor {
     /// [`Rejected::Unknown`].
     pub async fn run(mut self) {
         let mut stops = Vec::new();
-        let begun = self.begin_upkeep().await;
-        let failure = loop {
-            if let Err(cause) = &begun {
-                break Some(cause.clone());
-            }
+        let worked = contain(self.work_until_stopped(&mut stops)).await;
+        let failure = match worked {
+            Ok(failure) => failure,
+            Err(panic) => Some(StoreError::Panicked(panic)),
+        };
+        let gauges = Arc::clone(&self.gauges);
+        if let Some(cause) = &failure {
+            // First of all: whoever is refused from here on gets the cause.
+            let _ = gauges.failure.set(cause.clone());
+        }
+        let ended = match failure {
+            None => contain(self.finish(stops)).await,
+            Some(cause) => contain(self.fail(cause, stops)).await,
+        };
+        if let Err(panic) = ended {
+            let _ = gauges.failure.set(StoreError::Panicked(panic));
+            gauges.end(StorageState::Failed);
+        }
+    }
+
+    /// Works until it is stopped (`None`) or must stop writing.
+    async fn work_until_stopped(&mut self, stops: &mut Vec<Command>) -> Option<StoreError> {
+        if let Err(cause) = self.begin_upkeep().await {
+            return Some(cause);
+        }
+        loop {
             let mut commands = match self.next().await {
                 Ok(commands) => commands,
-                Err(cause) => break Some(cause),
+                Err(cause) => return Some(cause),
             };
             if commands.is_empty() {
-                break None;
+                return None;
             }
             self.gauges.take(commands.len());
             let mut is_stopping = false;
@@ -137,19 +158,19 @@ impl StorageActor {
                 is_stopping = true;
                 stops.push(command);
             }
+            if self.gauges.is_aborted() {
+                self.answer_all(commands, &Rejected::Stopped);
+                return None;
+            }
             if is_stopping {
                 // What is queued is still taken; whoever comes now is refused.
                 self.lanes.close();
             }
             if let Err(cause) = self.work(commands).await {
-                break Some(cause);
+                return Some(cause);
             }
             self.checkpoint_under_load().await;
             self.upkeep_under_load().await;
-        };
-        match failure {
-            None => self.finish(stops).await,
-            Some(cause) => self.fail(cause, stops).await,
         }
     }
 
@@ -323,7 +344,7 @@ impl StorageActor {
                 }
                 StoreError::Busy(_) => {
                     warn!(attempt, pause_ms = pause.as_millis() as u64, %error, "store was busy");
-                    sleep(pause).await;
+                    self.pause(pause).await;
                 }
                 StoreError::Full(_) => {
                     (attempt, n_full) = (0, n_full + 1);
@@ -340,7 +361,7 @@ impl StorageActor {
                             let error = StoreError::Failing { attempts: attempt, cause };
                             return Ending::Broken(failed(error.clone(), true), error);
                         }
-                        None => sleep(pause).await,
+                        None => self.pause(pause).await,
                         Some(ending) => return ending,
                     }
                 }
@@ -348,9 +369,22 @@ impl StorageActor {
                 StoreError::Invalid(_) => return Ending::Isolate(error),
                 _ => return Ending::Broken(failed(error.clone(), was_unknown), error),
             }
+            if self.gauges.is_aborted() {
+                // Nobody waits for another try.
+                return Ending::Failed(match was_unknown {
+                    true => Rejected::Unknown("the storage was ended after a commit of unknown outcome".into()),
+                    false => Rejected::Stopped,
+                });
+            }
             Gauges::add(&self.gauges.retries, 1);
             pause = pause.saturating_mul(2).min(self.options.backoff_max);
         }
+    }
+
+    /// Pauses between two tries; an abort ends it.
+    async fn pause(&self, pause: Duration) {
+        // Either end is as good: the caller looks which it was.
+        let _ = timeout(pause, self.gauges.aborted()).await;
     }
 
     /// Pauses; `false` when a stop was asked for, so that the wait for space has an end.
@@ -420,7 +454,10 @@ impl StorageActor {
                 }
             } else {
                 attempt += 1;
-                sleep(pause).await;
+                self.pause(pause).await;
+                if self.gauges.is_aborted() {
+                    return Err(error);
+                }
             }
             pause = pause.saturating_mul(2).min(self.options.backoff_max);
         }
@@ -480,7 +517,11 @@ impl StorageActor {
     /// A clean end: everything is committed.
     async fn finish(mut self, stops: Vec<Command>) {
         self.answer_committed();
-        self.checkpoint().await;
+        if self.gauges.is_aborted() {
+            self.refuse_queued(&Rejected::Stopped).await;
+        } else {
+            self.checkpoint().await;
+        }
         match self.store.close().await {
             Ok(()) => {
                 info!(seq = %self.ledger.last, "storage stopped");
@@ -499,11 +540,8 @@ impl StorageActor {
         }
     }
 
-    /// The store failed: everything that is queued is answered so.
-    async fn fail(mut self, cause: StoreError, stops: Vec<Command>) {
-        self.answer_committed();
-        error!(error = %cause, seq = %self.ledger.last, "storage failed and stopped writing");
-        let _ = self.gauges.failure.set(cause.clone());
+    /// Refuses new commands, and answers those that are queued.
+    async fn refuse_queued(&mut self, answer: &Rejected) {
         self.lanes.close();
         loop {
             let commands = self.lanes.next().await;
@@ -511,8 +549,15 @@ impl StorageActor {
                 break;
             }
             self.gauges.take(commands.len());
-            self.answer_all(commands, &Rejected::Failed(cause.clone()));
+            self.answer_all(commands, answer);
         }
+    }
+
+    /// The store failed: everything that is queued is answered so.
+    async fn fail(mut self, cause: StoreError, stops: Vec<Command>) {
+        self.answer_committed();
+        error!(error = %cause, seq = %self.ledger.last, "storage failed and stopped writing");
+        self.refuse_queued(&Rejected::Failed(cause.clone())).await;
         if let Err(error) = self.store.close().await {
             warn!(%error, "failed store could not be closed");
         }

@@ -6,7 +6,10 @@
 
 use std::{future::Future, sync::Arc};
 
-use atra_bus::Seq;
+use atra_bus::{
+    Seq,
+    contain::{contain_call, report},
+};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
@@ -94,8 +97,11 @@ fn answer_each(gauges: &Gauges, mut commands: Vec<Command>, of: impl Fn(&Command
         if answer.is_err() {
             Gauges::add(&gauges.rejected, 1);
         }
-        // Nobody waits for it any more: the receipt was dropped, which is allowed.
-        let _ = command.answer.send(answer);
+        // Nobody may wait for it any more: the receipt was dropped, which is allowed. The waker of whoever waits is
+        // foreign code: a panic there must not take the answers of others with it.
+        if let Err(panic) = contain_call(|| drop(command.answer.send(answer))) {
+            report("waker of a caller", &panic);
+        }
     }
 }
 

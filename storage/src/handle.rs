@@ -305,6 +305,37 @@ impl Storage {
         }
     }
 
+    /// Ends the actor at once, as a kill would, but after the commit that is under way: what is queued is refused with
+    /// [`Rejected::Stopped`], nothing is moved into the database, the store is closed. For whoever cannot wait for a
+    /// [`stop`](Self::stop).
+    pub fn abort(&self) {
+        self.0.gauges.abort();
+        // Wakes an actor that waits for commands. One whose control lane has no room is at work, and looks afterwards.
+        let LaneSender { commands, room } = self.0.lanes.of(Lane::Control);
+        let bytes = self.measure(&Work::Stop).unwrap_or(1);
+        if let Ok(room) = Arc::clone(room).try_acquire_many_owned(bytes as u32)
+            && let Ok(slot) = commands.try_reserve()
+        {
+            let (command, receipt) = Self::command(Work::Stop, bytes, room);
+            slot.send(command);
+            drop(receipt);
+        }
+    }
+
+    /// Waits until the actor has ended and the store is closed.
+    ///
+    /// # Cancel safety
+    /// Only looks.
+    pub async fn ended(&self) {
+        self.0.gauges.finished().await;
+    }
+
+    /// What made the actor fail, if it did: the store, or a panic.
+    #[must_use]
+    pub fn failure(&self) -> Option<StoreError> {
+        self.0.gauges.failure.get().cloned()
+    }
+
     // === parts ===
 
     async fn enqueue(&self, lane: Lane, work: Work) -> Result<Receipt, Rejected> {

@@ -171,6 +171,8 @@ pub(crate) struct Gauges {
     pub(crate) failure: OnceLock<StoreError>,
     stopping: AtomicBool,
     stop_asked: Notify,
+    is_aborted: AtomicBool,
+    aborted: Notify,
     ended: Notify,
 }
 
@@ -273,6 +275,25 @@ impl Gauges {
     pub(crate) async fn stop_asked(&self) {
         while !self.is_stopping() {
             self.stop_asked.notified().await;
+        }
+    }
+
+    /// Ends the actor after the commit that is under way, if any, whatever is queued.
+    pub(crate) fn abort(&self) {
+        self.ask_to_stop();
+        // SeqCst with the check in `aborted`, as above.
+        self.is_aborted.store(true, Ordering::SeqCst);
+        self.aborted.notify_one();
+    }
+
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.is_aborted.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the actor is to end at once. Cancel safe.
+    pub(crate) async fn aborted(&self) {
+        while !self.is_aborted() {
+            self.aborted.notified().await;
         }
     }
 

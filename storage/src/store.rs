@@ -35,6 +35,9 @@ pub enum StoreError {
     /// It is not known whether the batch was committed; reopen and look at the last seq.
     #[error("outcome of the commit is unknown: {0}")]
     Unknown(String),
+    /// The storage actor panicked. Writing has stopped; what was acknowledged is committed.
+    #[error("the storage actor panicked: {0}; start again, what was acknowledged is committed")]
+    Panicked(String),
     /// A setting has a value that is not allowed; nothing was opened.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),

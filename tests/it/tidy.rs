@@ -292,6 +292,17 @@ fn only_the_step_sender_commits_turns() {
 }
 
 #[test]
+fn only_one_file_spawns_the_runtimes_tasks() {
+    let is_asked = |source: &Source| {
+        source.is_in("runtime/src") && !source.is_in("runtime/src/sim") && source.path != "runtime/src/tasks.rs"
+    };
+    let found = search(is_asked, |line| {
+        line.contains("env.spawn(") || line.contains("thread::Builder") || line.contains("thread::spawn")
+    });
+    none("tasks are spawned outside runtime/src/tasks.rs, where their panics would be nobody's business", &found);
+}
+
+#[test]
 fn nothing_iterates_a_dash_map() {
     // bench drives a bare one as what it compares with.
     let uses = |source: &Source| source.code.contains("DashMap") && !source.is_in("bench");

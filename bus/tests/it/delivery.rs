@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, future::Future, task::Context};
 
-use atra_bus::{Interest, Seq, Subscription};
+use atra_bus::{BusOptions, Interest, Seq, Subscription};
 use futures::{FutureExt, task::noop_waker};
 
 use crate::support::{Draw, Fixture, interest, interest_except, read_all, take_all};
@@ -303,4 +303,45 @@ async fn of_a_thousand_subscribers_with_a_topic_each_only_those_who_want_it_are_
         assert_eq!(taken.iter().map(|event| event.seq.get()).collect::<Vec<_>>(), expected);
     }
     assert_eq!(fixture.reads(), 0);
+}
+
+/// Ten thousand subscribers that never read once held 160 KB each.
+#[tokio::test]
+async fn all_queues_together_are_bounded_and_whoever_holds_less_reads_the_rest_from_the_journal() {
+    let options = BusOptions { queue_events_max: 128, queues_events_max: 512, ..BusOptions::default() };
+    let mut fixture = Fixture::on(options, 0);
+    let wanted = interest(&["a"]);
+    let mut readers: Vec<Subscription> = Vec::new();
+    for n in 0..64 {
+        readers.push(fixture.bus.subscribe(wanted.clone(), fixture.bus.released()));
+        // Batches of one event and of several: single entries and runs.
+        let events = vec![("a", "x"); 1 + 2 * (n % 2)];
+        fixture.release(&events);
+        let queued: usize = fixture.bus.subscribers().iter().map(|status| status.queued).sum();
+        assert!(queued <= 1_024, "{queued} events wait in {} queues", n + 1);
+    }
+    assert!(fixture.bus.subscribers().iter().all(|status| status.queued <= 16));
+    fixture.bus.close();
+    let all = fixture.wanted(&wanted, 0);
+    for (n, reader) in readers.iter_mut().enumerate() {
+        let seqs = read_all(reader).await;
+        let first = *seqs.first().unwrap();
+        assert_eq!(seqs, fixture.wanted(&wanted, first - 1), "reader {n}");
+        assert_eq!(seqs.last(), all.last(), "reader {n}");
+    }
+}
+
+#[tokio::test]
+async fn queues_hold_more_again_when_subscribers_have_gone() {
+    let options = BusOptions { queue_events_max: 128, queues_events_max: 512, ..BusOptions::default() };
+    let mut fixture = Fixture::on(options, 0);
+    let mut reader = fixture.bus.subscribe(interest(&["a"]), Seq::ZERO);
+    let others: Vec<Subscription> = (0..40).map(|_| fixture.bus.subscribe(interest(&["b"]), Seq::ZERO)).collect();
+    drop(others);
+    for _ in 0..100 {
+        fixture.release(&[("a", "x")]);
+    }
+    assert_eq!(reader.lagged(), 0);
+    fixture.bus.close();
+    assert_eq!(read_all(&mut reader).await.len(), 100);
 }

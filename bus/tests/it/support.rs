@@ -84,8 +84,11 @@ impl Fixture {
     }
 
     pub(crate) fn with(queue_events_max: usize, yields_max: u64, page_events_max: usize) -> Self {
+        Self::on(BusOptions { queue_events_max, page_events_max, ..BusOptions::default() }, yields_max)
+    }
+
+    pub(crate) fn on(options: BusOptions, yields_max: u64) -> Self {
         let journal = Arc::new(MemoryJournal { yields_max, ..MemoryJournal::default() });
-        let options = BusOptions { queue_events_max, page_events_max, ..BusOptions::default() };
         Self { bus: Bus::new(options, journal.clone()), journal, next: 1 }
     }
 

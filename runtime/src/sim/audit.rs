@@ -572,7 +572,7 @@ impl State {
             }
             Invariant::Durable => (!self.acks.is_empty(), "no caller was answered"),
             Invariant::Bounded | Invariant::NotStuck => (self.n_looks > 0, NEVER_LOOKED),
-            Invariant::Contained => (self.n_looks > 0 && !self.teams.is_empty(), NEVER_LOOKED),
+            Invariant::Contained | Invariant::HasTask => (self.n_looks > 0 && !self.teams.is_empty(), NEVER_LOOKED),
             Invariant::Deterministic => (false, "nothing was decided again"),
         };
         (!is_applicable).then_some(otherwise)

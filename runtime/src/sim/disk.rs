@@ -19,7 +19,7 @@ use super::{
     SIM_START,
     audit::Audit,
     driven::{DrivenReader, ReadBug},
-    engine::{Engine, Meddler, Meddling, WakeBug},
+    engine::{EndBug, Engine, Meddler, Meddling, WakeBug},
     faults::{FaultClass, Faults},
 };
 
@@ -55,6 +55,7 @@ pub(crate) struct Bugs {
     pub(crate) batch: Option<BatchBug>,
     pub(crate) read: Option<ReadBug>,
     pub(crate) wake: Option<WakeBug>,
+    pub(crate) end: Option<EndBug>,
 }
 
 pub(crate) type BatchBug = Arc<dyn Fn(u64, WriteBatch) -> Vec<WriteBatch> + Send + Sync>;

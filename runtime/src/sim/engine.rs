@@ -75,14 +75,17 @@ struct Shared {
     /// As in the state; here too, for who only asks for the time.
     now_ms: AtomicU64,
     meddler: OnceLock<Meddler>,
-    /// A planted bug.
+    /// Planted bugs.
     wake_bug: OnceLock<WakeBug>,
+    end_bug: OnceLock<EndBug>,
     /// Says what has not been taken, when everything has fallen silent.
     teller: OnceLock<Teller>,
 }
 
 /// Whether a wake of a task is lost: its name, and its polls so far.
 pub(crate) type WakeBug = Arc<dyn Fn(&str, u64) -> bool + Send + Sync>;
+/// Whether a task ends before a poll without a trace: its name, and its polls so far.
+pub(crate) type EndBug = Arc<dyn Fn(&str, u64) -> bool + Send + Sync>;
 /// What goes wrong instead of a poll: of which task, how many of its name were before it, which poll.
 pub(crate) type Meddler = Box<dyn Fn(&str, u32, u64) -> Option<Meddling> + Send + Sync>;
 pub(crate) type Teller = Box<dyn Fn() -> String + Send + Sync>;
@@ -241,6 +244,7 @@ impl Engine {
             now_ms: AtomicU64::new(0),
             meddler: OnceLock::new(),
             wake_bug: OnceLock::new(),
+            end_bug: OnceLock::new(),
             teller: OnceLock::new(),
         }))
     }
@@ -470,7 +474,15 @@ impl Engine {
             if self.goes_wrong(&mut state, id) {
                 return Polled::Task;
             }
+            let end_bug = self.0.end_bug.get();
             let Some(slot) = state.slot(id) else { return Polled::Task };
+            if end_bug.is_some_and(|bug| slot.group > 0 && bug(&slot.name, slot.polls)) {
+                // Leaked: not even its drop tells anybody.
+                std::mem::forget(slot.future.take());
+                drop(state);
+                self.finish(id, false);
+                return Polled::Task;
+            }
             // Taken back before the poll: a wake during it counts.
             slot.waker.queued.store(false, Ordering::Relaxed);
             if slot.group > 0 && slot.group < alive_from {
@@ -532,6 +544,11 @@ impl Engine {
     /// From now on these wakes are lost.
     pub(crate) fn plant(&self, bug: WakeBug) {
         let _ = self.0.wake_bug.set(bug);
+    }
+
+    /// From now on these tasks end.
+    pub(crate) fn plant_ends(&self, bug: EndBug) {
+        let _ = self.0.end_bug.set(bug);
     }
 
     /// Who says what has not been taken, when everything has fallen silent.

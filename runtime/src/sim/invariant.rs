@@ -32,6 +32,8 @@ pub enum Invariant {
     Fenced,
     /// What a team wants is handled in the end.
     NotStuck,
+    /// A team that is said to run has a task behind it.
+    HasTask,
 }
 
 /// A check that failed.
@@ -49,7 +51,7 @@ pub struct Violation {
 
 impl Invariant {
     /// All of them, in the order of their discriminants.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Order,
         Self::Atomic,
         Self::Isolated,
@@ -62,6 +64,7 @@ impl Invariant {
         Self::CleanStop,
         Self::Fenced,
         Self::NotStuck,
+        Self::HasTask,
     ];
 
     /// Its name, as in reports.
@@ -80,6 +83,7 @@ impl Invariant {
             Self::CleanStop => "clean_stop",
             Self::Fenced => "fenced",
             Self::NotStuck => "not_stuck",
+            Self::HasTask => "has_task",
         }
     }
 }

@@ -395,6 +395,14 @@ impl Swarm {
         self
     }
 
+    /// Plants a bug: a task ends without a trace, before this poll, if `bug` says so of its name and the number of its polls
+    /// so far.
+    #[must_use]
+    pub fn sabotage_ends(mut self, bug: impl Fn(&str, u64) -> bool + Send + Sync + 'static) -> Self {
+        self.bugs.end = Some(Arc::new(bug));
+        self
+    }
+
     fn options(&self) -> String {
         let (seed, n_teams) = (self.seed, self.teams.len());
         let n_agents: usize = self.teams.iter().map(|team| team.specs().count()).sum();
@@ -524,6 +532,9 @@ impl Swarm {
     fn world(self, engine: Engine, faults: Faults) -> (Arc<World>, mpsc::Receiver<disk::Order>) {
         if let Some(bug) = self.bugs.wake.clone() {
             engine.plant(bug);
+        }
+        if let Some(bug) = self.bugs.end.clone() {
+            engine.plant_ends(bug);
         }
         let power = faults.may(FaultClass::PowerLoss) || faults.may(FaultClass::DiskLies);
         if power {

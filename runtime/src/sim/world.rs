@@ -306,7 +306,14 @@ impl World {
         self.audit.check(Invariant::Bounded, bounded, "storage queue", || format!("{metrics:?}"));
         let status = runtime.status();
         let mut excused = BTreeSet::new();
+        // Relaxed: one thread.
+        let alive: BTreeSet<String> =
+            self.engine.alive(self.group.load(Ordering::Relaxed) as u32).into_iter().collect();
         for team in &status {
+            let has_task = team.state.is_ended() || alive.contains(&format!("team {}", team.team));
+            self.audit.check(Invariant::HasTask, has_task, team.team.as_str(), || {
+                format!("it is said to be {}, and its task is gone", team.state)
+            });
             let gave_up = matches!(team.state, TeamState::Failed { .. } | TeamState::Poisoned { .. });
             let contained = !gave_up || self.audit.failed_itself(&team.team);
             self.audit.check(Invariant::Contained, contained, team.team.as_str(), || team.state.to_string());

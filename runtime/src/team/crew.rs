@@ -4,14 +4,14 @@
 //! task that gets its events of the round over its own queue and answers once. Both give the same
 //! decisions in the same order: (event handled, member's place, order published).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use atra_bus::{Env, Event, EventId, Name, Task, Topic};
+use atra_bus::{Env, Event, EventId, Name, Task, Topic, contain::contain};
 use atra_storage::{Ancestor, FactKind, FactWrite, Rejected};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     member::{Member, StateWrites, TurnFailure, TurnFault},
@@ -20,8 +20,11 @@ use super::{
 use crate::{
     AgentError, AgentSpec, Query,
     context::{Effects, TimerChange, TurnInput},
+    tasks,
 };
 
+/// How long an incarnation waits for a task of its own to end. 1 s: it ends at once unless it is in a call that blocks.
+pub(super) const END_MAX: Duration = Duration::from_secs(1);
 /// Topics whose routes are remembered; above it the memory is emptied and filled anew.
 const ROUTES_MAX: usize = 10_000;
 
@@ -254,7 +257,7 @@ pub(crate) enum Crew {
 pub(crate) struct Remote {
     spec: Arc<AgentSpec>,
     queue: mpsc::Sender<Request>,
-    _task: Task,
+    task: Task,
 }
 
 enum Request {
@@ -267,6 +270,8 @@ pub(crate) enum Answer {
     Round(Result<Decided, Failure>),
     Save(Result<StateWrites, TurnFault>),
     Query(Result<Value, AgentError>),
+    /// The member's task ended by this panic.
+    Gone(String),
 }
 
 /// One member's changed state.
@@ -285,11 +290,31 @@ impl Crew {
                 let (queue, requests) = mpsc::channel(1);
                 let spec = member.spec.clone();
                 let name = format!("agent {}", spec.name);
-                let task = env.spawn(&name, Box::pin(serve(member, requests, answer.clone())));
-                Remote { spec, queue, _task: task }
+                let (place, gone) = (member.place, answer.clone());
+                let serving = contain(serve(member, requests, answer.clone()));
+                let serving = async move {
+                    if let Err(panic) = serving.await {
+                        // An error means that the executor has gone too.
+                        let _ = gone.send((place, Answer::Gone(panic))).await;
+                    }
+                };
+                let task = tasks::spawn(env, &name, serving, |_| ());
+                Remote { spec, queue, task }
             })
             .collect();
         Self::Apart { remotes, answers }
+    }
+
+    /// Drops the members, and waits for those that run in tasks of their own.
+    pub(crate) async fn end(self) {
+        // Members that are here are dropped with `self`.
+        let Self::Apart { remotes, answers } = self else { return };
+        drop(answers);
+        for Remote { queue, task, .. } in remotes {
+            drop(queue);
+            // One that is in a call that blocks is left to end by itself.
+            let _ = timeout(END_MAX, task.join()).await;
+        }
     }
 
     /// Has every member handle the events of the round that it wants. Deterministic in content and order.
@@ -331,6 +356,9 @@ impl Crew {
                         Some((place, Answer::Save(Err(fault)))) => {
                             return Err((remotes[place].spec.name.clone(), fault));
                         }
+                        Some((place, Answer::Gone(panic))) => {
+                            return Err((remotes[place].spec.name.clone(), TurnFault::Panicked(panic)));
+                        }
                         _ => return Err((remotes[0].spec.name.clone(), gone())),
                     }
                 }
@@ -347,6 +375,7 @@ impl Crew {
                 let _ = remotes[place].queue.send(Request::Query(query)).await;
                 match answers.recv().await {
                     Some((_, Answer::Query(answer))) => answer,
+                    Some((_, Answer::Gone(panic))) => Err(AgentError::new(TurnFault::Panicked(panic).to_string())),
                     _ => Err(AgentError::new(gone().to_string())),
                 }
             }
@@ -447,6 +476,9 @@ async fn round_apart(
                 if failed.as_ref().is_none_or(|(best_on, best_place, _)| (on, place) < (*best_on, *best_place)) {
                     failed = Some((on, place, failure));
                 }
+            }
+            Some((place, Answer::Gone(panic))) => {
+                return Err(TurnFailure { fault: TurnFault::Panicked(panic), ..lost(place) });
             }
             _ => return Err(lost(0)),
         }

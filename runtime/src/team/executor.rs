@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    convert::Infallible,
     future::poll_fn,
     pin::Pin,
     sync::{
@@ -29,6 +30,7 @@ use super::{
     crew::{Crew, Decided, Gate, Mark, RoundEvent, Routes, TurnRules},
     inputs::{Input, Inputs},
     member::{TurnFailure, TurnFault},
+    orders::Orders,
     step::{OpenStep, StepSender},
 };
 use crate::{
@@ -36,16 +38,8 @@ use crate::{
     context::{TeamShared, TimerChange, TurnInput},
 };
 
-/// What a team can be told from outside.
-pub(crate) enum TeamControl {
-    /// Finish what was begun, commit it, and end.
-    Stop,
-    /// Take no inputs until resumed.
-    Pause,
-    /// Go on.
-    Resume,
-    /// End, to be built anew from committed state.
-    Restart,
+/// What a team can be asked from outside. Orders have a place of their own ([`Orders`]).
+pub(crate) enum TeamAsk {
     /// Answer a question once everything before it is committed.
     Query { place: usize, query: Query, answer: oneshot::Sender<Result<(Value, Seq), AgentError>> },
     /// Tell when the team has come that far.
@@ -76,6 +70,8 @@ pub(crate) enum TeamExit {
     Oversized(String),
     /// A source, a save or the journal failed: no event is to blame.
     Failed(String),
+    /// The runtime has failed: nothing can be committed any more.
+    Lost,
 }
 
 /// The turn that ended an executor.
@@ -144,6 +140,7 @@ pub(crate) struct TeamParts {
     pub(crate) careful: Careful,
     pub(crate) position: Arc<AtomicU64>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) orders: Arc<Orders>,
 }
 
 struct InFlight {
@@ -158,8 +155,10 @@ type Answered = (InFlight, Result<(), Rejected>);
 
 /// What an executor with nothing to do was waiting for.
 enum News {
-    /// A command; `None`: nobody is left to give one.
-    Told(Option<TeamControl>),
+    /// An order: the loop looks which.
+    Ordered,
+    /// A question; `None`: nobody is left to ask one.
+    Asked(Option<TeamAsk>),
     Committed(Answered),
     /// Something may be there to be taken, or the journal cannot be read.
     Ready(Result<(), String>),
@@ -180,9 +179,6 @@ pub(crate) struct Executor {
     cursor_alarm: Option<Alarm>,
     /// The clock as it is stored.
     clock_written: TeamClock,
-    stopping: Option<TeamExit>,
-    /// Whatever happens on the way to the stop, it is one: nobody says it twice.
-    told_to_stop: bool,
     waiters: Vec<Waiter>,
     round: Vec<RoundEvent>,
     /// The round before, emptied: its memory is the next one's.
@@ -210,8 +206,6 @@ impl Executor {
             cursor_written_at: Instant::now(),
             cursor_alarm: None,
             clock_written,
-            stopping: None,
-            told_to_stop: false,
             waiters: Vec::new(),
             round: Vec::new(),
             spare: Vec::new(),
@@ -220,59 +214,67 @@ impl Executor {
         }
     }
 
-    /// Runs until told to stop or until something fails.
-    /// Commands in `stash` came before it ran and are obeyed first.
-    pub(crate) async fn run(
-        mut self,
-        control: &mut mpsc::Receiver<TeamControl>,
-        stash: &mut VecDeque<TeamControl>,
-        paused: &mut bool,
-    ) -> TeamExit {
-        match self.run_until_exit(control, stash, paused).await {
-            Ok(()) => TeamExit::Stopped,
-            Err(exit) if self.told_to_stop && !matches!(exit, TeamExit::Stopped) => {
+    /// Runs until it is ordered to end or something fails; then everything that users gave is dropped.
+    pub(crate) async fn run(mut self, asks: &mut mpsc::Receiver<TeamAsk>) -> TeamExit {
+        let exit = match self.run_until_exit(asks).await {
+            Ok(never) => match never {},
+            // Whatever happens on the way to the stop, it is one: nobody orders it twice.
+            Err(exit) if self.parts.orders.is_stop() && !matches!(exit, TeamExit::Stopped) => {
                 tracing::warn!(team = %self.parts.name, ?exit, "team stopped with work undone; the next start repeats it");
                 TeamExit::Stopped
             }
             Err(exit) => exit,
+        };
+        let Self { parts: TeamParts { crew, inputs, .. }, .. } = self;
+        crew.end().await;
+        for source in inputs.sources {
+            source.end().await;
         }
+        exit
     }
 
-    async fn run_until_exit(
-        &mut self,
-        control: &mut mpsc::Receiver<TeamControl>,
-        stash: &mut VecDeque<TeamControl>,
-        paused: &mut bool,
-    ) -> Flow {
-        while let Some(message) = stash.pop_front() {
-            self.obey(message, paused).await?;
-        }
+    async fn run_until_exit(&mut self, asks: &mut mpsc::Receiver<TeamAsk>) -> Result<Infallible, TeamExit> {
         loop {
-            while let Ok(message) = control.try_recv() {
-                self.obey(message, paused).await?;
+            if self.parts.orders.is_ending() {
+                return Err(self.obey().await?);
             }
-            if let Some(exit) = self.stopping.take() {
-                self.settle(true).await?;
-                return Err(exit);
+            if let Ok(ask) = asks.try_recv() {
+                self.answer(ask).await?;
+                continue;
             }
-            let ready = if *paused { Ok(None) } else { self.parts.inputs.next_ready() };
+            let is_paused = self.parts.orders.is_paused();
+            let ready = if is_paused { Ok(None) } else { self.parts.inputs.next_ready() };
             let ready = match ready {
                 Ok(ready) => ready,
-                Err(cause) => return self.fail(cause).await,
+                Err(cause) => return Err(self.fail(cause).await?),
             };
             if let Some(input) = ready {
                 self.take(input).await?;
                 continue;
             }
             self.close().await?;
-            self.wait(control, paused).await?;
+            self.wait(asks, is_paused).await?;
         }
     }
 
+    /// Ends as ordered: a stop before a restart.
+    async fn obey(&mut self) -> Result<TeamExit, TeamExit> {
+        let orders = self.parts.orders.clone();
+        if orders.is_lost() {
+            return Ok(TeamExit::Lost);
+        }
+        self.settle(true).await?;
+        if orders.is_stop() {
+            return Ok(TeamExit::Stopped);
+        }
+        orders.take_restart();
+        Ok(TeamExit::Restarted)
+    }
+
     /// Nothing is ready: waits for whatever comes first.
-    async fn wait(&mut self, control: &mut mpsc::Receiver<TeamControl>, paused: &mut bool) -> Flow {
+    async fn wait(&mut self, asks: &mut mpsc::Receiver<TeamAsk>, is_paused: bool) -> Flow {
         let cursor = self.parts.inputs.cursor();
-        self.tell(cursor, !*paused);
+        self.tell(cursor, !is_paused);
         // Relaxed, as at an input: who has nothing to do keeps nothing for the others to remember.
         self.parts.position.store(cursor.get(), Ordering::Relaxed);
         let behind = self.in_flight.is_empty() && cursor > self.parts.steps.cursor();
@@ -281,31 +283,35 @@ impl Executor {
             self.cursor_alarm = Some(Alarm::set(due).await);
         }
         self.parts.inputs.set_alarm();
-        match poll_fn(|cx| self.poll_news(control, *paused, behind, cx)).await {
-            News::Told(Some(message)) => self.obey(message, paused).await,
-            // The supervisor is gone: end as if told to.
-            News::Told(None) => {
-                self.stopping = Some(TeamExit::Stopped);
+        match poll_fn(|cx| self.poll_news(asks, is_paused, behind, cx)).await {
+            News::Ordered => Ok(()),
+            News::Asked(Some(ask)) => self.answer(ask).await,
+            // Nobody holds the runtime any more: end as if ordered to.
+            News::Asked(None) => {
+                self.parts.orders.stop();
                 Ok(())
             }
             News::Committed(done) => self.committed(done),
             News::Ready(Ok(())) => Ok(()),
-            News::Ready(Err(cause)) => self.fail(cause).await,
+            News::Ready(Err(cause)) => Err(self.fail(cause).await?),
             News::CursorDue => self.send_cursor().await,
         }
     }
 
-    /// Commands first, then what is on its way, then new work. Polled by hand, because the futures of a `select!` are
+    /// Orders first, then questions, then what is on its way, then new work. Polled by hand, because the futures of a `select!` are
     /// written anew at every wait: with a thousand teams that is as many lines that the processor has to fetch first.
     fn poll_news(
         &mut self,
-        control: &mut mpsc::Receiver<TeamControl>,
+        asks: &mut mpsc::Receiver<TeamAsk>,
         is_paused: bool,
         is_behind: bool,
         cx: &mut task::Context<'_>,
     ) -> Poll<News> {
-        if let Poll::Ready(message) = control.poll_recv(cx) {
-            return Poll::Ready(News::Told(message));
+        if self.parts.orders.poll_other(is_paused, cx).is_ready() {
+            return Poll::Ready(News::Ordered);
+        }
+        if let Poll::Ready(ask) = asks.poll_recv(cx) {
+            return Poll::Ready(News::Asked(ask));
         }
         if let Poll::Ready(done) = poll_oldest(&mut self.in_flight, cx) {
             return Poll::Ready(News::Committed(done));
@@ -324,29 +330,21 @@ impl Executor {
     }
 
     /// A source or the journal failed. What was handled before is whole inputs: it is committed first.
-    async fn fail(&mut self, cause: String) -> Flow {
+    async fn fail(&mut self, cause: String) -> Result<TeamExit, TeamExit> {
         self.settle(true).await?;
-        Err(TeamExit::Failed(cause))
+        Ok(TeamExit::Failed(cause))
     }
 
-    async fn obey(&mut self, message: TeamControl, paused: &mut bool) -> Flow {
-        match message {
-            TeamControl::Stop => {
-                self.told_to_stop = true;
-                self.stopping = Some(TeamExit::Stopped);
-            }
-            // A stop that came first stays.
-            TeamControl::Restart => _ = self.stopping.get_or_insert(TeamExit::Restarted),
-            TeamControl::Pause => *paused = true,
-            TeamControl::Resume => *paused = false,
-            TeamControl::Query { place, query, answer } => {
+    async fn answer(&mut self, ask: TeamAsk) -> Flow {
+        match ask {
+            TeamAsk::Query { place, query, answer } => {
                 self.settle(false).await?;
                 let found = self.parts.crew.query(place, query).await;
                 let found = found.map(|value| (value, self.parts.inputs.cursor()));
                 // The asker may have gone; that harms nobody.
                 let _ = answer.send(found);
             }
-            TeamControl::Tell(waiter) => self.waiters.push(waiter),
+            TeamAsk::Tell(waiter) => self.waiters.push(waiter),
         }
         Ok(())
     }
@@ -660,7 +658,7 @@ impl Executor {
             let ceiling = ceiling.map(|ceiling| ceiling.to_string().into());
             step.fact(FactKind::Meta, &self.parts.name, CEILING_KEY, ceiling);
         }
-        let in_flight_max = if self.parts.acting { 1 } else { self.parts.shared.limits.steps_in_flight_max.max(1) };
+        let in_flight_max = if self.parts.acting { 1 } else { self.parts.shared.limits.steps_in_flight_max };
         while self.in_flight.len() >= in_flight_max {
             let done = oldest(&mut self.in_flight).await;
             self.committed(done)?;

@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use atra_bus::{ERROR_BYTES_MAX, Event, Name, cut_text};
+use atra_bus::{
+    ERROR_BYTES_MAX, Event, Name,
+    contain::{Contained, contain_call, text_of},
+    cut_text,
+};
 use futures::FutureExt;
 use rustc_hash::FxHashMap;
 use serde_json::Value;
@@ -111,7 +115,7 @@ impl Drop for Running<'_> {
 pub(crate) struct Member {
     pub(crate) place: usize,
     pub(crate) spec: Arc<AgentSpec>,
-    agent: Box<dyn Agent>,
+    agent: Contained<Box<dyn Agent>>,
     team: Arc<TeamShared>,
     watch: Arc<TurnWatch>,
     /// Own memory writes of the present round.
@@ -124,7 +128,7 @@ impl Member {
     pub(crate) fn new(
         place: usize,
         spec: Arc<AgentSpec>,
-        agent: Box<dyn Agent>,
+        agent: Contained<Box<dyn Agent>>,
         team: Arc<TeamShared>,
         watch: Arc<TurnWatch>,
     ) -> Self {
@@ -160,15 +164,16 @@ impl Member {
             order: 0,
             draws: 0,
         };
-        // Unwind safety: after a panic the instance, the effects and the whole open step are dropped.
-        let handled = AssertUnwindSafe(async { self.agent.handle(event, &mut cx).await }).catch_unwind();
-        let outcome = within(self.spec.turn_timeout, handled).await;
+        // Unwind safety: after a panic the instance, the effects and the whole open step are dropped. Around the time-out
+        // too, which drops a handler that is pending.
+        let handled = within(self.spec.turn_timeout, self.agent.handle(event, &mut cx));
+        let outcome = AssertUnwindSafe(handled).catch_unwind().await;
         drop(running);
         match outcome {
-            Some(Ok(Ok(()))) => Ok(()),
-            Some(Ok(Err(error))) => Err(TurnFault::Failed(error.to_string())),
-            Some(Err(panic)) => Err(TurnFault::Panicked(panic_text(&*panic))),
-            None => Err(TurnFault::TimedOut(self.spec.turn_timeout)),
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(error))) => Err(TurnFault::Failed(error.to_string())),
+            Ok(None) => Err(TurnFault::TimedOut(self.spec.turn_timeout)),
+            Err(panic) => Err(TurnFault::Panicked(text_of(panic))),
         }
     }
 
@@ -197,10 +202,10 @@ impl Member {
 
 /// Runs a call of an agent so that its panic stays inside.
 pub(crate) fn contained<T>(call: impl FnOnce() -> Result<T, AgentError>) -> Result<T, TurnFault> {
-    match std::panic::catch_unwind(AssertUnwindSafe(call)) {
+    match contain_call(call) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(TurnFault::Failed(error.to_string())),
-        Err(panic) => Err(TurnFault::Panicked(panic_text(&*panic))),
+        Err(panic) => Err(TurnFault::Panicked(panic)),
     }
 }
 

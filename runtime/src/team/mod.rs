@@ -11,6 +11,7 @@
 //! | `timers` | pending timers and schedules |
 //! | `source` | a source's stream, read ahead on a task of its own |
 //! | `step` | the open step, and sending it |
+//! | `orders` | stop, restart, pause: a place that no queue can hide |
 //! | `plan` | what the rest of the runtime says about a team before it runs |
 
 mod alarm;
@@ -19,6 +20,7 @@ mod crew;
 mod executor;
 mod inputs;
 mod member;
+mod orders;
 mod plan;
 mod source;
 mod step;
@@ -30,11 +32,12 @@ pub use plan::{Clock, Placement, Team};
 pub(crate) use clock::{CLOCK_TOPIC, TeamClock};
 pub(crate) use crew::{Crew, Decided, Mark, RoundEvent, Routes, TurnRules};
 pub(crate) use executor::{
-    CEILING_KEY, CLOCK_KEY, Careful, Counters, Executor, Guilty, INIT_KEY, Suspects, TeamControl, TeamExit, TeamParts,
+    CEILING_KEY, CLOCK_KEY, Careful, Counters, Executor, Guilty, INIT_KEY, Suspects, TeamAsk, TeamExit, TeamParts,
     Waiter, letter,
 };
 pub(crate) use inputs::Inputs;
 pub(crate) use member::{Member, TurnFailure, TurnWatch, contained, panic_text, within};
+pub(crate) use orders::Orders;
 pub(crate) use source::SourceReader;
 pub(crate) use step::StepSender;
 pub(crate) use timers::{Moment, Rings, Timers};

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use atra_bus::{InvalidSetting, InvalidSettings, Name, SettingCheck};
+use atra_bus::{
+    InvalidSetting, InvalidSettings, Name, SettingCheck,
+    contain::{contain_call, report},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Agent, AgentSpec, ledger::Model, limits::Limits};
@@ -32,6 +35,16 @@ pub enum Clock {
 
 /// Makes a fresh instance of an agent: at the start and after every failure.
 pub(crate) type AgentFactory = Arc<dyn Fn() -> Box<dyn Agent> + Send + Sync>;
+
+/// The spec of an instance that is made for nothing else. Its drop is contained: it may panic where tasks run, as that of
+/// an agent that owns a tokio runtime does.
+fn spec_of(agent: impl Agent) -> AgentSpec {
+    let spec = agent.spec();
+    if let Err(panic) = contain_call(|| drop(agent)) {
+        report(&format!("drop of agent {}", spec.name), &panic);
+    }
+    spec
+}
 
 /// A team to be started.
 #[derive(Clone)]
@@ -67,14 +80,19 @@ impl Team {
     /// A team of one agent, named as the agent.
     #[must_use]
     pub fn of<A: Agent + 'static>(factory: impl Fn() -> A + Send + Sync + 'static) -> Self {
-        let name = factory().spec().name;
-        Self::new(name.as_str()).agent(factory)
+        let spec = spec_of(factory());
+        Self::new(spec.name.as_str()).member(spec, factory)
     }
 
     /// Adds a member; its place decides who is first where two members handle one event.
     #[must_use]
-    pub fn agent<A: Agent + 'static>(mut self, factory: impl Fn() -> A + Send + Sync + 'static) -> Self {
-        self.specs.push(Arc::new(factory().spec()));
+    pub fn agent<A: Agent + 'static>(self, factory: impl Fn() -> A + Send + Sync + 'static) -> Self {
+        let spec = spec_of(factory());
+        self.member(spec, factory)
+    }
+
+    fn member<A: Agent + 'static>(mut self, spec: AgentSpec, factory: impl Fn() -> A + Send + Sync + 'static) -> Self {
+        self.specs.push(Arc::new(spec.delivered()));
         self.factories.push(Arc::new(move || Box::new(factory())));
         self
     }

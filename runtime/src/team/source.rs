@@ -5,12 +5,16 @@
 
 use std::{collections::VecDeque, sync::Arc, task};
 
-use atra_bus::{Draft, Env, Event, EventId, Filter, Name, Task, Timestamp};
-use futures::{StreamExt, stream::ReadyChunks};
+use atra_bus::{
+    Draft, Env, Event, EventId, Filter, Name, Task, Timestamp,
+    contain::{Contained, DropPanics, contain},
+};
+use futures::StreamExt;
 use rustc_hash::FxHashSet;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
-use crate::{AgentError, AgentSpec, KEY_BYTES_MAX, Source, SourceItem, limits::Limits};
+use super::crew::END_MAX;
+use crate::{AgentError, AgentSpec, KEY_BYTES_MAX, Source, SourceItem, limits::Limits, tasks};
 
 /// Items per chunk: one queue operation and one wake-up for many.
 const CHUNK_ITEMS_MAX: usize = 256;
@@ -50,10 +54,11 @@ pub(crate) struct SourceReader {
     buffer: VecDeque<Item>,
     pub(crate) ended: bool,
     /// Owned so that the stream ends with its team.
-    _task: Task,
+    task: Task,
 }
 
 impl SourceReader {
+    /// `drops` gets a panic of the stream's destructor.
     pub(crate) fn spawn(
         env: &Arc<dyn Env>,
         member: usize,
@@ -61,15 +66,30 @@ impl SourceReader {
         source: Source,
         settled: Vec<EventId>,
         limits: &Limits,
+        drops: Arc<DropPanics>,
     ) -> Self {
         let chunk_items_max = limits.read_ahead_inputs_max.min(CHUNK_ITEMS_MAX);
         let chunks = limits.read_ahead_inputs_max / chunk_items_max;
         let (sender, queue) = mpsc::channel(chunks);
         let name = format!("source {}", spec.name);
-        let items = source.ready_chunks(chunk_items_max);
         let maker = Maker::new(spec, settled, limits, env.clone());
-        let task = env.spawn(&name, Box::pin(read_ahead(items, maker, sender)));
-        Self { member, queue, buffer: VecDeque::new(), ended: false, _task: task }
+        let source = Contained::new(source, &name, drops);
+        let reading = contain(read_ahead(source, chunk_items_max, maker, sender.clone()));
+        let reading = async move {
+            if let Err(panic) = reading.await {
+                // An error means that the team is gone: nobody wants to know.
+                let _ = sender.send(vec![Item::Failed(format!("source panicked: {panic}"))]).await;
+            }
+        };
+        let task = tasks::spawn(&**env, &name, reading, |_| ());
+        Self { member, queue, buffer: VecDeque::new(), ended: false, task }
+    }
+
+    /// Ends the stream and waits until it is dropped.
+    pub(crate) async fn end(self) {
+        self.task.abort();
+        // A stream that is in a call that blocks is left to end by itself.
+        let _ = timeout(END_MAX, self.task.join()).await;
     }
 
     /// The next item, if one is here.
@@ -108,7 +128,13 @@ fn stopped_early() -> Item {
     Item::Failed("the source's stream closed without saying End".into())
 }
 
-async fn read_ahead(mut items: ReadyChunks<Source>, mut maker: Maker, sender: mpsc::Sender<Vec<Item>>) {
+async fn read_ahead(
+    mut source: Contained<Source>,
+    chunk_items_max: usize,
+    mut maker: Maker,
+    sender: mpsc::Sender<Vec<Item>>,
+) {
+    let mut items = (&mut *source).ready_chunks(chunk_items_max);
     while let Some(chunk) = items.next().await {
         let mut ready = Vec::with_capacity(chunk.len());
         for item in chunk {

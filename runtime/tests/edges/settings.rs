@@ -6,7 +6,7 @@ use atra_bus::BusOptions;
 use atra_runtime::{AgentSpec, Limits, Missed, RuntimeBuilder, StartError, config, testing::AgentBench};
 use atra_storage::{MemoryStore, StorageOptions};
 
-use crate::support::idle;
+use crate::support::{Named, idle};
 
 type Change = fn(&mut Limits);
 
@@ -57,25 +57,9 @@ async fn a_limit_at_the_ends_of_its_type_is_refused_by_the_builder_and_by_the_be
             let error = refused(RuntimeBuilder::new(MemoryStore::new()).team(team)).await;
             assert!(error.contains(&format!("teams.a.limits.{field} = ")), "{field}: {error}");
 
-            let bench = std::panic::catch_unwind(|| AgentBench::new(Nothing).limits(limits.clone()));
+            let bench = std::panic::catch_unwind(|| AgentBench::new(Named("nothing")).limits(limits.clone()));
             assert!(bench.is_err(), "{field}: the bench took {limits:?}");
         }
-    }
-}
-
-struct Nothing;
-
-#[async_trait::async_trait]
-impl atra_runtime::Agent for Nothing {
-    fn spec(&self) -> AgentSpec {
-        AgentSpec::new("nothing")
-    }
-    async fn handle(
-        &mut self,
-        _event: &atra_bus::Event,
-        _cx: &mut atra_runtime::Context<'_>,
-    ) -> Result<(), atra_runtime::AgentError> {
-        Ok(())
     }
 }
 

@@ -443,7 +443,7 @@ async fn until_end(runtime: &Runtime, until_idle: bool, json: bool) -> Ended {
             Ok(state) => Ended::Team(state),
             Err(_) => Ended::Idle,
         },
-        () = idle => Ended::Idle,
+        _ = idle => Ended::Idle,
         () = tell => Ended::Signal,
     };
     match ended {

@@ -4,8 +4,10 @@
 //! - `failure`: what each class of store error does
 //! - `bounds`: queues, lanes, sizes, stopping
 //! - `retention`: what is deleted, and when
+//! - `contained`: panics inside the actor, and ending it without a stop
 
 mod bounds;
+mod contained;
 mod failure;
 mod order;
 mod retention;
