@@ -672,7 +672,7 @@ async fn check(store: impl AsyncFn() -> RuntimeBuilder, samples: Vec<Sample>) {
         }
     }
     let timers = runtime.reader().facts(FactKind::Timer, None).await.unwrap();
-    assert_eq!(timers.len(), seen.lock().unwrap().keys().filter(|(_, way)| *way == "timer").count());
+    assert_eq!(timers.len(), seen.keys().filter(|(_, way)| *way == "timer").count());
     for (n, (_, seq)) in events.iter().enumerate() {
         if let Some(seq) = seq {
             let row = runtime.reader().event(*seq).await.unwrap().unwrap();

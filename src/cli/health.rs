@@ -200,6 +200,7 @@ mod tests {
         let team = |state: TeamState, stuck: Option<&str>| TeamStatus {
             team: name("desk"),
             state,
+            paused: false,
             inputs: 0,
             inputs_ahead: 0,
             turns: 0,
