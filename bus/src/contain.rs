@@ -17,6 +17,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use crate::{ERROR_BYTES_MAX, cut_text};
+
 /// Runs `call`; the text of its panic if it panics.
 ///
 /// # Errors
@@ -26,7 +28,7 @@ pub fn contain_call<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(text_of)
 }
 
-/// The text of a caught panic.
+/// The text of a caught panic, cut at [`ERROR_BYTES_MAX`].
 #[must_use]
 pub fn text_of(panic: Box<dyn Any + Send>) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -37,7 +39,8 @@ pub fn text_of(panic: Box<dyn Any + Send>) -> String {
             std::mem::forget(again);
         }
     }
-    text.unwrap_or_else(|| "a value that is not text".into())
+    let text = text.unwrap_or_else(|| "a value that is not text".into());
+    cut_text(&text, ERROR_BYTES_MAX).into_owned()
 }
 
 /// Polls and drops `future` so that its panics stay inside.
