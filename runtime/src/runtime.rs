@@ -479,18 +479,24 @@ impl Runtime {
         let team = self.team(team)?;
         let mut states = team.states.clone();
         loop {
-            let state = states.borrow_and_update().clone();
+            states.borrow_and_update();
+            // Not what the team says of itself: a stuck one says that it runs after the runtime has stopped.
+            let state = self.state_of(team);
             if wanted(&state) {
                 return Ok(state);
+            }
+            let life = self.kernel.life.check();
+            if let Err(RuntimeError::Stopped) = life {
+                return Err(RuntimeError::Stopped);
             }
             tokio::select! {
                 // Biased: a team tells its last state before the runtime ends.
                 biased;
                 changed = states.changed() => if changed.is_err() {
-                    self.kernel.life.check()?;
-                    return Err(ended(team));
+                    return Err(self.why_not(team));
                 },
-                () = self.stopped() => return Err(RuntimeError::Stopped),
+                () = self.kernel.life.over(), if life.is_ok() => {}
+                () = self.kernel.life.stopped() => {}
             }
         }
     }
@@ -556,11 +562,6 @@ impl Runtime {
             sent = team.asks.send(ask) => sent.map_err(|_| ended(team)),
             () = self.kernel.life.over() => self.kernel.life.check(),
         }
-    }
-
-    /// Waits until the runtime has been stopped. Cancel safe.
-    async fn stopped(&self) {
-        self.kernel.life.stopped().await;
     }
 
     /// Why the team did not come so far: the runtime has ended, or the team.

@@ -120,7 +120,7 @@ fn the_configuration_sections_are_checked_with_the_names_of_their_keys() {
     let storage = config::StorageConfig {
         readers: 0,
         read_deadline_ms: 0,
-        slow_after_ms: 0,
+        slow_after_ms: u64::MAX,
         queue_bytes_max: 0,
         db_bytes_max: Some(0),
         ..Default::default()

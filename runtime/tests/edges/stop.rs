@@ -16,6 +16,15 @@ use tokio::sync::Notify;
 
 use crate::support::{idle, team, topic};
 
+/// Lets a stuck turn end, also when the test fails: its worker would be waited for.
+struct Releasing(Arc<AtomicBool>);
+
+impl Drop for Releasing {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// A team whose turn never yields until `is_released`; `has_begun` is told when it runs.
 fn stuck(is_released: &Arc<AtomicBool>, has_begun: &Arc<Notify>) -> atra_runtime::Team {
     let (is_released, has_begun) = (is_released.clone(), has_begun.clone());
@@ -111,6 +120,7 @@ async fn after_a_stop_and_after_a_deadline_every_call_is_refused_and_the_file_is
         let folder = tempfile::tempdir().unwrap();
         let db = folder.path().join("x.db");
         let (is_released, has_begun) = (Arc::new(AtomicBool::new(!is_stuck)), Arc::default());
+        let _releasing = Releasing(is_released.clone());
         let store = SqliteStore::open(SqliteOptions::new(&db)).await.unwrap();
         let runtime = RuntimeBuilder::new(store).team(stuck(&is_released, &has_begun)).start().await.unwrap();
         runtime.publish(Draft::new(topic("in.x"), 1)).await.unwrap();
@@ -167,6 +177,7 @@ async fn a_runtime_whose_last_handle_is_dropped_or_whose_stop_is_dropped_frees_i
         let folder = tempfile::tempdir().unwrap();
         let db = folder.path().join("x.db");
         let (is_released, has_begun) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let _releasing = Releasing(is_released.clone());
         let store = SqliteStore::open(SqliteOptions::new(&db)).await.unwrap();
         let runtime = RuntimeBuilder::new(store).team(stuck(&is_released, &has_begun)).start().await.unwrap();
         let kept = runtime.clone();

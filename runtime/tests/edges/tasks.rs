@@ -218,7 +218,9 @@ struct BadEnv {
 
 impl Env for BadEnv {
     fn now(&self) -> Timestamp {
-        assert!(!self.is_broken.load(Ordering::SeqCst), "clock");
+        // Not for the storage, which asks at every commit: this is about supervisors.
+        let is_storage = std::thread::current().name() == Some("atra-storage");
+        assert!(is_storage || !self.is_broken.load(Ordering::SeqCst), "clock");
         self.real.now()
     }
     fn random(&self) -> u64 {
@@ -243,7 +245,6 @@ async fn a_supervisor_that_panics_leaves_a_failed_team_which_can_be_restarted() 
     let published = runtime.publish(Draft::new(topic("in.x"), 1)).await.unwrap();
     runtime.settled(published.seq).await.unwrap();
 
-    // Nothing is published meanwhile: the storage asks for the time too, at a commit.
     is_broken.store(true, Ordering::SeqCst);
     let _ = runtime.pause("a").await;
     let _ = runtime.resume("a").await;
