@@ -87,8 +87,8 @@ impl Default for Config {
 
 impl Config {
     /// Reads the configuration: defaults, then `file` (or the one that `ATRA_CONFIG` names), then the environment; and
-    /// checks it. A variable with the prefix that is no key is logged as a warning: it may be another program's, such as
-    /// the service links of Kubernetes.
+    /// checks it. A variable with the prefix that is not a key is logged as a warning, since it may belong to another
+    /// program, as the service links of Kubernetes do.
     ///
     /// # Errors
     /// [`ConfigError`] with the place of what is wrong, or the key whose value is out of its range.
@@ -112,7 +112,7 @@ impl Config {
     }
 }
 
-/// Says which variables are no keys: those that are like one, each with it, and the others in one line.
+/// Logs the variables that are not keys: each variable similar to a key with that key, all others in one line.
 fn warn(unknown: &[UnknownVariable]) {
     for UnknownVariable { name, nearest } in unknown {
         if let Some(nearest) = nearest {
@@ -122,7 +122,7 @@ fn warn(unknown: &[UnknownVariable]) {
     let others: Vec<&str> =
         unknown.iter().filter(|variable| variable.nearest.is_none()).map(|variable| variable.name.as_str()).collect();
     if !others.is_empty() {
-        tracing::warn!("environment variables without effect, since they are no keys: {}", others.join(", "));
+        tracing::warn!("environment variables without effect, since they are not keys: {}", others.join(", "));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The `atra` binary: listens to signals, reads the command line, does one command, says what went wrong.
+//! The `atra` binary: handles signals, parses the command line, runs one command, reports errors.
 
 mod cli;
 
@@ -9,7 +9,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Known before the command line is read: its errors are told as it says.
+    // Set before the command line is parsed, since parse errors use it too.
     cli::stderr::begin(cli::args::wants_json(std::env::args_os()));
     // Before anything else, so that no signal is missed.
     let done = cli::stop::listen().and_then(|()| cli::args::parse()).and_then(|cli| cli.map_or(Ok(()), cli::run));

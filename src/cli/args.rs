@@ -33,23 +33,23 @@ const HELP_COLUMNS_MAX: usize = 100;
 #[command(name = "atra", version, about, propagate_version = true, arg_required_else_help = true)]
 #[command(after_help = "Environment: ATRA_<SECTION>_<KEY> sets a key of the configuration, ATRA_LOG or RUST_LOG what \
 is logged (default warn), NO_COLOR turns colours off.\nExit codes: 0 ok, 1 failure, 2 usage or configuration, \
-130 ended by a signal before the work was done; docs/operating.md has those of single commands.")]
+130 a signal ended the command before its work was done; docs/operating.md has those of single commands.")]
 pub(crate) struct Cli {
-    /// Print JSON, one value per line; notices, errors and the log on standard error too.
+    /// Print JSON, one value per line; also for notices, errors and the log on standard error.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// Whether a command line asks for JSON: known before it is read as a whole, since it may be wrong.
+/// Whether the command line has `--json`. Checked before the command line is parsed, since it may be invalid.
 pub(crate) fn wants_json(args: impl Iterator<Item = OsString>) -> bool {
     args.take_while(|arg| arg != "--").any(|arg| arg == "--json")
 }
 
 /// Reads the command line; `None` if it asked for help, which is printed.
 pub(crate) fn parse() -> Result<Option<Cli>, CliError> {
-    // Help that is piped is read on a terminal too, as a rule.
+    // Piped help is usually read on a terminal too.
     let columns = super::output::columns(&console::Term::stdout());
     let parsed = Cli::command().term_width(columns.min(HELP_COLUMNS_MAX)).try_get_matches();
     let error = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
@@ -118,7 +118,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether the exit code answers a question, whatever becomes of the output.
+    /// Whether the exit code answers a question even if the output cannot be written.
     pub(crate) fn is_question(&self) -> bool {
         matches!(
             self,
@@ -145,7 +145,7 @@ pub(crate) struct DbArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StatusArgs {
-    /// End with an exit code that says how it is, for monitoring.
+    /// Exit with a code that tells the health, for monitoring.
     #[arg(long)]
     pub(crate) check: bool,
     #[command(flatten)]
@@ -200,7 +200,7 @@ pub(crate) struct RunArgs {
     /// Run on a simulated market if the database has no candles; the default database starts one without this flag.
     #[arg(long)]
     pub(crate) demo: bool,
-    /// Only this ticker; repeatable. All in the database if not said.
+    /// Only this ticker; repeatable [default: all in the database].
     #[arg(long, value_name = "TICKER")]
     pub(crate) ticker: Vec<String>,
     /// Only candles of this length, such as 15m.
@@ -281,7 +281,7 @@ pub(crate) struct ImportArgs {
     /// Rows that may be refused before the whole file is.
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub(crate) refused_max: usize,
-    /// Bytes of a file, unpacked, such as 500M or 8G [default: 4G; 256M of JSON and of what is packed twice].
+    /// Largest unpacked size of a file, such as 500M or 8G [default: 4G; 256M for JSON and for files packed twice].
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_size: Option<u64>,
 }
@@ -398,7 +398,7 @@ pub(crate) struct TailArgs {
     /// Continue with new events until Ctrl-C.
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Look through the whole journal for events on the topics, however long that takes.
+    /// Search the whole journal for events on the topics, however long that takes.
     #[arg(long, conflicts_with = "after")]
     pub(crate) all: bool,
     #[command(flatten)]
@@ -545,16 +545,16 @@ pub(crate) enum DbCommand {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("kept").required(true).multiple(true).args(["keep", "keep_events", "keep_keys", "keep_results"]))]
 pub(crate) struct PruneArgs {
-    /// Keeps what was committed at most so long ago, such as 30d, 12h, 90m.
+    /// Keeps events committed within this time, such as 30d, 12h, 90m.
     #[arg(long, value_name = "SPAN")]
     pub(crate) keep: Option<Span>,
     /// Keeps the newest N events.
     #[arg(long, value_name = "N")]
     pub(crate) keep_events: Option<u64>,
-    /// Keeps idempotency keys that were committed at most so long ago [default: 7d].
+    /// Keeps idempotency keys committed within this time [default: 7d].
     #[arg(long, value_name = "SPAN")]
     pub(crate) keep_keys: Option<Span>,
-    /// Keeps results of calls to the outside that were committed at most so long ago [default: 7d].
+    /// Keeps results of calls to the outside committed within this time [default: 7d].
     #[arg(long, value_name = "SPAN")]
     pub(crate) keep_results: Option<Span>,
     /// Only says what would be deleted; also while a runtime has the database.
@@ -566,9 +566,9 @@ pub(crate) struct PruneArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Print it as TOML: defaults, file, environment and flags taken together.
+    /// Print the configuration as TOML, merged from defaults, file, environment and flags.
     Show(DbArgs),
-    /// Check it and change nothing: exit code 0 if every command accepts it, 2 if not.
+    /// Check the configuration and change nothing: exit code 0 if valid, 2 if not.
     Check(DbArgs),
 }
 

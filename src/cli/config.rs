@@ -14,13 +14,13 @@ use super::{
 
 /// What keys without a value mean.
 const UNSET: [(&str, &str); 11] = [
-    ("storage.db_bytes_max", "the disk decides"),
+    ("storage.db_bytes_max", "no limit but the disk"),
     ("storage.keep", "events are kept for ever"),
     ("storage.keep_events", "all events are kept"),
     ("run.simulated_candles", "the simulated market has no end"),
     ("desk.from", "from the first candle on"),
     ("desk.to", "to the last candle"),
-    ("desk.speed", "as fast as it goes; in the simulated market run.simulated_speed"),
+    ("desk.speed", "as fast as possible; in the simulated market run.simulated_speed"),
     ("desk.speed_from", "from the first candle on"),
     ("desk.strategy", "two averages with the optimizer's parameters"),
     ("desk.risk.notional_max", "no limit"),
@@ -42,7 +42,7 @@ pub(crate) fn show(args: &DbArgs, out: &mut Output) -> Result<(), CliError> {
     out.text(&with_unset(&config, &text, is_unlimited))
 }
 
-/// Checks the configuration and says so; an invalid one is the error of every command.
+/// Reports that the configuration is valid. Every command returns an error for an invalid one.
 pub(crate) fn check(args: &DbArgs, out: &mut Output) -> Result<(), CliError> {
     let config = config_of(args)?;
     if out.is_json() {
@@ -56,7 +56,7 @@ pub(crate) fn check(args: &DbArgs, out: &mut Output) -> Result<(), CliError> {
 fn with_unset(config: &Config, text: &str, is_unlimited: bool) -> String {
     let values = json!(config);
     let is_unset = |key: &str| match values.pointer(&format!("/{}", key.replace('.', "/"))) {
-        // The greatest amount is how no limit is written down; a person reads it as a number.
+        // The greatest amount stands for "no limit"; a person would read it as a number.
         Some(_) if key == "desk.risk.notional_max" => is_unlimited,
         Some(value) => value.is_null(),
         None => true,

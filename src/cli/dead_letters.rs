@@ -28,7 +28,7 @@ async fn each(db: &dyn Read, mut take: impl FnMut(&FactRow) -> Result<(), CliErr
     Ok(())
 }
 
-/// Events that stopped a team, which no letter was written about: as letters, with the name of the team.
+/// Events that stopped a team and so have no dead letter. They are listed like dead letters, with the team's name.
 async fn poison(db: &dyn Read) -> Result<Vec<Value>, CliError> {
     let mut found = Vec::new();
     for team in db.teams().await? {
@@ -84,7 +84,7 @@ pub(crate) async fn show(event: &EventRef, db: &Path, out: &mut Output) -> Resul
     };
     let mut n_shown = 0;
     let mut take = |value: &Value, out: &mut Output| {
-        // By the event itself, or by the input that led to it, which is what the journal has.
+        // By the event itself, or by the input that led to it, since only the input is in the journal.
         let is_about = |key: &str| value[key].as_str().is_some_and(|text| text.starts_with(&id));
         if !is_about("event") && !is_about("input") {
             return Ok(());

@@ -25,7 +25,7 @@ use super::{escape::escaped, files, hint, status};
 const FAILURE: u8 = 1;
 /// The exit code of a command line or configuration that says what cannot be meant; clap uses it too.
 pub(crate) const USAGE: u8 = 2;
-/// The exit code of a command that a signal ended before its work was done: what shells say of Ctrl-C.
+/// The exit code of a command that a signal ended before its work was done. Shells use the same code for Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
 /// Why a command failed.
@@ -34,7 +34,7 @@ pub(crate) enum CliError {
     /// Flags that do not go together, or a value that is none.
     #[error("{what}")]
     Usage { what: String, next: &'static str },
-    /// A command line that cannot be read; the text says how it is used.
+    /// An invalid command line; the text has the usage.
     #[error("{text}")]
     CommandLine { text: String },
     /// The configuration.
@@ -49,7 +49,7 @@ pub(crate) enum CliError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A signal asked for an end before the work was done.
+    /// A signal ended the command before its work was done.
     #[error("interrupted by a signal; {what}")]
     Interrupted { what: &'static str },
     /// There is no database where a command wants to read one.
@@ -59,7 +59,7 @@ pub(crate) enum CliError {
     #[error("the runtime on {} did not respond; the command was not delivered", path.display())]
     NotHeard { path: PathBuf },
     /// A word that a runtime has heard, and cannot journal.
-    #[error("the runtime on {} took the command and could not journal it yet", path.display())]
+    #[error("the runtime on {} received the command but has not journalled it yet", path.display())]
     NotJournalled { path: PathBuf },
     /// A database that is to be written to cannot be.
     #[error("database {} cannot be written", path.display())]
@@ -173,7 +173,7 @@ impl CliError {
         }
     }
 
-    /// What the operating system says about the cause: it comes before what the command suggests.
+    /// The hint for an error of the operating system. It has priority over the command's own hint.
     fn cause_hint(&self) -> Option<String> {
         match self {
             Self::File { path, source }
@@ -242,7 +242,7 @@ impl CliError {
             Self::Import {
                 source: ImportError::TooLarge { .. } | ImportError::TooLargeToHold { .. } | ImportError::Ratio { .. },
                 ..
-            } => "look into the file; if it is what you want, raise --max-size above what it unpacks to, or import it in parts"
+            } => "check the file; to import it anyway, raise --max-size above its unpacked size, or import it in parts"
                 .into(),
             Self::Import { source: ImportError::TooManyCandles { .. }, .. } => {
                 "split the file, for example by year, and import its parts one after another".into()
@@ -255,12 +255,12 @@ impl CliError {
                 "name a column of the file in --map, or its number from 1".into()
             }
             Self::Import { source: ImportError::Packed { .. } | ImportError::Damaged { .. }, .. } => {
-                "get the file again: it is cut off or damaged".into()
+                "get the file again: it is incomplete or damaged".into()
             }
             Self::Import { .. } | Self::NoRow { .. } => {
                 "look at the file's first lines: time, open, high, low, close, volume are needed".into()
             }
-            Self::SomeFiles { .. } => "fix them and import again: what is there already stays as it is".into(),
+            Self::SomeFiles { .. } => "fix them and import again; candles that are already stored do not change".into(),
             Self::Block { .. } | Self::Damaged { .. } => {
                 "keep the file, and put a backup in its place with 'atra db restore'; without one, import into a new --db FILE".into()
             }
@@ -292,7 +292,7 @@ impl CliError {
         if let Self::CommandLine { text } = self {
             return format!("error: {text}");
         }
-        // What data says of itself, such as the name of a file, begins no line of its own.
+        // Text from data, such as a file name, must not begin a new line.
         let message = escaped(&self.message()).into_owned();
         match self.next() {
             Some(next) => format!("error: {message}\n next: {}", escaped(&next)),

@@ -1,16 +1,16 @@
-//! Text from data on its way to a terminal or a file for people: whatever could steer the terminal or mislead the eye is
-//! written as an escape, `\u{1b}`.
+//! Escapes text from data for terminals and text files: characters that control the terminal or mislead the reader are
+//! written as escapes, such as `\u{1b}`.
 //!
 //! Every text for people goes through here exactly once, in [`super::output`]; JSON goes through [`json`].
 
 use std::borrow::Cow;
 
-/// Marks of [`super::output::Output::paint`]: noncharacters, which no text contains. A style is one of the first four, its
-/// end the last. Data that contains one can set off its own line and nothing else.
+/// Style marks of [`super::output::Output::paint`]: Unicode noncharacters, which valid text does not contain. Data that
+/// contains one can only affect its own line.
 pub(super) const STYLES: [char; 4] = ['\u{fdd0}', '\u{fdd1}', '\u{fdd2}', '\u{fdd3}'];
 pub(super) const STYLE_END: char = '\u{fdd4}';
 
-/// Whether a character can do something to a terminal, change the order in which text is read, or is invisible.
+/// Whether a character can control a terminal, change the reading order of text, or is invisible.
 pub(super) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,

@@ -14,7 +14,7 @@ use super::{
 
 /// Events read at once while one is looked for by its id.
 const PAGE_EVENTS: usize = 4_096;
-/// The shortest beginning of an id that names an event. 4: what is shorter could be a seq that lacks its end.
+/// The shortest prefix of an id that is accepted. 4: a shorter one could be an incomplete seq.
 const ID_CHARS_MIN: usize = 4;
 
 /// An event as a command line names it: `1234`, `#1234`, or an id such as `6f1c2d3e-…`, or the beginning of an id.
@@ -55,7 +55,8 @@ impl fmt::Display for EventRef {
 }
 
 impl EventRef {
-    /// The event. By id it is looked for from the newest one back, since the journal has no index of ids.
+    /// Finds the event. The search by id starts at the newest event and goes back, since the journal has no index of
+    /// ids.
     ///
     /// # Errors
     /// [`CliError::NotFound`] if it is not there, or more than one id begins so.

@@ -1,8 +1,10 @@
-//! How a running process is, for `atra status` in another one: `<db>.status`, a small file beside the database.
+//! The health of a running process, for `atra status` in another process: `<db>.status`, a small file next to the
+//! database.
 //!
-//! The database cannot say it: on a full disk nothing can be written to it, and before and after a run it has no mark of
-//! one. The file has its full size from the start, so writing to it takes no space, and it is removed at a clean end. Only
-//! who holds the database's lock writes it; it is made anew each time and never through a link.
+//! The database cannot hold this state: on a full disk it cannot be written, and while a process starts or stops it has
+//! no record of the process. The file has its full size from the start, so writing to it needs no more space, and it is
+//! removed at a clean end. Only the process that holds the database's lock writes it. It is created again at each
+//! start, and never through a link.
 
 use std::{
     fs::File,
@@ -22,7 +24,7 @@ use serde::{Deserialize, Serialize};
 const FILE_BYTES: usize = 4_096;
 /// The longest reason in it.
 const REASON_CHARS: usize = 1_000;
-/// How often the runtime is looked at. 250 ms: before a person can ask.
+/// How often the state of the runtime is read. 250 ms: faster than a person notices.
 const EVERY: Duration = Duration::from_millis(250);
 
 /// What a process is doing.
@@ -54,31 +56,31 @@ pub(crate) struct Health {
     pub(crate) degraded: Option<Degraded>,
 }
 
-/// Reads the file of a database; `None` if there is none that makes sense.
+/// Reads the file of a database; `None` if there is none or its content is invalid.
 pub(crate) fn read(db: &Path) -> Option<Health> {
     let path = path_of(db);
     let mut text = String::new();
-    // Nothing that could block, no link, and no other user's file.
+    // Must not block on a pipe, follow a link, or read another user's file.
     read_beside(&path, db).ok()?.take(FILE_BYTES as u64).read_to_string(&mut text).ok()?;
     serde_json::from_str(text.trim_end()).ok()
 }
 
-/// The file of this process; removed when it is dropped, which a process that is killed does not come to.
+/// The file of this process; removed on drop. A killed process leaves it behind.
 pub(crate) struct HealthFile {
     path: PathBuf,
-    /// `None` if it could not be made: the run goes on without it.
+    /// `None` if it could not be created: the run continues without it.
     file: Option<File>,
     health: Health,
 }
 
 impl HealthFile {
-    /// Makes the file of a database whose lock this process holds.
+    /// Creates the file of a database whose lock this process holds.
     pub(crate) fn create(db: &Path) -> Self {
         let process = u64::from(std::process::id());
         let health = Health { process, phase: Phase::Starting, since: SystemEnv::new().now(), degraded: None };
         let path = path_of(db);
         let file = make(&path, db).inspect_err(|error| {
-            tracing::warn!(file = %path.display(), %error, "status file cannot be made: 'atra status' knows less of this run");
+            tracing::warn!(file = %path.display(), %error, "cannot create the status file; 'atra status' shows less");
         });
         let mut made = Self { path, file: file.ok(), health };
         made.write();
@@ -102,7 +104,7 @@ impl HealthFile {
         }
     }
 
-    /// Takes over how the runtime is now.
+    /// Records the current state of the runtime.
     pub(crate) fn look(&mut self, runtime: &Runtime) {
         let storage = runtime.storage_metrics();
         let found = worst(storage.state, storage.is_full, &runtime.status());
@@ -110,7 +112,7 @@ impl HealthFile {
         if old.map(|old| (old.kind.as_str(), &old.reason)) == found.as_ref().map(|(kind, reason)| (*kind, reason)) {
             return;
         }
-        // Another reason of the same kind has lasted since the first one.
+        // If only the reason changes, `since` stays that of the first reason of the kind.
         let since = |kind: &str| old.filter(|old| old.kind == kind).and_then(|old| old.since);
         self.health.degraded = found.map(|(kind, reason)| Degraded {
             kind: kind.into(),
@@ -126,7 +128,7 @@ impl HealthFile {
         text.resize(FILE_BYTES, b' ');
         text[FILE_BYTES - 1] = b'\n';
         if let Err(error) = file.rewind().and_then(|()| file.write_all(&text)) {
-            tracing::warn!(file = %self.path.display(), %error, "status file cannot be written");
+            tracing::warn!(file = %self.path.display(), %error, "cannot write the status file");
             self.file = None;
         }
     }
@@ -135,13 +137,13 @@ impl HealthFile {
 impl Drop for HealthFile {
     fn drop(&mut self) {
         if self.file.is_some() {
-            // Left behind it is taken for one of a process that was killed, and the lock says that it is not there.
+            // If it stays, readers treat it as the file of a killed process, since nobody holds the lock.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// The kind and reason of what keeps a runtime from all that it should do; the worst first.
+/// Why the runtime is degraded: kind and reason of the worst cause.
 fn worst(storage: StorageState, is_full: bool, teams: &[TeamStatus]) -> Option<(&'static str, String)> {
     if storage == StorageState::Degraded {
         return Some(("disk_full", "no space on the disk: writes are paused and retried".into()));
@@ -160,7 +162,7 @@ fn worst(storage: StorageState, is_full: bool, teams: &[TeamStatus]) -> Option<(
     restarting.map(|team| ("restarting", reason(team)))
 }
 
-/// A new file in the place of an old one, whatever that was.
+/// Creates a new file and removes an old one of the same name, even a link.
 fn make(path: &Path, db: &Path) -> io::Result<File> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

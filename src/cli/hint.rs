@@ -10,7 +10,7 @@ const EIO: i32 = 5;
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 
-/// The hint for an error on `path`; `None` if the error says all there is to say.
+/// The hint for an error on `path`; `None` if the error needs no hint.
 pub(crate) fn of_io(error: &io::Error, path: &Path) -> Option<String> {
     match error.raw_os_error() {
         Some(EMFILE) => {
@@ -31,7 +31,7 @@ pub(crate) fn of_io(error: &io::Error, path: &Path) -> Option<String> {
             "the file system is mounted read-only: use another folder, or have it mounted writable".into()
         }
         io::ErrorKind::IsADirectory => "name a file in the folder".into(),
-        io::ErrorKind::NotADirectory => "a part of the path is a file and no folder: check the path".into(),
+        io::ErrorKind::NotADirectory => "a part of the path is a file, not a folder: check the path".into(),
         io::ErrorKind::AlreadyExists => "name another file".into(),
         _ => return None,
     };
@@ -40,12 +40,12 @@ pub(crate) fn of_io(error: &io::Error, path: &Path) -> Option<String> {
 
 const WORKING_DIRECTORY: &str = "the working directory was deleted: change to a folder that exists";
 
-/// Whether names without a leading slash lead nowhere.
+/// Whether the working directory was deleted, so that relative paths cannot be resolved.
 pub(crate) fn has_no_working_directory() -> bool {
     std::env::current_dir().is_err()
 }
 
-/// The hint for a path that is not there, beside what the command itself suggests.
+/// The hint for a missing path, in addition to the command's own.
 pub(crate) fn of_missing(path: &Path) -> Option<String> {
     (path.is_relative() && has_no_working_directory()).then(|| WORKING_DIRECTORY.into())
 }
@@ -55,13 +55,13 @@ pub(crate) fn of_missing(path: &Path) -> Option<String> {
 /// # Errors
 /// The first error of the system that stands in the way of a reader.
 pub(crate) fn probe(path: &Path) -> io::Result<()> {
-    // As many handles as are needed, or a limit would be met later and under another name.
+    // Opens as many handles as are needed; otherwise the limit of open files would cause another error later.
     let handles: Vec<File> = (0..HANDLES).map(|_| File::open(path)).collect::<io::Result<_>>()?;
     drop(handles);
     Ok(())
 }
 
-/// Who may and who is asking.
+/// Compares the file's mode and owner with the current user.
 fn denied(path: &Path) -> String {
     #[cfg(unix)]
     if let Ok(file) = path.metadata() {

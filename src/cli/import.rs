@@ -234,7 +234,7 @@ async fn write_resampled(
         }));
     }
     let mut line = format!("{series}: added {} made of {from}", counted(added as u64, "candle"));
-    let stored = "there with other numbers: the stored";
+    let stored = "stored with other numbers: the stored";
     for (n, one, many) in [
         (equal, "was there already", "were there already"),
         (conflicting.len(), &*format!("was {stored} one stays"), &*format!("were {stored} ones stay")),
@@ -272,7 +272,7 @@ pub(crate) fn prepare_folder(config: &Config) -> Result<(), CliError> {
         return Err(CliError::NotFound { what, next: "make it first, or name another --db FILE".into() });
     }
     let mut builder = std::fs::DirBuilder::new();
-    // Its owner's alone: whoever may write in it could replace the database.
+    // Accessible to its owner only: any user who can write in it could replace the database.
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.recursive(true).create(folder).map_err(|source| CliError::Folder { path: folder.to_owned(), source })
@@ -288,7 +288,7 @@ fn parse(file: &Path, args: &ImportArgs, is_alone: bool) -> Result<Parsed, CliEr
     let options = ImportOptions {
         size_max: args.max_size.unwrap_or(usual.size_max),
         held_max: args.max_size.unwrap_or(usual.held_max),
-        // Who says how large the file may become expects it.
+        // A user who sets --max-size expects a large file.
         ratio_max: if args.max_size.is_some() { u64::MAX } else { usual.ratio_max },
         interval: args.interval,
         refused_max: args.refused_max,
@@ -421,14 +421,14 @@ fn details(report: &ImportReport, found: &MergeReport) -> Vec<String> {
     };
     let gaps = counted(report.gaps as u64, "gap");
     say(found.equal as u64, "was there already", "were there already");
-    let conflicting = "there with other numbers: the stored";
+    let conflicting = "stored with other numbers: the stored";
     say(
         found.conflicting.len() as u64,
         &format!("was {conflicting} one stays"),
         &format!("were {conflicting} ones stay"),
     );
     say(report.duplicates as u64, "row twice in the file", "rows twice in the file");
-    let conflicts = "with a time of another but other numbers: the first one counts";
+    let conflicts = "with the time of another row but other numbers: the first row counts";
     say(report.conflicts as u64, &format!("row {conflicts}"), &format!("rows {conflicts}"));
     let rounded = "with digits of binary noise, rounded";
     say(report.rounded as u64, &format!("number {rounded}"), &format!("numbers {rounded}"));

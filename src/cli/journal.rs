@@ -32,7 +32,7 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(250);
 const PAGE_EVENTS: usize = 1_024;
 /// Events shown if nothing is said.
 const LINES: usize = 20;
-/// The exit code when the journal that is followed is no more.
+/// The exit code when the followed journal no longer exists.
 const ENDED: u8 = 3;
 
 /// Pieces of the journal that are looked through for the newest events without --all. 128: about a second; only where
@@ -46,7 +46,7 @@ pub(crate) async fn tail(args: &TailArgs, out: &mut Output) -> Result<(), CliErr
         return Err(CliError::Usage { what, next: "leave out -n, --after or --follow" });
     }
     let path = db_of(&args.db)?;
-    // Before the file is opened: what replaces it meanwhile is then noticed.
+    // Before the file is opened, so that a replacement in the meantime is noticed.
     let followed = Followed::look(&path);
     let db = open(&path).await?;
     let interest = interest(&args.topic)?;
@@ -79,7 +79,7 @@ async fn print_last(
         }
         n_empty += usize::from(page.is_empty());
         if n_empty > PIECES_MAX && !is_all {
-            note(&format!("atra: looked through events {} and later; use --all to look through all", after.next()));
+            note(&format!("atra: searched events {} and later; use --all to search all", after.next()));
             break;
         }
         (before, left) = (after.next(), left - page.len());
@@ -110,7 +110,7 @@ async fn print_after(
     Ok(after)
 }
 
-/// Prints what comes until a signal asks for an end, which is the usual end, or the journal is no more.
+/// Prints new events until a signal, which is the usual end, or until the journal no longer exists.
 async fn follow(
     db: &dyn Read,
     interest: &Interest,
@@ -125,9 +125,9 @@ async fn follow(
         // Also what tells that the reader has gone away.
         out.finish()?;
         let (events, upto) = db.journal(after, Seq(u64::MAX), interest, PAGE_EVENTS).await?;
-        // Looked at after the read: what was read before a change is of the old journal.
+        // Checked after the read: events read before a change belong to the old journal.
         if db.generation().await? != generation || db.last_seq().await? < after {
-            return Err(followed.ended("its journal was begun again"));
+            return Err(followed.ended("its journal was reset"));
         }
         print(&events, out)?;
         let is_more = upto > after;
@@ -147,7 +147,7 @@ async fn follow(
     Ok(())
 }
 
-/// The file that is followed, whatever its name comes to mean.
+/// The followed file, even if its name later leads to another file.
 struct Followed {
     path: PathBuf,
     file: Option<(u64, u64)>,
@@ -158,7 +158,7 @@ impl Followed {
         Self { path: path.to_owned(), file: std::fs::metadata(path).ok().as_ref().map(identity) }
     }
 
-    /// Fails if the path does not lead to the file any more.
+    /// Fails if the path no longer leads to the file.
     fn check(&self) -> Result<(), CliError> {
         match std::fs::metadata(&self.path) {
             Err(_) => Err(self.ended("it was deleted or moved away")),
@@ -168,8 +168,8 @@ impl Followed {
     }
 
     fn ended(&self, why: &str) -> CliError {
-        let what = format!("cannot follow {} any longer: {why}", self.path.display());
-        CliError::Verdict { what, next: "run the command again for the journal that is there now".into(), code: ENDED }
+        let what = format!("cannot continue to follow {}: {why}", self.path.display());
+        CliError::Verdict { what, next: "run the command again to follow the present journal".into(), code: ENDED }
     }
 }
 
@@ -272,6 +272,6 @@ pub(crate) async fn show(args: &ShowArgs, out: &mut Output) -> Result<(), CliErr
     out.pairs(&pairs)?;
     match payload {
         Some(value) => out.pretty(&value),
-        None => out.line("(payload is no JSON)"),
+        None => out.line("(payload is not JSON)"),
     }
 }

@@ -6,7 +6,7 @@
 //! | `stop` | signals, for every command |
 //! | `error`, `hint` | what went wrong, and what to do |
 //! | `output`, `stderr`, `escape`, `layout`, `progress`, `time` | what a person and a program see |
-//! | `health` | how a running process is, beside the database |
+//! | `health` | the health of a running process, in a file next to the database |
 //! | `run` | a runtime with the desk, live view, signals |
 //! | `import` | files into candles in a database |
 //! | `sim` | simulated runs, repeated and shrunk |
@@ -124,13 +124,14 @@ pub(crate) fn run(cli: Cli) -> Result<(), CliError> {
     out.finish()
 }
 
-/// Runs a command on this thread; reads of the database have threads of their own. A signal ends it where it waits.
+/// Runs a command on this thread; reads of the database run on their own threads. A signal cancels the command at its
+/// next wait.
 fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let tokio = tokio.map_err(|source| CliError::Process { what: "tokio", source })?;
     let done = tokio.block_on(async {
         tokio::select! {
-            // Biased: what is done is done, whatever was asked for meanwhile.
+            // Biased: finished work counts, even if a signal came at the same time.
             biased;
             done = command => done,
             () = stop::asked() => Err(interrupted()),
@@ -189,7 +190,7 @@ fn readable(db: &Path) -> std::io::Result<()> {
 
 fn refuse_folder(db: &Path) -> Result<(), CliError> {
     if db.exists() && !db.is_file() && !db.is_dir() {
-        // Opening a pipe would wait for somebody to write.
+        // Opening a pipe would wait for a writer.
         let what = format!("{} is a pipe, socket or device, not a database", db.display());
         return Err(CliError::NotFound { what, next: "name a file with --db FILE".into() });
     }

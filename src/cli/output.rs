@@ -43,7 +43,7 @@ pub(crate) struct Output {
     out: BufWriter<StdoutLock<'static>>,
     json: bool,
     colours: bool,
-    /// Whether the command goes on when its reader has gone: its exit code says more than its output.
+    /// Whether the command continues after its reader has closed the output, since its exit code is still needed.
     outlives_reader: bool,
     /// The width of the terminal; `None` if standard output is none, and nothing is cut or wrapped.
     columns: Option<usize>,
@@ -139,7 +139,7 @@ impl Output {
         self.judged(flushed)
     }
 
-    /// Lets the command go on when its reader has gone away, since its exit code is an answer of its own.
+    /// Lets the command continue after its reader has closed the output, since its exit code is still needed.
     pub(crate) fn outlive_reader(&mut self) {
         self.outlives_reader = true;
     }
@@ -277,7 +277,7 @@ pub(crate) fn span(span: std::time::Duration) -> String {
     }
 }
 
-/// A path as JSON has it: a name that is no text loses what is none, instead of the whole answer.
+/// A path for JSON output. Bytes that are not UTF-8 are replaced, so that the output does not fail.
 pub(crate) fn shown(path: &std::path::Path) -> String {
     path.to_string_lossy().into_owned()
 }

@@ -20,13 +20,13 @@ use super::{
     time::Moment,
 };
 
-/// Exit codes of `--check`, worst last; the first one that is not 0 and is the worst is taken.
+/// Exit codes of `--check`, worst last; the worst one that applies is used.
 const NOT_RUNNING: u8 = 3;
 const DEGRADED: u8 = 4;
 const TEAM_ENDED: u8 = 5;
 const CRASHED: u8 = 6;
 /// The same for a person.
-pub(crate) const CHECK_HELP: &str = "Exit codes with --check: 0 running and healthy, 1 it cannot be told, 3 not running \
+pub(crate) const CHECK_HELP: &str = "Exit codes with --check: 0 running and healthy, 1 state unknown, 3 not running \
 (or just starting or stopping), 4 running but degraded (disk full, limit of the database reached, suspended, a team \
 restarting), 5 a team failed or is poisoned, 6 the last process did not stop cleanly.";
 
@@ -35,7 +35,7 @@ restarting), 5 a team failed or is poisoned, 6 the last process did not stop cle
 pub(crate) enum Running {
     /// None, and the last one stopped cleanly.
     No,
-    /// This process since then, in a phase of its life; and why it does less than it should.
+    /// A running process: since when, its phase, and why it is degraded.
     Yes { process: u64, since: Timestamp, phase: Phase, degraded: Option<Degraded> },
     /// None: the last one, of this process number, was killed.
     Killed { process: u64 },
@@ -282,15 +282,15 @@ fn checked(check: bool, code: u8, verdict: &str, out: &mut Output) -> Result<(),
     Err(CliError::Verdict { what: format!("not healthy: {verdict}"), next, code })
 }
 
-/// Whether a runtime runs on a file, and how it is.
+/// Whether a runtime runs on a file, and its health.
 pub(crate) async fn running(db: &dyn Read, path: &Path) -> Result<Running, CliError> {
     let (mark, health) = (mark(db).await?, health::read(path));
-    // Only asked when something says that one runs: a look at the lock takes it for a moment, which must not meet a runtime
-    // that is just starting.
-    // The file is of the present process, the mark may be of one before it.
+    // The lock is tested only if a file or mark indicates a running process: the test holds the lock for a moment,
+    // which could disturb a runtime that is starting. The status file belongs to the present process; the mark may
+    // belong to an earlier one.
     let known = [health.as_ref().map(|health| health.process), mark.map(|(process, _)| process)];
     let Some(process) = known.iter().flatten().copied().find(|process| is_held(path, *process)) else {
-        // A file that was left without a mark is of a process that was killed before it changed anything.
+        // A status file without a mark was left by a process that was killed before it changed the database.
         return Ok(mark.map_or(Running::No, |(process, _)| Running::Killed { process }));
     };
     let mark = mark.filter(|(marked, _)| *marked == process);

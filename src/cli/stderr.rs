@@ -1,7 +1,6 @@
 //! What goes to standard error: notices, progress of a run, errors and the log. With `--json` each line of it is a JSON
 //! object too: `{"notice": {"message": …}}`, `{"error": {…}}`, or a log record.
-//!
-//! A standard error that was closed ends nothing: what cannot be said is left out.
+//! If standard error is closed, nothing fails: the messages are dropped.
 
 use std::{
     io::{self, IsTerminal, Write as _},
@@ -24,7 +23,7 @@ const LOG_DEFAULT: &str = "warn,sqlx=error";
 /// Whether programs read standard error. Of the process, like standard error itself.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// Begins: says whether programs read, and sends the log here.
+/// Sets whether programs read standard error, and sends the log here.
 pub(crate) fn begin(json: bool) {
     // Relaxed: set once, before there is another thread.
     JSON.store(json, Ordering::Relaxed);
@@ -42,7 +41,7 @@ pub(crate) fn is_json() -> bool {
     JSON.load(Ordering::Relaxed)
 }
 
-/// Says something to whoever runs the command: a line of its own.
+/// Prints a notice for the user on its own line.
 pub(crate) fn note(text: &str) {
     if is_json() {
         let message = text.strip_prefix("atra: ").unwrap_or(text);
@@ -78,7 +77,7 @@ fn laid_out(text: &str) -> String {
 }
 
 fn write_line(text: &str) {
-    // Nobody is left to say it to.
+    // There is no other place to report this.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 

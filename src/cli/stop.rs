@@ -1,12 +1,12 @@
-//! Signals that ask for an end, for every command: one task on a thread of its own, which listens from the first line of
-//! `main` to the last. So a command that computes or waits cannot delay it.
+//! Signals that stop a command: one task on its own thread handles them from the first line of `main` to the last. So a
+//! command that computes or waits cannot delay it.
 //!
 //! | signal | effect |
 //! |---|---|
 //! | the first SIGINT, SIGTERM, SIGHUP, SIGQUIT or SIGXCPU | says "shutting down…" at once and wakes [`asked`]; the command ends cleanly |
 //! | another one, 50 ms later or more | ends the process at once, exit code 1 |
 //! | none, until the deadline of the stop has passed | the same |
-//! | SIGUSR1 | wakes [`figures_asked`]; commands without figures pass over it |
+//! | SIGUSR1 | wakes [`figures_asked`]; commands without figures ignore it |
 //! | SIGUSR2 | nothing: without a listener it would end the process |
 //! | SIGXFSZ | nothing: the write fails with an error, which is handled like a full disk |
 //! | SIGPIPE | nothing: Rust ignores it, and the write fails with an error |
@@ -28,10 +28,10 @@ use tokio::{
 
 use super::{error::CliError, stderr::note};
 
-/// Two signals within this time are one: `timeout` and shells send to the process and to its group. 50 ms: no person
-/// asks twice so fast.
+/// Two signals within this time count as one: `timeout` and shells signal the process and its group. 50 ms: a person is
+/// slower.
 const SAME_SIGNAL: Duration = Duration::from_millis(50);
-/// How long the end of a command may take that has nothing to finish. 5 s: computations look for the stop far more often.
+/// How long a command without cleanup may take to end. 5 s: computations check for a stop far more often.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// The part of the deadline that is left for what comes after a clean stop: 1 in 10, at most a second.
 const RESERVE_MAX: Duration = Duration::from_secs(1);
@@ -46,10 +46,10 @@ struct Stop {
     figures: Notify,
 }
 
-/// Begins to listen, before anything else in the process.
+/// Starts signal handling, before anything else in the process.
 ///
 /// # Errors
-/// [`CliError::Process`] when the system does not let it.
+/// [`CliError::Process`] when the system refuses.
 pub(crate) fn listen() -> Result<(), CliError> {
     let failed = |source| CliError::Process { what: "signal handling", source };
     let millis = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
@@ -86,11 +86,11 @@ async fn watch(mut signals: Signals, stop: &Stop) {
     loop {
         let deadline = Duration::from_millis(stop.deadline_ms.load(Ordering::Relaxed));
         tokio::select! {
-            // Biased: a person who asks twice wants it.
+            // Biased: a second signal has priority.
             biased;
             _ = signals.next(stop) => {
                 if began.elapsed() >= SAME_SIGNAL {
-                    note("atra: ended at once; nothing acknowledged is lost, the next run goes on from there");
+                    note("atra: ended at once; nothing acknowledged is lost; the next run continues from there");
                     std::process::exit(1);
                 }
             }
@@ -103,7 +103,7 @@ async fn watch(mut signals: Signals, stop: &Stop) {
     }
 }
 
-/// Waits until an end is asked for.
+/// Waits until a stop is requested.
 ///
 /// Cancel safe.
 pub(crate) async fn asked() {
@@ -112,12 +112,12 @@ pub(crate) async fn asked() {
     let _ = stop.asked.subscribe().wait_for(Option::is_some).await;
 }
 
-/// Whether an end was asked for.
+/// Whether a stop was requested.
 pub(crate) fn is_asked() -> bool {
     STOP.get().is_some_and(|stop| stop.asked.borrow().is_some())
 }
 
-/// Waits until the live figures are asked for.
+/// Waits until the live figures are requested.
 ///
 /// Cancel safe.
 pub(crate) async fn figures_asked() {
@@ -134,7 +134,7 @@ pub(crate) fn set_deadline(deadline: Duration) {
     }
 }
 
-/// What is left of a deadline for an orderly end; `None` if no end was asked for.
+/// The rest of the deadline for a clean stop; `None` if no stop was requested.
 pub(crate) fn left() -> Option<Duration> {
     let stop = STOP.get()?;
     let began = (*stop.asked.borrow())?;
@@ -142,7 +142,7 @@ pub(crate) fn left() -> Option<Duration> {
     Some(deadline.saturating_sub(reserve(deadline)).saturating_sub(began.elapsed()))
 }
 
-/// Waits until an end was asked for and its deadline has nearly passed.
+/// Waits until a stop was requested and its deadline has nearly passed.
 ///
 /// Cancel safe.
 pub(crate) async fn time_is_up() {
@@ -172,7 +172,7 @@ struct Signals {
     ends: Vec<(&'static str, tokio::signal::unix::Signal)>,
     #[cfg(unix)]
     figures: tokio::signal::unix::Signal,
-    /// Kept, and never waited for: without a listener they would end the process.
+    /// Held, but never waited for: without a listener these signals would end the process.
     #[cfg(unix)]
     _ignored: [tokio::signal::unix::Signal; 2],
 }
@@ -187,7 +187,7 @@ impl Signals {
             ("SIGQUIT", signal(SignalKind::quit())?),
             ("SIGXCPU", signal(SignalKind::from_raw(CPU_TIME))?),
         ];
-        // A process that was started to outlive its terminal, as by `nohup`, does.
+        // Under `nohup` SIGHUP stays ignored, so that the process outlives its terminal.
         if !is_hang_up_ignored() {
             ends.push(("SIGHUP", signal(SignalKind::hangup())?));
         }
@@ -225,7 +225,7 @@ impl Signals {
     #[cfg(not(unix))]
     async fn next(&mut self, _: &Stop) -> &'static str {
         if tokio::signal::ctrl_c().await.is_err() {
-            // Nobody can ask: wait for the work's own end.
+            // No signal can arrive: wait until the work ends.
             std::future::pending::<()>().await;
         }
         "Ctrl-C"

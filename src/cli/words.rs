@@ -101,7 +101,7 @@ impl Word {
             None => first_candle(&*db).await?,
         };
         let draft = at.map_or_else(|| self.draft(), |at| self.draft().at(at));
-        // So that what it halts says by whom.
+        // Recorded as the caller that halts the desk.
         let call = runtime.publish(draft).from(Name::new(CALLER)?).key(&self.key).level(Level::Power);
         Ok(call.await?.seq.get())
     }
@@ -121,7 +121,7 @@ impl Word {
         write_new(&draft, db, &text).map_err(failed)?;
         let begun = Instant::now();
         let put = loop {
-            // A rename is there whole or not at all, and fails while another word waits.
+            // A rename is atomic, and fails while another command waits.
             match rename_new(&draft, &word) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 put => break put.map_err(failed),
@@ -180,7 +180,7 @@ async fn hear(runtime: &Runtime, db: &Path) -> Result<(), CliError> {
         if !is_there(&said).await {
             return Ok(());
         }
-        // Looked at before it is taken: what is no command of a trusted user stays where it is.
+        // Checked before it is taken: a file that is not a trusted user's command is left in place.
         read_command(&said, db).map_err(|source| failed(&said, source))?;
         match fs::rename(&said, &heard).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -191,7 +191,7 @@ async fn hear(runtime: &Runtime, db: &Path) -> Result<(), CliError> {
     match serde_json::from_str::<Word>(&text) {
         Ok(word) => drop(word.journal(runtime).await?),
         // Nothing that this build says; it would be in the way for ever.
-        Err(error) => tracing::warn!(error = %error, "the command file has no command that this version knows"),
+        Err(error) => tracing::warn!(error = %error, "the command file has no command that this version supports"),
     }
     fs::remove_file(&heard).await.map_err(|source| failed(&heard, source))
 }

@@ -1,7 +1,8 @@
-//! What values a configuration may have: one table for every command, whatever way a value came.
+//! The allowed values of a configuration: one table for every command and every source of a value.
 //!
-//! Each number has a range; those of the kernel's sections are the kernel's. The upper ends are far above any use; they are there so that a slip (a unit, a sign, a digit too
-//! many) is refused at the start, with its key, instead of a panic or a process that hangs.
+//! Each number has a range; those of the kernel's sections are the kernel's. The upper ends are far above any real use.
+//! They exist so that a typing error (a unit, a sign, an extra digit) is refused at the start with its key, instead of
+//! causing a panic or a hang.
 
 use atra_bus::SettingCheck;
 use atra_runtime::config::ConfigError;
@@ -145,7 +146,7 @@ mod tests {
             for (value, is_good) in [(*least, true), (*greatest, true), (least - 1, false), (greatest + 1, false)] {
                 let (section, name) = key.rsplit_once('.').expect("a section");
                 let text = format!("[{section}]\n{name} = {value}\n");
-                // What the type itself refuses never comes here.
+                // Values that the type itself refuses do not reach this point.
                 let Ok(config) = toml::from_str::<Config>(&text) else { continue };
                 let refused = match validate(&config) {
                     Err(ConfigError::Settings(found)) => found.settings().iter().any(|setting| setting.field == *key),

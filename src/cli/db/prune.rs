@@ -53,7 +53,7 @@ pub(crate) async fn forget(team: &str, dry_run: bool, path: &Path, out: &mut Out
     let name = Name::new(team).map_err(CliError::Name)?;
     let db = open(path).await?;
     if team == TEAM {
-        let next = "to begin it again use 'atra run --fresh'; the candles stay";
+        let next = "to start it again use 'atra run --fresh'; the candles stay";
         return Err(CliError::Usage { what: format!("team {TEAM} is the one that 'atra run' starts"), next });
     }
     let plan = if dry_run { plan_forget(&*db, &name).await } else { forget_team(path, &name).await };

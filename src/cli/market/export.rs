@@ -83,7 +83,7 @@ pub(crate) struct JournalArgs {
 struct Part {
     /// Events after this one.
     after: Seq,
-    /// The last event that was pruned, if that is why.
+    /// The last pruned event, if pruning is the reason.
     pruned: Option<Seq>,
 }
 
@@ -91,7 +91,7 @@ impl Part {
     /// For a person.
     fn note(&self) -> Option<String> {
         let pruned = self.pruned?;
-        Some(format!("events up to {pruned} were pruned; exported what is after them, from {} on", pruned.next()))
+        Some(format!("events up to {pruned} were pruned; exported those from {} on", pruned.next()))
     }
 }
 
@@ -219,7 +219,8 @@ pub(super) fn write_table(table: &Table, path: &Path, outputs: &Outputs) -> Resu
     outputs.write(path, &bytes_of(table, by_name(path)?.unwrap_or(TableFormat::Csv))?)
 }
 
-/// Every event of a type in the journal after `after`, in order, and after which seq that is: what was pruned is left out.
+/// Every event of a type in the journal after `after`, in order, and the seq after which they are complete: pruned
+/// events are left out.
 pub(crate) async fn events<T: EventType + Clone>(db: &dyn Read, after: Seq) -> Result<(Vec<T>, Seq), CliError> {
     let interest = Interest::in_topics(vec![Filter::exactly(&T::TOPIC)]);
     let last = db.last_seq().await?;

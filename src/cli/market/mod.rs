@@ -261,8 +261,8 @@ fn maybe(value: Option<f64>, text: impl Fn(f64) -> String) -> String {
     value.map_or_else(|| "-".into(), text)
 }
 
-/// Does `work` for every index below `n` on all cores and gives the results in order. `done` is called after each. A signal
-/// ends it after what is being done.
+/// Does `work` for every index below `n` on all cores and gives the results in order. `done` is called after each. A
+/// signal ends it after the calls in progress.
 ///
 /// # Errors
 /// [`CliError::Interrupted`].

@@ -158,10 +158,10 @@ fn tell(
         ("candidates that made money", percent(found.test_winners)),
     ])?;
     out.line("")?;
-    out.line("The more candidates are tried, the better the best of them looks where it was chosen, by luck alone.")
+    out.line("The more candidates are tried, the better the best one looks on the same candles, by luck alone.")
 }
 
-/// Fails if a flag was given that the walk-forward does not use: what is accepted has an effect.
+/// Fails if a flag was given that the walk-forward does not use: every accepted flag must have an effect.
 fn refuse_ignored(args: &OptimizeArgs) -> Result<(), CliError> {
     let TradeArgs { slippage_bps, stop_loss, take_profit, .. } = args.trade;
     let ignored = [
@@ -175,7 +175,7 @@ fn refuse_ignored(args: &OptimizeArgs) -> Result<(), CliError> {
         None => Ok(()),
         Some((flag, _)) => {
             let what =
-                format!("the walk-forward does not use {flag}: it knows pairs of averages, long or flat, and the fee");
+                format!("the walk-forward does not use {flag}: it has pairs of averages, long or flat, and the fee");
             Err(CliError::Usage { what, next: "leave it out, or search without --walk-forward" })
         }
     }

@@ -66,7 +66,7 @@ impl Begun {
             return Ok(());
         }
         let what = format!("this journal was begun with other settings: {}", differing.join("; "));
-        let next = "set them as they were, use --fresh to begin again (the candles stay), or another --db FILE";
+        let next = "restore the old values, use --fresh to start over (the candles stay), or use another --db FILE";
         Err(CliError::Usage { what, next })
     }
 
@@ -93,7 +93,7 @@ impl Begun {
     }
 }
 
-/// Fails if the simulated market of the journal was made by another formula than the present one: the rest of it would
+/// Fails if the journal's simulated market was made by another formula than the present one, since new candles would
 /// belong to another market.
 pub(super) async fn check_formula(db: &dyn Read, config: &Config) -> Result<(), CliError> {
     let feed = Name::new("feed")?;
@@ -103,7 +103,7 @@ pub(super) async fn check_formula(db: &dyn Read, config: &Config) -> Result<(), 
         let offset: String = serde_json::from_str(&json).unwrap_or_else(|_| json.to_string());
         if let Err(error) = check_simulated(&series, &offset) {
             let what = format!("this journal cannot be continued: {error}");
-            return Err(CliError::Usage { what, next: "use --fresh to begin again, or another --db FILE" });
+            return Err(CliError::Usage { what, next: "use --fresh to start over, or another --db FILE" });
         }
     }
     Ok(())

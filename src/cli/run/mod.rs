@@ -2,8 +2,8 @@
 //!
 //! A file with candles is replayed and gone on with; one without gets a simulated market. Standard error shows what
 //! happens, standard output gets the report. The first signal drains: sources stop, the team finishes what it began,
-//! storage flushes and checkpoints, and the report is made if the deadline leaves time for it. What signals do is in
-//! [`stop`](crate::cli::stop); nothing that ends a process loses what was acknowledged.
+//! storage flushes and checkpoints, and the report is made if the deadline leaves time for it.
+//! [`stop`](crate::cli::stop) describes the signals; no end of a process loses acknowledged events.
 
 mod begun;
 mod figures;
@@ -141,7 +141,7 @@ async fn desk_on_file(config: Config, args: &RunArgs, json: bool) -> Result<(), 
             Err(error) => return Err(error),
         };
     if let Some(besides) = besides {
-        note(&format!("atra: the journal also holds {besides}; totals are of the whole file; --fresh begins again"));
+        note(&format!("atra: the journal also holds {besides}; totals cover the whole file; --fresh starts over"));
     }
     if let Some(seed) = seed.filter(|_| json || args.db.db.is_some()) {
         note(&format!("atra: {} has no candles: this is a simulated market, seed {seed}", config.db.display()));
@@ -180,16 +180,16 @@ async fn desk_on_file(config: Config, args: &RunArgs, json: bool) -> Result<(), 
             out.finish()?;
         }
     }
-    // A team that gave up is what the exit code says, whether the report could be printed or not.
+    // The exit code reports a team that gave up, even if the report could not be printed.
     ended.into_result()?;
     is_told.map(drop)
 }
 
-/// Opens the database and starts the desk. A signal ends it where it waits, except that a runtime that has begun to start
-/// may come to the end of that within the deadline, so that it can be stopped cleanly.
+/// Opens the database and starts the desk. A signal cancels this at the next wait. But a runtime that has begun to
+/// start may finish starting within the deadline, so that it can be stopped cleanly.
 async fn start(config: Config, args: &RunArgs) -> Result<Started, CliError> {
     let prepared = tokio::select! {
-        // Biased: a signal is obeyed however fast the work is.
+        // Biased: the signal is checked first, so that fast work cannot delay it.
         biased;
         () = stop::asked() => return Err(interrupted()),
         prepared = prepare(config, args) => prepared?,
@@ -232,7 +232,7 @@ async fn prepare(mut config: Config, args: &RunArgs) -> Result<Prepared, CliErro
         store.forget_runs().await?;
     }
     let before = reader.last_seq().await?;
-    // This process holds the lock by now: a mark that is still there was left by one that died.
+    // This process holds the lock now: an existing mark was left by a process that died.
     let is_killed = mark(&*reader).await?.is_some();
     Ok(Prepared { store, team, config, health, market, before, is_killed, besides })
 }
@@ -418,7 +418,7 @@ impl Ended {
                     TeamState::Poisoned { .. } => {
                         "look at the event with 'atra dead-letters ls' and 'atra why EVENT'; a new 'atra run' tries it again"
                     }
-                    _ => "see 'atra status' and 'atra dead-letters ls'; a new 'atra run' goes on where it stopped",
+                    _ => "see 'atra status' and 'atra dead-letters ls'; a new 'atra run' continues where it stopped",
                 };
                 Err(CliError::TeamEnded { team: TEAM.into(), reason: state.to_string(), next: next.into() })
             }
@@ -481,7 +481,7 @@ async fn stop(
 ) -> Result<(Option<Figures>, u64), CliError> {
     let deadline = config.runtime.stop_deadline();
     let began = Instant::now();
-    // By the signal, if one came; a run that ended by itself has the same time, and a signal does not shorten it twice.
+    // The deadline counts from the signal, if there was one. A run that ended by itself has the same time.
     let left = || {
         let own = (deadline - stop::reserve(deadline)).saturating_sub(began.elapsed());
         stop::left().map_or(own, |left| left.min(own))
@@ -504,7 +504,7 @@ async fn stop(
         // Biased: the end first.
         biased;
         stopped = stopping => stopped,
-        // What the disk does meanwhile stays visible.
+        // The state of the disk stays visible during the stop.
         () = health.follow(runtime) => Ok((None, 0)),
     }
 }

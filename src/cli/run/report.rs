@@ -25,12 +25,12 @@ const PAGE_EVENTS: usize = 4_096;
 /// Events up to which the digest is part of the report. 3 million: some seconds.
 const DIGESTED_EVENTS_MAX: u64 = 3_000_000;
 
-/// What the agents have counted, as of committed state: all of it outlives the journal's events.
+/// The agents' counts from committed state; they remain after the journal is pruned.
 pub(super) struct Figures {
     /// The portfolio's report.
     pub(super) report: Value,
     pub(super) fills: u64,
-    /// The optimizer's decisions; `None` without one, or in a journal that was begun by a build which did not count.
+    /// The optimizer's decisions; `None` without an optimizer, or in a journal from a build that did not count them.
     pub(super) parameters: Option<Parameters>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Figures {
 pub(super) struct Parameters {
     proposed: u64,
     promoted: u64,
-    /// Promotions that only lengthened what was in force, under its old version.
+    /// Promotions that only extended the parameters in force, under their old version.
     confirmed: u64,
     rejected: u64,
     rolled_back: u64,
@@ -67,7 +67,7 @@ impl Finished<'_> {
     pub(super) async fn tell(&self, db: &Path, json: bool) -> Result<(), CliError> {
         let reader = SqliteReader::open_read_only(db).await?;
         let n_events = reader.last_seq().await?.get().saturating_sub(reader.floor().await?.get());
-        // Nothing here may cost what the journal is long.
+        // The cost of this must not grow with the length of the journal.
         let is_small = n_events <= DIGESTED_EVENTS_MAX;
         let digest = if is_small { Some(digest(&*reader).await?.whole) } else { None };
         let figures = self.figures.as_ref();
@@ -77,7 +77,7 @@ impl Finished<'_> {
         let fills = figures.map_or(0, |figures| figures.fills);
         let parameters = match figures.and_then(|figures| figures.parameters) {
             Some(parameters) => parameters,
-            // What a build before this one began it has not counted: what is left of its events is.
+            // An older build did not count; its remaining events in the journal are counted instead.
             None if !json && is_small && self.chooses_after.is_some() => decisions(&*reader).await?,
             None => Parameters::default(),
         };
