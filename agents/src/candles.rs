@@ -119,13 +119,13 @@ pub(crate) fn stream_of(source: &CandleSource, wanted: &Wanted, offsets: &Offset
 /// A place in the merged order.
 type Place = (i64, Arc<str>);
 
-/// The open time in an offset: `TIME`, `TIME!REFUSED` behind a candle that was refused (`TIME!REFUSED!N` behind the N-th), or `TIME@POSITION` in a simulated
-/// market, where the position is all that the candles behind it depend on.
+/// The open time in an offset: `TIME`, `TIME!REFUSED` after a refused candle (`TIME!REFUSED!N` after the N-th), or
+/// `TIME@POSITION` in a simulated market, where the position holds everything that later candles depend on.
 fn time_of(offset: &str) -> Option<i64> {
     offset.split(['!', '@']).next()?.parse().ok()
 }
 
-/// Checks that a simulated market can continue behind the offset of one of its series.
+/// Checks that a simulated market can continue after the offset of one of its series.
 ///
 /// # Errors
 /// [`PositionError`]: the candles so far were made by another formula, or the offset is damaged.
@@ -133,8 +133,8 @@ pub fn check_simulated(series: &SeriesKey, offset: &str) -> Result<(), PositionE
     simulated_behind(series, offset).map(drop)
 }
 
-/// The simulated market of a series behind an offset. Without a position it was made by the first formula, whose every
-/// run made all candles again.
+/// The simulated market of a series after an offset. An offset without a position comes from the first formula, with
+/// which every run generated all candles again.
 fn simulated_behind(series: &SeriesKey, offset: &str) -> Result<Simulator, PositionError> {
     let Some((time, position)) = offset.split_once('@') else { return Err(PositionError::Formula { found: 1 }) };
     let time: i64 = time.parse().map_err(|_| PositionError::Text { text: offset.chars().take(80).collect() })?;
@@ -223,7 +223,7 @@ impl Lane {
         candle.time.saturating_add(self.series.interval().millis())
     }
 
-    /// The offset of a candle that is handed over.
+    /// The offset of a candle that is delivered.
     fn offset(&self, candle: &Candle) -> String {
         match &self.supply {
             Supply::Simulated { simulator, .. } => format!("{}@{}", candle.time, simulator.position()),

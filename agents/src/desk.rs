@@ -145,7 +145,7 @@ impl DeskConfig {
     /// hours.
     ///
     /// # Errors
-    /// [`DeskError`] with what makes no sense.
+    /// [`DeskError`] with the invalid value.
     pub fn check(&self) -> Result<(), DeskError> {
         self.account()?;
         const QUARTER: i64 = 900_000;
@@ -153,7 +153,7 @@ impl DeskConfig {
         deciders(self, series.as_slice()).map(drop)
     }
 
-    /// The account, after span and amounts were checked.
+    /// The account, after checks of span and amounts.
     fn account(&self) -> Result<Account, DeskError> {
         if let (Some(from), Some(to)) = (self.from, self.to)
             && from >= to
@@ -202,7 +202,7 @@ pub enum DeskError {
     /// The cash at the start is not above 0.
     #[error("cash is {0}, not above 0")]
     Cash(Money),
-    /// The cash at the start leaves no room to grow.
+    /// The initial cash is too close to the largest amount.
     #[error("cash is {cash}, above the limit of {}", Money::START_MAX)]
     CashMax {
         /// As configured.

@@ -248,7 +248,7 @@ pub struct StateChanged {
     /// Series that are stopped by their own losses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stopped: Vec<SeriesKey>,
-    /// Everything that may not open positions now, oldest first.
+    /// The desk or series that may not open positions now, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub halts: Vec<Halt>,
 }
@@ -257,7 +257,7 @@ impl EventType for StateChanged {
     const TOPIC: Topic = Topic::literal("risk.state");
 }
 
-/// Something that may not open positions, or may not trade at all.
+/// A desk or series that may not open positions, or may not trade at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Halt {
     /// Which series; the whole desk if `None`.
@@ -284,7 +284,7 @@ impl fmt::Display for Halt {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum HaltedBy {
-    /// A caller, by `risk.kill`. Only this one forbids closing too.
+    /// A caller, by `risk.kill`. Only this halt forbids closing positions too.
     Caller(String),
     /// `drawdown_max_ppm`.
     DrawdownMax,
@@ -292,9 +292,9 @@ pub enum HaltedBy {
     SeriesDrawdownMax,
     /// `daily_loss_max_ppm`: until the next UTC day.
     DailyLossMax,
-    /// The equity is not above 0: until it is.
+    /// The equity is not above 0; ends when it is.
     NoMoney,
-    /// An amount left the range that an account may have.
+    /// An amount exceeded the limit of an account.
     AmountRange,
 }
 
@@ -311,14 +311,14 @@ impl fmt::Display for HaltedBy {
     }
 }
 
-/// An amount would have left its range: a fill or a mark was not taken. Risk halts the desk.
+/// A fill or a mark was ignored, since an amount would have exceeded its limit. Risk halts the desk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutOfRange {
     /// Which series.
     pub series: SeriesKey,
     /// Open time of the candle.
     pub time: i64,
-    /// What was not done, and why.
+    /// Which action was not taken, and why.
     pub reason: String,
 }
 

@@ -3,8 +3,8 @@
 //! A candle's open trades what was approved before it, its prices trade the stop or limit of what is held; its close is a
 //! passing mark, after the fills. Client ids derive
 //! from the decision, so an approval that comes again cannot fill twice; a fill outside the candle's range is an error,
-//! and an event that keeps failing here stops the team. An amount out of range is no error: the fill is not made, and
-//! risk halts the desk. The arithmetic is the back-test's ([`crate::market::broker`]).
+//! and an event that keeps failing here stops the team. An amount out of range is not an error: the fill is not made,
+//! and risk halts the desk. The arithmetic is the back-test's ([`crate::market::broker`]).
 
 use std::collections::BTreeMap;
 
@@ -78,7 +78,7 @@ impl Execution {
         Ok(())
     }
 
-    /// A fill would bring an amount out of range: what would open is rejected, and risk halts the desk.
+    /// A fill would move an amount out of range: the part that opens is rejected, and risk halts the desk.
     fn out_of_range(
         &mut self,
         series: &SeriesKey,

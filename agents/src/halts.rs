@@ -1,7 +1,7 @@
-//! What of a desk is halted, from committed facts: the same whether a runtime has the file or not.
+//! Which parts of a desk are halted, read from committed facts, whether or not a runtime has the file.
 //!
-//! Risk keeps what is halted in memory under `risk.state`. A `risk.kill` or `risk.resume` that the desk has not taken yet is
-//! in the journal after its cursor; while no runtime runs, that is where it waits for the next one.
+//! Risk keeps the list of halts in memory under `risk.state`. A `risk.kill` or `risk.resume` that the desk has not
+//! handled yet is in the journal after the desk's cursor; it stays there until a runtime runs.
 
 use atra_bus::{EventType, Filter, Interest, Name, Seq, Timestamp};
 use atra_storage::{FactKind, Read, StoreError};
@@ -13,23 +13,23 @@ use crate::{
     market::risk::RiskState,
 };
 
-/// Commands read at once; more than a few are not given between two inputs.
+/// Commands read at once; between two inputs there are seldom more than a few.
 const WAITING_MAX: usize = 64;
-/// Reads at most, so that the time for this does not depend on the journal's length.
+/// The largest number of reads, so that the time does not depend on the journal's length.
 const READS_MAX: usize = 16;
 
 /// What a desk may do, and what is halted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Halted {
-    /// As risk said last; active if it never said anything.
+    /// The last state that risk recorded; active if there is none.
     pub state: RiskState,
     /// Everything that is halted, oldest first.
     pub halts: Vec<Halt>,
-    /// Commands that the desk has not taken yet, oldest first.
+    /// Commands that the desk has not handled yet, oldest first.
     pub waiting: Vec<Waiting>,
 }
 
-/// A command that the desk has not taken yet.
+/// A command that the desk has not handled yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Waiting {
     /// Its place in the journal.
@@ -100,7 +100,7 @@ impl Halted {
         Ok(found)
     }
 
-    /// Whether there is nothing to say.
+    /// Whether nothing is halted and no command waits.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.halts.is_empty() && self.waiting.is_empty()
@@ -119,7 +119,7 @@ impl Halted {
     }
 }
 
-/// What the state alone says.
+/// The halts in the state, without waiting commands.
 fn told_before(said: StateChanged, since: i64) -> Vec<Halt> {
     let halt = |series, by| Halt { series, since, by, reason: String::new() };
     let by = match said.state {

@@ -117,7 +117,7 @@ struct Course {
     roll_backs: u64,
 }
 
-/// Decisions of all series, for the report: they outlive the events that told them.
+/// Totals of decisions of all series, for the report. They remain when the events are pruned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Totals {
     proposed: u64,
@@ -127,7 +127,7 @@ struct Totals {
     rolled_back: u64,
 }
 
-/// The key of the totals. A key that begins so is left out of digests: what is counted says nothing that events do not.
+/// The key of the totals. Digests leave out keys that begin with `~`: these counts add nothing to the events.
 const TOTALS: &str = "~totals";
 
 /// The agent.
@@ -136,7 +136,7 @@ pub(crate) struct Optimizer {
     walks: PerSeries<WalkForward>,
     courses: PerSeries<Course>,
     is_frozen: bool,
-    /// `None` in a journal that was begun by a build which did not count.
+    /// `None` in a journal from a build that did not count them.
     totals: Option<Totals>,
     totals_saved: Option<Totals>,
 }

@@ -3,7 +3,7 @@
 //! It hears fills and marks from execution, fills first, so it closes a candle on the mark. Each fill is compared with
 //! what the broker says that it left; cash + Σ position × price must be the equity ([`crate::market::portfolio`]). A
 //! mismatch is an error, and an event that keeps failing here stops the team: a ledger that is wrong is worse than none.
-//! An amount out of range is no error: the books stay as they were, and risk halts the desk.
+//! An amount out of range is not an error: the books do not change, and risk halts the desk.
 //!
 //! Journalled are changes of position, and the equity once a day and once a fill; the equity of each candle is passing.
 
@@ -56,7 +56,7 @@ struct Books {
     /// What risk has said, for the report.
     #[serde(default)]
     risk: RiskSaid,
-    /// Whether a fill could not be booked, since an amount left its range: the books end before it.
+    /// Whether a fill could not be booked, since an amount exceeded its limit: later fills are not booked either.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_broken: bool,
 }

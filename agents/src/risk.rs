@@ -69,8 +69,8 @@ pub(crate) struct RiskAgent {
     close_at_end: bool,
     books: Books,
     is_changed: bool,
-    /// What was traded in the candle of the last equity. A target on that candle comes in the same cascade, so this never
-    /// crosses a step.
+    /// The traded value of the candle of the last equity. A target on that candle comes in the same cascade, so this
+    /// need not be saved between steps.
     traded: Option<(SeriesKey, i64, Option<Money>)>,
 }
 
@@ -118,7 +118,7 @@ impl RiskAgent {
         self.exit_again(series, *time, *held, cx)
     }
 
-    /// Notes what an equity halts or lets go on; answers whether that is not told by the state alone.
+    /// Updates the halts after a new equity; returns whether something changed besides the state.
     fn note_equity(&mut self, changed: Option<RiskState>, view: EquityView) -> bool {
         let EquityView { time, equity, .. } = view;
         let RiskLimits { drawdown_max_ppm, daily_loss_max_ppm, .. } = self.limits;
@@ -147,7 +147,7 @@ impl RiskAgent {
         has_none != had_none
     }
 
-    /// Notes that something is halted, unless it is already halted by the same.
+    /// Records a halt, unless the same cause already halts it.
     fn note(&mut self, series: Option<SeriesKey>, since: i64, by: HaltedBy, reason: String) {
         let halts = &mut self.books.halts;
         if !halts.iter().any(|halt| halt.series == series && halt.by == by) {
@@ -155,7 +155,7 @@ impl RiskAgent {
         }
     }
 
-    /// An amount would have left its range: the desk halts, once.
+    /// An amount would have exceeded its limit: halts the desk, once.
     fn out_of_range(&mut self, event: &OutOfRange, cx: &mut Context<'_>) -> Result<(), AgentError> {
         if self.is_out_of_range() {
             return Ok(());

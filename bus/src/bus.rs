@@ -38,7 +38,8 @@ pub struct BusOptions {
     /// A reader may hold as many again, which it moved out in one go and has not handed out yet.
     pub queue_events_max: usize,
     /// How many events all queues together hold, about. Default 4,194,304: a thousand subscribers with full queues, 170 MB.
-    /// With more subscribers each queue holds less, down to 16 events; whoever falls behind reads the journal.
+    /// With more subscribers each queue holds less, down to 16 events; a subscriber that falls behind reads the
+    /// journal.
     pub queues_events_max: usize,
     /// For how many topics the bus remembers who wants them. Default 16,384: more than a desk with a few
     /// thousand memory keys uses at a time, in about 2 MB. Above it the cache is emptied and filled again.
@@ -48,7 +49,7 @@ pub struct BusOptions {
     pub page_events_max: usize,
 }
 
-/// What every queue holds at least, however many there are. 16: a few steps' worth of a quiet topic.
+/// The smallest capacity of a queue, for any number of queues. 16: a few steps of a quiet topic.
 const QUEUE_EVENTS_MIN: usize = 16;
 
 impl Default for BusOptions {
@@ -146,7 +147,7 @@ pub(crate) struct Shared {
     observers: Mutex<Index<Watcher>>,
     /// How many observers there are, for the fast answer "nobody".
     n_observers: AtomicUsize,
-    /// What each queue holds at most at the moment; changed under the lock of `subscribers`.
+    /// The present capacity of each queue; changed under the lock of `subscribers`.
     queue_limit: AtomicUsize,
     /// Set by `close`, under `releaser`.
     closed: AtomicBool,
@@ -424,8 +425,8 @@ impl Shared {
         Seq(self.delivered.load(Ordering::Acquire))
     }
 
-    /// Sets what each queue holds so that `n_subscribers` of them stay within `queues_events_max`; gives it. Halved or
-    /// doubled, so that all queues are visited only when their number has about doubled.
+    /// Sets and returns the capacity of each queue, so that `n_subscribers` queues stay within `queues_events_max`. It
+    /// is halved or doubled, so that all queues are visited only when their number has about doubled.
     fn fit_queues(&self, index: &Index<Subscriber>, n_subscribers: usize) -> usize {
         let BusOptions { queue_events_max, queues_events_max, .. } = self.options;
         // Relaxed: changed under the lock of the index, which the caller holds.

@@ -1,11 +1,11 @@
-//! Containment: code that may panic is run and dropped so that its panic ends nothing but itself.
+//! Containment: runs and drops code that may panic, so that its panic does not spread.
 //!
 //! Panics come from where the kernel calls foreign code: handlers, factories and destructors of agents, serialisers,
-//! wakers, stores, log subscribers. [`contain`] stands around every task of the runtime, [`contain_call`] around a
-//! single call, [`Contained`] around a value whose destructor is foreign. Whoever contains a panic must report it.
+//! wakers, stores, log subscribers. [`contain`] wraps every task of the runtime, [`contain_call`] a single call,
+//! [`Contained`] a value whose destructor is foreign. Code that contains a panic must report it.
 //!
 //! What cannot be contained: a destructor that panics while its thread unwinds from another panic aborts the process,
-//! unless that destructor is itself behind one of these. Destructors that block hold their thread.
+//! unless one of these also wraps that destructor. Destructors that block hold their thread.
 
 use std::{
     any::Any,
@@ -19,7 +19,7 @@ use std::{
 
 use crate::{ERROR_BYTES_MAX, cut_text};
 
-/// Runs `call`; the text of its panic if it panics.
+/// Runs `call` and catches its panic.
 ///
 /// # Errors
 /// The text of the panic.
@@ -43,7 +43,7 @@ pub fn text_of(panic: Box<dyn Any + Send>) -> String {
     cut_text(&text, ERROR_BYTES_MAX).into_owned()
 }
 
-/// Polls and drops `future` so that its panics stay inside.
+/// Polls and drops `future`, and catches its panics.
 pub fn contain<F: Future>(future: F) -> Containing<F> {
     Containing { future: Some(Box::pin(future)) }
 }
@@ -74,7 +74,7 @@ impl<F: Future> Future for Containing<F> {
 }
 
 impl<F> Drop for Containing<F> {
-    /// Dropped before its end, as at an abort: nobody waits for it.
+    /// Dropped before its end, as by an abort: no task waits for the result.
     fn drop(&mut self) {
         let future = self.future.take();
         if let Err(panic) = contain_call(|| drop(future)) {
@@ -83,7 +83,7 @@ impl<F> Drop for Containing<F> {
     }
 }
 
-/// Panics of destructors, for whoever owns the values: the first one is kept.
+/// Panics of destructors, for the owner of the values. Only the first panic is kept.
 #[derive(Debug, Default)]
 pub struct DropPanics(Mutex<Option<String>>);
 

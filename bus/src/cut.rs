@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-/// The longest error text that is kept, in bytes. 4 KiB: more than anybody reads, and a step with a thousand of them is
-/// still small.
+/// The longest error text that is kept, in bytes. 4 KiB: longer than a person reads, and a step with a thousand of them
+/// is still small.
 pub const ERROR_BYTES_MAX: usize = 4_096;
 
-/// The text itself, or its first `bytes_max` bytes (whole characters) and how long it was.
+/// Returns the text, or its first `bytes_max` bytes (whole characters) and a note with its length.
 ///
 /// # Examples
 /// ```

@@ -1,8 +1,9 @@
-//! From a value to its JSON text, checked on the way: what is accepted here comes back from the text.
+//! Encodes a value as JSON text and checks it: an accepted value decodes from the text unchanged.
 //!
-//! `serde_json` writes NaN and infinity as `null`, writes a key twice if a value has it twice, writes integers and depths that
-//! its own decoder refuses. [`encode`] writes the same bytes as `serde_json` does and refuses all of these, with the path of
-//! the place inside the value. [`Writer`] is the one encoder; its constants say what a call needs:
+//! `serde_json` writes NaN and infinity as `null`, writes a key twice if a value has it twice, and writes integers and
+//! nesting depths that its own decoder refuses. [`encode`] writes the same bytes as `serde_json` and refuses all of
+//! these; the error has the path inside the value. [`Writer`] is the only encoder; its constants select what a call
+//! needs:
 //!
 //! | `TEXT` | `PROVE` | for |
 //! |---|---|---|
@@ -10,9 +11,9 @@
 //! | yes | yes | values that are decoded at once and compared by their marks |
 //! | no | yes | the decoded value of such a pair |
 //!
-//! A *mark* is a hash over the calls that a value makes to its serializer. Two values of one type with equal marks say the
-//! same: their text is equal, and so are differences that JSON does not show, as between `None` and `Some(None)`. Elements of
-//! sequences and maps count in any order, because a decoded hash map has another.
+//! A *mark* is a hash over the calls that a value makes to its serializer. Two values of one type with equal marks are
+//! equal: their texts are equal, and so is what JSON does not show, such as `None` or `Some(None)`. The order of
+//! elements in sequences and maps does not matter, because a decoded hash map has another order.
 
 mod key;
 
@@ -31,16 +32,17 @@ use crate::{cut_text, json_text};
 /// Levels of arrays and objects in a stored value. 120: the decoder gives up at 128, and what the runtime wraps around a
 /// value (a dead letter, a timer, the result of a call) needs some of them.
 pub const NESTING_MAX: u32 = 120;
-/// Calls of the serializer inside each other that add no level, as those of `Some` and of newtypes: an end to recursion.
+/// Nested serializer calls that add no level, such as `Some` and newtypes: bounds the recursion.
 const CALLS_MAX: u32 = 4 * NESTING_MAX;
-/// The longest JSON text. 1 GiB: as much as the limit of an event can be set to; ends the work on a value that is no event.
+/// The longest JSON text. 1 GiB: the highest possible limit of an event; stops the encoding of endless values.
 const TEXT_BYTES_MAX: usize = 1 << 30;
-/// What a struct of this name holds is JSON text (`serde_json::value::RawValue`).
+/// A struct of this name holds JSON text (`serde_json::value::RawValue`).
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
-/// Keys that begin so are read as something else by generic readers: a map of one is taken for what it holds as text.
+/// Generic readers treat keys with this prefix specially: they decode a map with one such key as the JSON text in its
+/// value.
 pub(crate) const RESERVED_KEYS: &str = "$serde_json::private::";
 
-/// What is wrong with a place inside a value.
+/// Why a part of a value was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ValueFault {
@@ -56,7 +58,7 @@ pub enum ValueFault {
     /// A map or struct has a key more than once; a reader would see one of the values.
     #[error("has the key {0:?} more than once")]
     DuplicateKey(String),
-    /// A map key that the decoder takes for one of its own.
+    /// A map key that the decoder reserves.
     #[error("has the key {0:?}, which the decoder reserves")]
     ReservedKey(String),
     /// A map key that is neither text, number, bool nor a plain variant.
@@ -106,7 +108,7 @@ pub(crate) fn path_of<'s>(segments: impl Iterator<Item = &'s Segment>) -> String
     path
 }
 
-/// Why a value was refused, and where; boxed, since it travels up through every level.
+/// Why a value was refused, and where; boxed, since every level returns it.
 #[derive(Debug)]
 pub(crate) struct Refusal(Box<(Vec<Segment>, ValueFault)>);
 
@@ -461,7 +463,7 @@ impl<'w, const TEXT: bool, const PROVE: bool> Serializer for &'w mut Writer<TEXT
     }
 }
 
-/// The text that a value shows; its formatter may fail, as anything of a user's.
+/// The text of a value's `Display`; a user's formatter may fail.
 fn shown<T: fmt::Display + ?Sized>(value: &T) -> Result<String, Refusal> {
     use fmt::Write as _;
     let mut text = String::new();

@@ -20,8 +20,8 @@ pub type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send + 'static>>;
 /// Where wall time, randomness, ids and tasks come from.
 ///
 /// # For implementers
-/// - `now` never panics; it may jump, in both directions, as wall clocks do. Jumps are bounded above it, by the runtime.
-/// - `monotonic` never goes back and follows tokio's clock: what it gives is slept until.
+/// - `now` never panics; it may jump, in both directions, as wall clocks do. The runtime bounds these jumps.
+/// - `monotonic` never goes back and follows tokio's clock, since its instants are used for sleeping.
 /// - `random` is uniform over `u64`; a simulated one is a function of the seed and the number of calls.
 /// - `spawn` runs the future on the current tokio runtime, or on an executor of its own; the [`Task`] owns it.
 pub trait Env: Send + Sync + 'static {

@@ -21,7 +21,7 @@ impl Seq {
         self.0
     }
 
-    /// The following place; the last one has none and is its own.
+    /// The next seq; the last one returns itself.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -54,11 +54,11 @@ pub trait EventType: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Whether events of this type are journalled before anyone outside the team sees them. A passing
     /// event (`false`) reaches teammates and, after its step commits, observers.
     const DURABLE: bool = true;
-    /// A promise of the type's author, for events of which there are very many: every value has a JSON text that decodes as
-    /// an equal value, and this function compares two (`Some(PartialEq::eq)`). Readers of the type then share the published
-    /// value itself, and a passing one is not encoded unless somebody asks for its text. Builds with debug assertions
-    /// check each value. Without the promise (the default) every value is encoded and decoded by the call that takes it,
-    /// and readers get what the text decodes to.
+    /// A promise of the type's author, for very frequent events: the JSON text of every value decodes as an equal
+    /// value, and this function compares two values (`Some(PartialEq::eq)`). Readers of the type then share the
+    /// published value, and a passing event is encoded only when its text is requested. Builds with debug assertions
+    /// check each value. Without the promise (the default), the call that takes a value encodes and decodes it, and
+    /// readers get the decoded value.
     ///
     /// Not for types with skipped fields, with serializers that round, or with floats that may be NaN.
     const EXACT: Option<fn(&Self, &Self) -> bool> = None;

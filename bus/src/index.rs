@@ -2,11 +2,10 @@
 //!
 //! Literal filters are looked up in a map. Wildcard filters are grouped by the tokens before their first wildcard, and
 //! those of the groups that a topic begins with are matched once per topic; the merged answer is cached, so that in the
-//! steady state an event costs one look-up and then only those who want it. Tens of thousands of members that each have
-//! a wildcard filter of their own (`to.name.>`) do not make each other slow.
-//! Adding or removing a filter forgets exactly the cached topics that it matches. The cache is bounded:
-//! when full it is emptied, which costs one new resolution per topic in use and needs no bookkeeping per
-//! look-up.
+//! steady state an event costs one look-up and the members that it reaches. Tens of thousands of members with a
+//! wildcard filter each (`to.name.>`) do not slow each other down. Adding or removing a filter forgets exactly the
+//! cached topics that it matches. The cache is bounded: when full it is emptied, which costs one new resolution per
+//! topic in use and needs no bookkeeping per look-up.
 //!
 //! Answers are ordered by slot, never by hash, so that delivery order is the same in every run.
 
@@ -48,7 +47,7 @@ pub(crate) struct Index<T> {
     wildcards: FxHashMap<Box<str>, Vec<(Filter, Slot)>>,
     /// Topic → the merged answer. At most `topics_cached_max` entries.
     cached: FxHashMap<Topic, Slots>,
-    /// The cached topics, sorted: those that a filter matches follow each other, but for others between them.
+    /// The cached topics, sorted, so that the topics that a filter matches are close together.
     sorted: BTreeSet<Topic>,
     topics_cached_max: usize,
 }

@@ -16,7 +16,7 @@ use crate::{
 /// The longest part of a wrong number or key that a message repeats, in bytes.
 const SHOWN_BYTES_MAX: usize = 64;
 
-/// Checks that `text` is one JSON value that every reader sees alike, inside `depth` levels of a value around it.
+/// Checks that `text` is one JSON value that every reader decodes equally, nested in `depth` levels of another value.
 ///
 /// # Errors
 /// The path and the fault, as the encoder names them.

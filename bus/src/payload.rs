@@ -1,13 +1,12 @@
 //! The content of an event: JSON text that was checked when the value was accepted, and what was decoded from it.
 //!
-//! Every value that is stored passes here: it is encoded by [`encode`](crate::encode), which refuses what does not come back
-//! from its text, and readers get what the text says, before a restart and after it. Two forms:
+//! Every stored value goes through this module: [`encode`](crate::encode) encodes it and refuses a value that does not
+//! decode unchanged. Readers get the decoded value, both before and after a restart. There are two forms:
 //!
 //! - text, and the values that readers decoded from it, one per Rust type. What was published is dropped;
-//! - a value of a type that promises to come back equal ([`EventType::EXACT`]): readers of that type share the value itself,
-//!   and the text is made when somebody asks for it.
-//!
-//! A refused value is a payload too, without content: whoever accepts payloads asks [`Payload::check`].
+//! - a value of a type that promises to decode as an equal value ([`EventType::EXACT`]): readers of that type share the
+//!   value itself, and the text is made on request.
+//! A refused value is also a payload, without content: code that accepts payloads calls [`Payload::check`].
 
 use std::{
     any::{Any, TypeId},
@@ -36,7 +35,7 @@ pub enum PayloadError {
         /// What the decoder said.
         cause: String,
     },
-    /// A place inside the value cannot be stored so that it comes back.
+    /// A part of the value would not decode unchanged.
     #[error("{type_name} cannot be stored: {path} {fault}")]
     Value {
         /// The Rust type that was given.
@@ -77,7 +76,8 @@ fn cause(error: &serde_json::Error) -> String {
     cut_text(&error.to_string(), ERROR_BYTES_MAX).into_owned()
 }
 
-/// The JSON text of a value, checked: floats are finite, integers and nesting can be read back, no key is there twice.
+/// Returns the JSON text of a value after these checks: floats are finite, integers and nesting can be decoded, no key
+/// is duplicate.
 ///
 /// # Errors
 /// [`PayloadError::Value`] with the place.
@@ -93,7 +93,8 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Arc<str>, PayloadError
     text_of(value).map(Arc::from).map_err(PayloadError::value::<T>)
 }
 
-/// The JSON text of a value and what it decodes to, which is proven to be the same value as far as its serializer tells.
+/// Returns the JSON text of a value and the value decoded from it. Both values are checked to be equal, as far as the
+/// serializer shows.
 ///
 /// # Errors
 /// As [`encode`], [`PayloadError::NotReadBack`] and [`PayloadError::Changed`].
@@ -111,7 +112,7 @@ pub fn round_trip<T: Serialize + DeserializeOwned>(value: &T) -> Result<(Arc<str
 
 // === what was decoded ===
 
-/// A decoded value, dropped where a panic of its `Drop` harms nobody: the last holder may be a task of the runtime.
+/// A decoded value that contains a panic of its `Drop`, since the last holder may be a task of the runtime.
 struct Held(Option<Box<dyn Any + Send + Sync>>);
 
 impl Held {
@@ -138,7 +139,8 @@ fn drop_contained<T>(value: T) {
     }
 }
 
-/// The values that readers asked for, in a list that only grows: reading as one type changes nothing for another.
+/// The values decoded for readers, one per type, in a list that only grows: a read as one type does not affect other
+/// types.
 #[derive(Default)]
 struct Decoded {
     first: OnceLock<Box<Node>>,
@@ -196,7 +198,7 @@ struct Text {
     decoded: Decoded,
 }
 
-/// A value of a type that promises to come back equal.
+/// A value of a type that promises to decode as an equal value.
 trait Content: Send + Sync {
     fn value(&self) -> &(dyn Any + Send + Sync);
     fn encode(&self) -> Result<Arc<str>, PayloadError>;
@@ -248,8 +250,8 @@ impl Payload {
         }
     }
 
-    /// A payload of an event type's value: readers of that type, now and after a restart, get what its text decodes to,
-    /// which is proven to be the same value as far as its serializer tells.
+    /// A payload of an event type's value: readers of that type, now and after a restart, get the value decoded from
+    /// its text. Both values are checked to be equal, as far as the serializer shows.
     pub fn of_event<T: EventType>(value: T) -> Self {
         match T::EXACT {
             Some(same) => Self::exact(value, same),
@@ -273,8 +275,8 @@ impl Payload {
         Ok(Self::from_journal(json.as_ref().trim().into()))
     }
 
-    /// A payload of JSON text that was accepted before: the journal's. Not checked again; what an older build has stored must
-    /// stay readable as far as it goes.
+    /// A payload of JSON text that was accepted before: the journal's. Not checked again, since text from an older
+    /// build must stay readable.
     #[must_use]
     pub fn from_journal(json: Arc<str>) -> Self {
         Self(Repr::Text(Arc::new(Text { json, decoded: Decoded::default() })))
@@ -305,8 +307,8 @@ impl Payload {
         Self(Repr::Exact(Arc::new(Shared { json, decoded: Decoded::default(), content })))
     }
 
-    /// Whether there is content, and the bytes of its text (if it has none yet, about the bytes in memory): whoever accepts a
-    /// payload asks this first.
+    /// Checks that there is content, and returns the size of its text (without a text yet, about the size in memory).
+    /// Code that accepts a payload calls this first.
     ///
     /// # Errors
     /// Why the value was refused.
@@ -349,8 +351,8 @@ impl Payload {
         self.json().is_ok_and(|json| json == "null")
     }
 
-    /// The value as a `T`: decoded once for each type that anybody asks for, then shared. What others ask for, and in which
-    /// order, changes nothing.
+    /// The value as a `T`: decoded once for each requested type, then shared. Requests of other readers, in any order,
+    /// do not affect the result.
     ///
     /// # Errors
     /// [`PayloadError::Shape`] when the JSON is not a `T`, or why the value was refused.

@@ -144,7 +144,8 @@ impl Queue {
         self.tail = at;
     }
 
-    /// From now on it holds at most `events_max`. What is above lies in the journal: the newest go, and are missed.
+    /// Sets the capacity to `events_max`. The newest events above it are dropped; the reader gets them from the
+    /// journal.
     pub(crate) fn set_limit(&mut self, events_max: usize) {
         self.events_max = events_max;
         let mut first_missed = None;

@@ -1,8 +1,8 @@
-//! Checks of settings: one way to refuse a value that cannot work, with the field, the value and what is allowed.
+//! Checks of settings: refuses an invalid value with the field, the value and the allowed range.
 //!
 //! Every type with limits has a `check` method that uses [`SettingCheck`]: [`BusOptions`](crate::BusOptions) here, the
 //! options of the storage, the limits of a team. All wrong fields are reported at once. A value is refused, never
-//! changed silently: a limit that differs from what was asked for is found late.
+//! changed silently, since a silently changed limit is noticed late.
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
@@ -29,7 +29,7 @@ impl InvalidSettings {
         &self.0
     }
 
-    /// The same, with `change` applied to each: a caller knows the field under another name.
+    /// The same, with `change` applied to each, for callers that use another name for the field.
     #[must_use]
     pub fn map(self, change: impl FnMut(InvalidSetting) -> InvalidSetting) -> Self {
         Self(self.0.into_iter().map(change).collect())

@@ -1,16 +1,15 @@
 //! Points in time, and arithmetic on them that cannot overflow.
-//!
-//! The range ends at the ends of `i64`. A result beyond an end is the end, or `None` from a method whose name says
-//! `checked` or whose result is an `Option`. Nothing adds to the number inside: `tests/it/tidy.rs` looks for it.
+//! The range is that of `i64`. Methods saturate at its ends, or return `None` if their name says `checked` or they
+//! return an `Option`. No other code adds to the number inside; `tests/it/tidy.rs` checks this.
 
 use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-/// Waits above this end here: an instant so far ahead can be computed on every machine. 100 years.
+/// The longest wait: an instant this far ahead can be computed on every machine. 100 years.
 const WAIT_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
-/// The instant `wait` after `from`, at most 100 years: a configured wait may be as long as anybody likes.
+/// The instant `wait` after `from`, at most 100 years, since a configured wait may be too long for the arithmetic.
 #[must_use]
 pub fn later(from: Instant, wait: Duration) -> Instant {
     from + wait.min(WAIT_MAX)

@@ -221,9 +221,9 @@ impl Filter {
         Self { text: ">".into(), hides_system: false }
     }
 
-    /// The same, as agents subscribe: a wildcard in the first place matches neither the runtime's own events (`sys.`) nor
-    /// what is addressed to an agent (`to.`). Only a filter that names the root gets those: an agent that wants everything
-    /// must not be fed with what its own restarts publish.
+    /// The same, as agents subscribe: a wildcard as the first segment matches neither the runtime's own events (`sys.`)
+    /// nor events addressed to an agent (`to.`). Only a filter that names the root matches those: an agent that
+    /// subscribes to everything must not receive the events that its own restarts publish.
     #[must_use]
     pub fn without_system(mut self) -> Self {
         self.hides_system = self.text.starts_with(['*', '>']);

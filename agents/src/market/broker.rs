@@ -73,7 +73,8 @@ pub enum BrokerError {
         /// Which series.
         series: SeriesKey,
     },
-    /// An amount left the range of money, or that of an account. It does not stop the desk: see [`Broker::give_up`].
+    /// An amount exceeded the range of money or the limit of an account. This does not stop the desk: see
+    /// [`Broker::give_up`].
     #[error("{series}: {error}")]
     Money {
         /// Which series.
@@ -175,8 +176,8 @@ impl Broker {
         Ok(fills)
     }
 
-    /// Takes back what cannot be filled because an amount would leave its range: an order that opens is dropped and
-    /// returned; of one that also closes, the closing still waits.
+    /// Gives up an order that cannot be filled because an amount would exceed its limit. An opening order is dropped
+    /// and returned; the closing part of an order still waits.
     pub fn give_up(&mut self, series: &SeriesKey) -> Option<Order> {
         let desk = self.desks.get_mut(series)?;
         let order = desk.order.filter(|order| order.target != 0.0)?;
@@ -208,7 +209,7 @@ impl Broker {
     }
 }
 
-/// Checks that an account may hold what an execution traded and what it left.
+/// Checks the traded amount of an execution and the resulting amounts against the limit of an account.
 fn of_account(terms: Terms, execution: &Execution) -> Result<(), MoneyError> {
     terms.value(execution.price, execution.lots)?.of_account()?;
     execution.cash_after.of_account().map(drop)

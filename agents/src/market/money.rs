@@ -65,7 +65,7 @@ impl Money {
     /// The greatest amount that an account may hold, owe or trade at once: 5 · 10^13, a third of the range, so that sums of
     /// two of them are in range. Beyond it a desk halts.
     pub const ACCOUNT_MAX: Self = Self(50_000_000_000_000 * UNIT);
-    /// The greatest cash at the start: 10^12 leaves room for a growth by fifty times.
+    /// The greatest initial cash: 10^12 allows growth to fifty times as much.
     pub const START_MAX: Self = Self(1_000_000_000_000 * UNIT);
 
     /// A whole number of the currency's units.
@@ -95,13 +95,13 @@ impl Money {
         self.0.checked_sub(other.0).map(Self).ok_or(MoneyError::Overflow)
     }
 
-    /// Sum, at the end of the range where it would leave it: for totals that are only shown.
+    /// Saturating sum, for totals that are only displayed.
     #[must_use]
     pub fn saturating_plus(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }
 
-    /// Sum modulo the range: for a comparison of two sums whose results are in range.
+    /// Wrapping sum, for a comparison of two sums whose results are in range.
     pub(crate) fn wrapping_plus(self, other: Self) -> Self {
         Self(self.0.wrapping_add(other.0))
     }
@@ -115,7 +115,7 @@ impl Money {
         if self.abs() <= Self::ACCOUNT_MAX { Ok(self) } else { Err(MoneyError::Account { amount: self }) }
     }
 
-    /// Value of `lots` of volume at a price in ticks, both as the scale counts them; the end of the range beyond it.
+    /// Value of `lots` of volume at a price in ticks, both in units of the scale; saturates at the ends of the range.
     #[must_use]
     pub fn of_volume(scale: Scale, ticks: i64, lots: i64) -> Self {
         let half = |decimals: u8| i128::from(power_of_ten((DECIMALS / 2).saturating_sub(decimals)));

@@ -154,8 +154,8 @@ impl Portfolio {
     /// Books a fill; answers the trade that it closed, if it closed one.
     ///
     /// # Errors
-    /// A disagreement with the broker or among the books. The books must not be used further. With
-    /// [`PortfolioError::Money`] they are as before, and no longer those of the broker.
+    /// A disagreement with the broker or among the books. The books must not be used any more. With
+    /// [`PortfolioError::Money`] they do not change, and they no longer match the broker's.
     pub fn fill(&mut self, fill: &Fill) -> Result<Option<Trade>, PortfolioError> {
         let execution = &fill.execution;
         let holding = Self::known(&mut self.holdings, &fill.series)?;
@@ -191,7 +191,7 @@ impl Portfolio {
     /// Marks a series at its candle's close and answers the equity.
     ///
     /// # Errors
-    /// An unknown series, or an amount out of range; the books are as before then ([`skip`](Self::skip)).
+    /// An unknown series, or an amount out of range; the books do not change ([`skip`](Self::skip)).
     #[inline]
     pub fn mark(&mut self, series: &SeriesKey, time: i64, close: i64) -> Result<Money, PortfolioError> {
         let holding = Self::known(&mut self.holdings, series)?;
@@ -205,7 +205,7 @@ impl Portfolio {
         Ok(self.equity)
     }
 
-    /// Takes that a mark was out of range: the equity stays as it was.
+    /// Skips a mark that is out of range: the equity does not change.
     pub fn skip(&mut self, time: i64) {
         self.stats.mark(time, self.equity.to_f64(), self.open > 0);
     }

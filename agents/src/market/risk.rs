@@ -53,9 +53,9 @@ pub struct RiskLimits {
     pub cool_down_ms: i64,
     /// How far a close may be from the one before it, as a share. Default: 50 %; beyond it the price is not trusted.
     pub price_band_ppm: u32,
-    /// The most that one order may open, as a share of the value of the volume of the candle that it was decided on; a candle
-    /// without volume limits nothing. Default: no limit, since files count volume in units, contracts or ticks; `atra run`
-    /// sets a tenth for its simulated market.
+    /// The largest amount that one order may open, as a share of the traded value of the candle on which it was
+    /// decided; a candle without volume sets no limit. Default: no limit, since files count volume in units, contracts
+    /// or ticks; `atra run` sets a tenth for its simulated market.
     pub volume_max_ppm: Option<u32>,
     /// How old the equity may be when a target comes, and for how long the series may have been silent before the candle
     /// that the target was decided on, in milliseconds. Default: two hours, or four candles if that is longer, so that daily
@@ -88,7 +88,7 @@ impl RiskLimits {
         self.series_drawdown_max_ppm < 1_000_000
     }
 
-    /// The same limits for an order that was decided on a candle of which so much was traded.
+    /// The same limits for an order that was decided on a candle with this traded value.
     #[must_use]
     pub fn with_volume(&self, traded: Option<Money>) -> Self {
         let share = traded.zip(self.volume_max_ppm).map_or(Money::MAX, |(traded, ppm)| traded.share(ppm));
@@ -360,12 +360,12 @@ impl Risk {
         self.peak
     }
 
-    /// The equity that the day began with.
+    /// The equity at the begin of the day.
     pub fn day_start(&self) -> Money {
         self.day_start
     }
 
-    /// An amount left its range: nothing opens until a person resumes.
+    /// An amount exceeded its limit: no position opens until a person resumes.
     pub fn halt(&mut self) {
         self.state = RiskState::Halted;
     }

@@ -1,10 +1,10 @@
 //! A market out of a seed, for when there are no data.
 //!
 //! Returns are near-normal with a variance that clusters (GARCH(1,1)), a slow drift that changes sign now and then, and
-//! heavier volume on wilder candles. Prices revert to where they began: a close stays within a quarter and four times
-//! [`START_TICKS`] however long the market runs, and is rarely near either bound. Made of SplitMix64 and arithmetic that
-//! is exact everywhere (no `exp`, no `ln`), so a seed gives the same candles on every machine. It is plausible, not
-//! predictive: nothing found on it says anything about a real market.
+//! heavier volume on wilder candles. Prices revert to their start: a close always stays between a quarter and four
+//! times [`START_TICKS`], and is rarely near either bound. Made of SplitMix64 and arithmetic that is exact everywhere
+//! (no `exp`, no `ln`), so a seed gives the same candles on every machine. It is plausible, not predictive: nothing
+//! found on it says anything about a real market.
 
 use std::num::ParseIntError;
 
@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::candle::{Candle, Interval, Scale};
 
 /// Version of the formula. It is a part of every [`Simulator::position`]: candles of two formulas must not become one
-/// series. 1 was a walk without a bound.
+/// series. Version 1 was an unbounded walk.
 pub const FORMULA: u32 = 2;
 /// Close before the first candle: 100.00.
 pub const START_TICKS: i64 = 10_000;
@@ -110,7 +110,7 @@ impl Walk {
     }
 }
 
-/// An endless series of candles out of a seed. Resumes bit for bit from its [`position`](Self::position).
+/// An endless series of candles from a seed. Resumes bit for bit from its [`position`](Self::position).
 ///
 /// # Examples
 /// ```

@@ -1,6 +1,6 @@
-//! A look at a Feather file before its library reads it: whether its parts lie in the file, and what they say that they
-//! unpack to. The library makes room for both on the word of the file, and a process that asks for more memory than there
-//! is ends at once.
+//! Checks a Feather file before its library reads it: whether its parts are inside the file, and their declared
+//! unpacked sizes. The library allocates memory for both without a check, and a process that allocates more memory than
+//! available is aborted.
 
 use std::io::{Read, Seek, SeekFrom};
 
@@ -33,7 +33,7 @@ pub(super) fn check(source: &mut (impl Read + Seek), len: u64, options: &ImportO
     Ok(())
 }
 
-/// Checks a batch, and answers what it unpacks to.
+/// Checks a batch and returns its unpacked size.
 fn check_block(
     source: &mut (impl Read + Seek),
     len: u64,

@@ -55,7 +55,8 @@ mod enabled {
         static DECODES: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// What the decoders of the libraries say, a panic included. Its message goes into the error and not to standard error.
+    /// Runs a decoder of a library and turns its panic into an error. The panic's message goes into the error, not to
+    /// standard error.
     fn guarded<T>(what: &'static str, decode: impl FnOnce() -> Result<T, ImportError>) -> Result<T, ImportError> {
         static HOOK: Once = Once::new();
         // The hook of the process is wrapped once; every other thread still has what was there before.
@@ -223,7 +224,7 @@ mod enabled {
         })
     }
 
-    /// Checks what the columns say that they unpack to. A page that lies about it is found when it is unpacked.
+    /// Checks the declared unpacked sizes of the columns. A page with a wrong size is found when it is unpacked.
     fn check_chunks(metadata: &ParquetMetaData, options: &ImportOptions) -> Result<(), ImportError> {
         let chunks = || metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
         let sum = |of: fn(&ColumnChunkMetaData) -> i64| {
@@ -233,7 +234,7 @@ mod enabled {
         check_unpacked(sum(ColumnChunkMetaData::compressed_size), unpacked, options)
     }
 
-    /// Checks bytes that a file says it unpacks to.
+    /// Checks a declared unpacked size.
     pub(crate) fn check_unpacked(packed: u64, unpacked: u64, options: &ImportOptions) -> Result<(), ImportError> {
         let limit = options.ratio_max;
         if unpacked > options.size_max {

@@ -1,4 +1,4 @@
-//! What a file is, told from its bytes, and what it is packed in; with the limits that hold for every kind.
+//! Detects the format and the compression of a file from its bytes, with the limits that apply to every format.
 
 use std::cell::Cell;
 use std::io::{BufReader, Cursor, Read, Seek};
@@ -11,7 +11,7 @@ pub(super) const DEPTH_MAX: usize = 3;
 const TEXT_BYTES: usize = 1 << 20;
 /// Space before the first bracket of JSON that is looked over.
 const SPACE_MAX: usize = 64;
-/// Bytes that a packed file may unpack to at any ratio: nobody is hurt by so few.
+/// Unpacked bytes up to which any ratio is allowed: so few do no harm.
 pub(super) const ANY_RATIO_BYTES: u64 = 64 << 20;
 
 /// What plain bytes are.
@@ -84,7 +84,7 @@ impl Text<'_> {
         Ok((n as u64) < wanted)
     }
 
-    /// All that comes, if it may be held.
+    /// Reads everything, within the limit of bytes held in memory.
     fn whole(mut self, what: &'static str, held_max: u64, mut is_all: bool) -> Result<Vec<u8>, ImportError> {
         loop {
             if self.bytes.len() as u64 > held_max {
@@ -98,7 +98,7 @@ impl Text<'_> {
     }
 }
 
-/// Unpacks what is packed with gzip; hands text over as it comes, and anything else as a whole.
+/// Unpacks gzip; passes text on as a stream, and any other format as a whole.
 pub(super) fn open<'a>(
     reader: Box<dyn Read + 'a>,
     packed: Packed<'a>,
@@ -133,7 +133,7 @@ pub(super) fn open<'a>(
     Err(TOO_DEEP)
 }
 
-/// Hands over the one file of a zip archive, as it comes, and its packed size.
+/// Passes on the one file of a zip archive as a stream, with its packed size.
 pub(super) fn of_zip<T>(
     source: impl Read + Seek,
     take: impl FnOnce(&mut dyn Read, u64) -> Result<T, ImportError>,
@@ -157,7 +157,7 @@ pub(super) fn of_zip<T>(
     })
 }
 
-/// More packings than anybody makes.
+/// More layers of compression than real files have.
 pub(super) const TOO_DEEP: ImportError =
     ImportError::Foreign { what: "packed more than three times: unpack it and import the file in it" };
 

@@ -90,8 +90,9 @@ pub struct ImportOptions {
     pub price_shift: u8,
     /// Bytes read of a file, unpacked. 4 GiB: four decades of one-minute candles.
     pub size_max: u64,
-    /// Bytes of what has to be held as a whole while it is read: JSON, and columnar files or archives that are packed once
-    /// more or come from a pipe; also what a batch or page of a columnar file says that it unpacks to. 256 MiB.
+    /// Bytes of a file that is held as a whole while it is read: JSON, and columnar files or archives that are packed
+    /// again or come from a pipe. Also the limit for the declared unpacked size of a batch or page of a columnar file.
+    /// 256 MiB.
     pub held_max: u64,
     /// Bytes of a line of text. 1 MiB: a thousand times the longest line of a candle.
     pub line_max: usize,
@@ -365,13 +366,13 @@ pub enum ImportError {
         #[source]
         source: std::io::Error,
     },
-    /// The file is larger, unpacked, than is read.
+    /// The unpacked file is larger than the limit.
     #[error("it has more than {limit} bytes, unpacked")]
     TooLarge {
         /// The limit.
         limit: u64,
     },
-    /// A file that has to be held as a whole is larger than that.
+    /// A file that has to be held in memory is larger than the limit.
     #[error("it is {what}, which is held in memory while it is read, and has more than {limit} bytes, unpacked")]
     TooLargeToHold {
         /// What it is.
@@ -379,7 +380,7 @@ pub enum ImportError {
         /// The limit.
         limit: u64,
     },
-    /// A packed file unpacks to far more than candles do.
+    /// The ratio of unpacked to packed size is far above that of candles.
     #[error("it unpacks to more than {limit} times its packed size ({unpacked} bytes out of {packed})")]
     Ratio {
         /// Bytes read of it.
