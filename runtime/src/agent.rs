@@ -124,7 +124,7 @@ pub enum Missed {
 }
 
 /// A recurring timer: fires at every multiple of `every` since the epoch, on the team's clock; on a `wall` clock on the
-/// machine's. If that goes back, times that have passed come again; it waits for two intervals at most.
+/// machine's. If the machine's clock goes back, past times fire again; a schedule waits for two intervals at most.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     /// Unique within the agent; the event's topic is `sys.schedule.<agent>.<name>`.
@@ -195,8 +195,8 @@ impl AgentSpec {
         }
     }
 
-    /// Handles every event whose topic suits `filter`. A wildcard in the first place matches neither the runtime's own
-    /// events (`sys.`) nor what is addressed to others (`to.`): name `sys.` to get those.
+    /// Handles every event whose topic suits `filter`. A wildcard as the first segment matches neither the runtime's
+    /// own events (`sys.`) nor events addressed to others (`to.`): name `sys.` to get the runtime's events.
     #[must_use]
     pub fn subscribes(mut self, filter: &str) -> Self {
         self.subscribes.push(Filter::new(filter).unwrap_or_else(|error| panic!("{error}")));
@@ -288,7 +288,7 @@ impl AgentSpec {
         self
     }
 
-    /// Checks every part of the spec that its builder takes as it is.
+    /// Checks every part of the spec that its builder does not check.
     ///
     /// # Errors
     /// Each part that is out of its range or can never work, as `agents.<name>.<part>`.
@@ -372,9 +372,9 @@ pub enum SourceItem {
         event: Draft,
         /// Which of the source's partitions it is from (a series, a shard, a file).
         partition: Arc<str>,
-        /// The place behind this input, unique within the partition: reading on from here repeats nothing. Neither it nor
-        /// the partition may have a NUL character or more than [`KEY_BYTES_MAX`] bytes; an offset that comes again fails
-        /// the source.
+        /// The place behind this input, unique within the partition: reading on from here repeats nothing. Neither the
+        /// offset nor the partition may have a NUL character or more than [`KEY_BYTES_MAX`] bytes; a repeated offset
+        /// fails the source.
         offset: String,
     },
     /// Nothing will come before this time: lets an `events` clock and its timers go on.
@@ -426,13 +426,12 @@ fn decode<T: DeserializeOwned>(key: &str, json: &str) -> Result<T, AgentError> {
 pub const KEY_BYTES_MAX: usize = 4_096;
 
 /// Where an agent writes what changed of its state.
-///
-/// What it refuses is not saved, so the turn fails, whatever `save` makes of the error.
+/// A refused value is not saved, so the turn fails even if `save` ignores the error.
 #[derive(Debug)]
 pub struct StateWriter<'a> {
     writes: &'a mut Vec<(String, Option<Arc<str>>)>,
     value_bytes_max: usize,
-    /// What is left for this save.
+    /// Bytes that this save may still use.
     bytes_left: usize,
     bytes_max: usize,
     /// The first refusal.
@@ -454,7 +453,7 @@ impl<'a> StateWriter<'a> {
     /// to `step_bytes_max`.
     ///
     /// # Errors
-    /// When the value cannot be stored so that it comes back, or something is above its limit.
+    /// When the value would not decode unchanged, or a limit is exceeded.
     pub fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), AgentError> {
         let written = match encode(value) {
             Ok(json) => self.write(key, Some(json)),

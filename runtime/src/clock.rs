@@ -1,8 +1,8 @@
 //! The wall clock of a runtime: the machine's, with jumps logged and bounded.
 //!
-//! A machine's clock can be wrong for a moment: it boots in 1970, or a time server sends nonsense. What is dated meanwhile
-//! cannot be taken back. So a jump above [`ClockLimits::step_max`] is followed only once it has lasted for
-//! [`ClockLimits::hold`]; until then the clock goes on with monotonic time from where it was.
+//! A machine's clock can be wrong for a moment: it starts in 1970, or a time server sends a wrong time. Events that get
+//! a wrong time keep it. So a jump above [`ClockLimits::step_max`] is followed only once it has lasted for
+//! [`ClockLimits::hold`]; until then the clock continues with monotonic time.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,14 +12,14 @@ use std::{
 use atra_bus::{Env, EventId, Task, TaskFuture, Timestamp};
 use tokio::time::Instant;
 
-/// Jumps from this on are logged. 1 s: a slewed clock is off by less from one look to the next.
+/// Jumps from this on are logged. 1 s: a slewed clock differs by less between two readings.
 const LOGGED_FROM: Duration = Duration::from_secs(1);
 
 /// The bounds of a runtime's wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockLimits {
     /// The largest jump of the machine's clock, in either direction, that is followed at once. 2 h: a clock that was
-    /// set to the wrong time zone by an hour is put right at once, another day or year is not.
+    /// set to a wrong time zone by an hour is followed at once, another day or year is not.
     pub step_max: Duration,
     /// How long a larger jump must last before it is followed. 1 min: longer than a time server needs to correct itself,
     /// and short for a machine that was asleep.

@@ -1,10 +1,10 @@
 //! Configuration: the kernel's own sections, and how any configuration is read.
 //!
 //! [`load`] lays a TOML file over the defaults, and the environment over both; flags are the caller's business and come
-//! last. A key of the file that nobody knows is an error that says where it stands and which known key is nearest: a typo
-//! must not leave a limit at its default. A variable that is no key is given back with the nearest one, since it may be
-//! another program's: Kubernetes sets `ATRA_PORT` where a service is called atra. What the environment may set follows from the default value itself: the key
-//! `limits.inputs_max` is `ATRA_LIMITS_INPUTS_MAX`.
+//! last. An unknown key of the file is an error that names its position and the nearest known key: a typo must not
+//! leave a limit at its default. A variable that is not a key is returned with the nearest key, since it may belong to
+//! another program: Kubernetes sets `ATRA_PORT` where a service is called atra. What the environment may set follows
+//! from the default value itself: the key `limits.inputs_max` is `ATRA_LIMITS_INPUTS_MAX`.
 
 use std::{
     io,
@@ -234,7 +234,7 @@ pub enum ConfigError {
         /// The known key that is most like it.
         nearest: String,
     },
-    /// Values that keys may not have.
+    /// Keys with values that are not allowed.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
     /// The value does not suit its key, or the text is not TOML.
@@ -252,16 +252,16 @@ pub enum ConfigError {
 pub struct Loaded<T> {
     /// It.
     pub config: T,
-    /// Variables with the prefix that are no keys, sorted.
+    /// Variables with the prefix that are not keys, sorted.
     pub unknown: Vec<UnknownVariable>,
 }
 
-/// A variable of the environment that is no key.
+/// An environment variable that is not a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownVariable {
     /// Its name.
     pub name: String,
-    /// The variable of the known key that it is like; `None` if it is like none.
+    /// The variable of the most similar key; `None` if none is similar.
     pub nearest: Option<String>,
 }
 
@@ -363,10 +363,10 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str, known: &[(String, Value)]
     })
 }
 
-/// What toml says of a value that is not a text where one of a few names is wanted.
+/// toml's message for a value that is not a string where one of a few names is expected.
 const NO_NAME: &str = "wanted string or table";
 
-/// The names that a key may have as its value, by trying one that nothing has.
+/// The names that a key accepts as its value, found by trying an unknown name.
 fn names_of<T: DeserializeOwned>(text: &str, path: &str) -> Option<String> {
     let mut table: toml::Table = text.parse().ok()?;
     set(&mut table, path, toml::Value::String("?".into()));
@@ -398,7 +398,7 @@ pub fn plain(message: &str) -> String {
     found.or_else(|| plain_shape(message)).unwrap_or_else(|| message.to_owned())
 }
 
-/// The same for shapes: a name behind them is that of a type, which nobody who writes a configuration knows.
+/// The same for shapes. In toml's message a type name follows them, which a reader of the configuration does not know.
 fn plain_shape(message: &str) -> Option<String> {
     const SHAPES: [(&str, &str); 8] = [
         ("internally tagged enum ", "one of its names, or a section with its name and keys"),
@@ -453,7 +453,7 @@ fn nearest_path(key: &str, known: &[(String, Value)]) -> String {
     best.unwrap_or_default().to_owned()
 }
 
-/// The name that is like another, if one is.
+/// The most similar name, if any.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     // A name that lacks its end, such as a unit, comes before one that is as long.
     let score = |candidate: &str| {

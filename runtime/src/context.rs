@@ -69,12 +69,12 @@ pub enum PublishError {
         /// The limit.
         limit: usize,
     },
-    /// What the turn published and set is above the limit of a step.
+    /// The turn's events and other effects exceed the limit of a step.
     #[error("with {topic} the turn has {bytes} bytes, above the limit of {limit} bytes (step_bytes_max)")]
     TurnTooLarge {
         /// The topic.
         topic: Topic,
-        /// Measured, over the whole turn.
+        /// The size of the whole turn.
         bytes: usize,
         /// The limit.
         limit: usize,
@@ -149,7 +149,7 @@ pub(crate) struct Effects {
     /// In the order published; memory writes are events on `memory.<key>` among them.
     pub(crate) published: Vec<Arc<Event>>,
     pub(crate) timers: Vec<TimerChange>,
-    /// What they count against the bound of a step.
+    /// Their size, which counts towards the limit of a step.
     pub(crate) bytes: usize,
 }
 
@@ -158,7 +158,7 @@ impl Effects {
         self.published.is_empty() && self.timers.is_empty()
     }
 
-    /// What was counted; the next turn begins at zero.
+    /// Returns the size so far; the next turn begins at zero.
     pub(crate) fn take_bytes(&mut self) -> usize {
         std::mem::take(&mut self.bytes)
     }
@@ -179,7 +179,7 @@ pub(crate) struct TeamShared {
     pub(crate) agents: Arc<FxHashSet<Name>>,
     /// Calls to the outside; of an acting agent only.
     pub(crate) ledger: Option<EffectLedger>,
-    /// Panics of destructors of what users gave: agents and streams.
+    /// Panics in destructors of users' values: agents and streams.
     pub(crate) drops: Arc<DropPanics>,
 }
 
@@ -298,8 +298,8 @@ impl Context<'_> {
 
     /// Sets a timer: `event` comes back to this agent as an input of its own once `delay` has passed: on an `events`
     /// clock of the team's time, on a `wall` clock of monotonic time, whatever the machine's clock does. The answer
-    /// cancels it. Timers are committed with the step and survive restarts of the team and of the process; a new process
-    /// takes what is left of the delay from the machine's clock, and never more than the delay.
+    /// cancels it. Timers are committed with the step and survive restarts of the team and of the process; a new
+    /// process computes the rest of the delay from the machine's clock, at most the whole delay.
     ///
     /// # Errors
     /// [`PublishError::TooLarge`] or [`PublishError::Reserved`]; nothing was recorded.
@@ -448,7 +448,7 @@ impl Context<'_> {
         id
     }
 
-    /// Measures what is about to be recorded, and counts it into the turn.
+    /// Adds the size of an effect that is about to be recorded to the turn's size.
     fn count(&mut self, draft: &Draft, is_stored: bool) -> Result<(), PublishError> {
         let bytes = if is_stored { draft.payload.json()?.len() } else { draft.payload.check()? };
         let limits = &self.team.limits;

@@ -29,10 +29,11 @@ use crate::{
 /// The key of the fact that is there while a runtime runs: found at a start, it tells of an unclean stop.
 const RUNNING_KEY: &str = "running";
 
-/// Odd things of the topology that are logged one by one. 50: as many as anybody reads.
+/// Warnings about the topology that are logged one by one. 50: as many as a person reads.
 const WARNINGS_MAX: usize = 50;
 
-/// Memory keys that are read at once at the start. 4,096: the price of a page is spread, and each has its own deadline.
+/// Memory keys that are read at once at the start. 4,096: spreads the cost of a page, and each page has its own
+/// deadline.
 const LOADED_KEYS: usize = 4_096;
 
 /// Why a runtime could not be started. Nothing runs afterwards.
@@ -220,14 +221,14 @@ impl RuntimeBuilder {
 
 fn warn_of(warnings: &[TopologyWarning]) {
     for warning in warnings.iter().take(WARNINGS_MAX) {
-        tracing::warn!(topology = %warning, "topology is odd");
+        tracing::warn!(topology = %warning, "topology warning");
     }
     if let Some(more @ 1..) = warnings.len().checked_sub(WARNINGS_MAX) {
-        tracing::warn!(more, "topology is odd in more ways");
+        tracing::warn!(more, "more topology warnings");
     }
 }
 
-/// Under which name callers publish unless they say another.
+/// The default name of callers.
 pub(crate) const CALLER: &str = "caller";
 
 /// The publisher of `sys.*` events and owner of the runtime's own facts.
@@ -256,8 +257,8 @@ pub(crate) enum StorageTask {
     Task(Task),
 }
 
-/// Whoever ends by a panic here takes the runtime with it. Holds the kernel weakly: the storage ends when nobody holds
-/// its handle any more.
+/// A panic of such a task fails the runtime. Holds the kernel weakly, since the storage ends when its last handle is
+/// dropped.
 fn fails(kernel: &Arc<Kernel>, task: &'static str) -> impl FnOnce(String) + Send + 'static {
     let kernel = Arc::downgrade(kernel);
     move |panic| {
@@ -267,7 +268,7 @@ fn fails(kernel: &Arc<Kernel>, task: &'static str) -> impl FnOnce(String) + Send
     }
 }
 
-/// Runs the actor; a failure of it, whatever the cause, is one of the runtime.
+/// Runs the actor; every failure of it fails the runtime.
 async fn run_storage(actor: StorageActor, kernel: Weak<Kernel>) {
     actor.run().await;
     if let Some(kernel) = kernel.upgrade()

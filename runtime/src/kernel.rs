@@ -20,7 +20,7 @@ pub(crate) struct Kernel {
     pub(crate) reader: Arc<dyn Read>,
     pub(crate) bus: Bus,
     pub(crate) memory: SharedMemory,
-    /// Who owns memory, by prefix; none begins with another.
+    /// The owners of memory, by prefix; no prefix begins with another one.
     pub(crate) owners: BTreeMap<String, Name>,
     /// The names of all agents.
     pub(crate) agents: Arc<FxHashSet<Name>>,
@@ -76,7 +76,7 @@ impl Kernel {
     }
 }
 
-/// Who owns memory, by prefix, without prefixes within another: the topology check gives them one owner.
+/// The owners of memory, by prefix, without nested prefixes: by the topology check these have the same owner.
 pub(crate) fn owners_of<'a>(specs: impl Iterator<Item = &'a AgentSpec>) -> BTreeMap<String, Name> {
     let all: BTreeMap<&str, &Name> =
         specs.flat_map(|spec| spec.owns.iter().map(|prefix| (prefix.as_str(), &spec.name))).collect();

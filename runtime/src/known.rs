@@ -1,8 +1,8 @@
-//! Who has facts in the store when a runtime starts.
+//! Which owners have facts in the store when a runtime starts.
 //!
 //! A team is built from several reads, one for each kind of fact and member. With tens of thousands of teams, most of which
-//! have little or nothing stored, these reads were most of a start. The owners of each kind are few to read at once, and
-//! what has none is not read.
+//! have little or nothing stored, these reads were most of a start. The list of owners of each kind is short, so it is
+//! read at once, and kinds without facts are not read per team.
 
 use rustc_hash::FxHashSet;
 
@@ -14,7 +14,7 @@ use crate::memory::SharedMemory;
 /// What a team is built from.
 const KINDS: [FactKind; 5] = [FactKind::State, FactKind::Offset, FactKind::Timer, FactKind::Attempt, FactKind::Meta];
 
-/// The owners of facts before any team runs. True of a team until its first incarnation has begun, since nobody else
+/// The owners of facts before any team runs. Valid for a team until its first incarnation begins, since only the team
 /// writes its facts.
 pub(crate) struct Known {
     owners: Vec<(FactKind, FxHashSet<Name>)>,

@@ -44,7 +44,7 @@ pub enum EffectError {
         /// Its idempotency key.
         key: String,
     },
-    /// The result has no form that can be stored and read back. If the call was made, its intent stays: the outcome is
+    /// The result cannot be stored and decoded unchanged. If the call was made, its intent stays: the outcome is
     /// [`EffectError::Unknown`] from now on, until [`Context::resolve_effect`](crate::Context::resolve_effect).
     #[error("result of effect {name:?} with key {key} cannot be recorded, its outcome stays unknown: {cause}")]
     NotStorable {
@@ -109,7 +109,7 @@ pub enum EffectError {
 #[serde(rename_all = "snake_case")]
 enum Record {
     Intent,
-    /// As text: how deep it is nested is the value's own affair.
+    /// Stored as text, so that the nesting of the value does not count.
     Result(Box<RawValue>),
 }
 

@@ -1,4 +1,4 @@
-//! Whether the runtime works, as everybody sees it: running, failed, or stopped.
+//! The state of the runtime: running, failed, or stopped.
 //!
 //! ```text
 //! Running → Failed (a task of the runtime's own ended) → Stopped
@@ -21,7 +21,7 @@ enum Phase {
 /// The life of one runtime.
 pub(crate) struct Life {
     phase: watch::Sender<Phase>,
-    /// Of every team: each is told when the runtime fails.
+    /// The orders of every team, to notify them when the runtime fails.
     teams: Mutex<Vec<Arc<Orders>>>,
 }
 
@@ -30,7 +30,7 @@ impl Life {
         Self { phase: watch::Sender::new(Phase::Running), teams: Mutex::default() }
     }
 
-    /// Tells this team too when the runtime fails.
+    /// Also notifies this team when the runtime fails.
     pub(crate) fn watch_over(&self, team: Arc<Orders>) {
         self.teams().push(team);
         // It may have failed before.
@@ -59,7 +59,7 @@ impl Life {
     }
 
     /// # Errors
-    /// [`RuntimeError::Stopped`] or [`RuntimeError::Failed`] when the runtime works no more.
+    /// [`RuntimeError::Stopped`] or [`RuntimeError::Failed`] when the runtime has stopped or failed.
     pub(crate) fn check(&self) -> Result<(), RuntimeError> {
         match &*self.phase.borrow() {
             Phase::Running => Ok(()),
@@ -76,7 +76,7 @@ impl Life {
         }
     }
 
-    /// Waits until the runtime works no more. Cancel safe.
+    /// Waits until the runtime has failed or stopped. Cancel safe.
     pub(crate) async fn over(&self) {
         // The sender is in `self`: it cannot be gone.
         let _ = self.phase.subscribe().wait_for(|phase| *phase != Phase::Running).await;

@@ -35,8 +35,9 @@ pub struct Limits {
     pub missed_max: u64,
     /// Restarts without a committed input in between before the team is marked failed. 10.
     pub restarts_max: u32,
-    /// Restarts within `restart_period_ms`, with committed inputs in between, before the team is marked failed. 50: a source
-    /// that loses its connection every other second goes on, one that fails after each input does not.
+    /// Restarts within `restart_period_ms`, with committed inputs in between, before the team is marked failed. 50: a
+    /// source that loses its connection every other second keeps running, a source that fails after each input does
+    /// not.
     pub restarts_per_period_max: u32,
     /// The period of `restarts_per_period_max`, in milliseconds. 60,000.
     pub restart_period_ms: u64,
@@ -82,8 +83,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Checks every limit. Values that cannot work are refused: a limit of 0 inputs never takes one, a limit of hops at
-    /// the end of its type never ends a loop.
+    /// Checks every limit. Values that cannot work are refused: with a limit of 0 inputs none is ever taken, and the
+    /// largest possible hop limit never ends a loop.
     ///
     /// # Errors
     /// Each limit that is out of its range or does not fit another.

@@ -20,12 +20,12 @@ use serde::de::DeserializeOwned;
 /// Versions kept per key whatever the teams' positions are: bounded memory; older reads use the journal.
 const VERSIONS_MAX: usize = 64;
 
-/// Bytes of older versions that are kept per key whatever the teams' positions are. 256 KiB: 64 versions of 4 KiB; a key
-/// of larger values is not read as of an older position often enough to hold so much of it.
+/// Bytes of older versions that are kept per key whatever the teams' positions are. 256 KiB: 64 versions of 4 KiB; keys
+/// with larger values are seldom read as of an older position.
 const KEY_BYTES_MAX: usize = 256 << 10;
 
-/// Bytes of older versions of all keys from which on a key that is written keeps its newest version only. 64 MiB: what a
-/// paused team can hold back is a small part of a machine's memory.
+/// When the older versions of all keys exceed this size, a written key keeps its newest version only. 64 MiB: a paused
+/// team can retain only a small part of a machine's memory.
 const OLDER_BYTES_MAX: usize = 64 << 20;
 
 /// How often `list` tries to see all keys as of one `released`.
@@ -62,7 +62,7 @@ pub enum AsOf {
 struct Version {
     seq: Seq,
     entry: Option<Entry>,
-    /// Of its value as JSON.
+    /// Size of its value as JSON.
     bytes: usize,
 }
 

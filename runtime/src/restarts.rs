@@ -1,5 +1,5 @@
-//! How often a team may be restarted: so many times in a row without progress, and so many times in a period with
-//! progress in between.
+//! Limits the restarts of a team: the number in a row without progress, and the number in a period with progress in
+//! between.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -12,17 +12,17 @@ use crate::Limits;
 pub(crate) struct Restarts {
     /// Restarts without a committed input in between.
     in_row: u32,
-    /// Inputs that were committed when it was last looked.
+    /// Committed inputs at the last call.
     settled: u64,
     /// Whether an input was committed since the restart before.
     has_progress: bool,
-    /// When it was restarted with progress in between, not longer ago than the period. At most
+    /// Instants of restarts with progress in between, within the period. At most
     /// `restarts_per_period_max` and one.
     recent: VecDeque<Instant>,
 }
 
 impl Restarts {
-    /// An incarnation ended with so many inputs committed in all.
+    /// Records the end of an incarnation, with the total of committed inputs.
     pub(crate) fn note_progress(&mut self, settled: u64) {
         self.has_progress = settled > self.settled;
         if self.has_progress {
@@ -31,17 +31,17 @@ impl Restarts {
         self.settled = settled;
     }
 
-    /// Somebody has looked after the team: counts from nothing.
+    /// Resets the counts after an operator's restart.
     pub(crate) fn forget(&mut self) {
         self.in_row = 0;
         self.recent.clear();
     }
 
-    /// Counts a restart. One with progress in between counts in the period: a source that fails after each of its inputs
-    /// makes progress for ever.
+    /// Counts a restart. A restart after progress counts in the period, since a source that fails after each input
+    /// makes progress without end.
     ///
     /// # Errors
-    /// What is exceeded, when this is one too many.
+    /// The exceeded limit.
     pub(crate) fn count(&mut self, limits: &Limits) -> Result<(), String> {
         self.in_row = self.in_row.saturating_add(1);
         let most = limits.restarts_max;
@@ -60,7 +60,7 @@ impl Restarts {
         Ok(())
     }
 
-    /// Restarts in a row without progress: what the pause before the next one goes by.
+    /// Restarts in a row without progress, which determine the pause before the next restart.
     pub(crate) fn in_row(&self) -> u32 {
         self.in_row
     }

@@ -111,7 +111,7 @@ pub enum RuntimeError {
     /// The runtime has stopped; start a new one.
     #[error("the runtime has stopped; start a new one")]
     Stopped,
-    /// A task that the whole runtime depends on has ended. What was acknowledged is committed.
+    /// A task on which the whole runtime depends has ended. Everything acknowledged is committed.
     #[error("the runtime has failed, its task {task} ended: {reason}; stop it, fix the cause and start a new one")]
     Failed {
         /// `storage`, `answers` or `watchdog`.
@@ -144,7 +144,7 @@ pub(crate) struct TeamHandle {
 pub struct Runtime {
     kernel: Arc<Kernel>,
     teams: Arc<Vec<TeamHandle>>,
-    /// Where in `teams` a team is, and an agent with its place in the team, by name.
+    /// The index of a team in `teams`, and of an agent in its team, by name.
     places: Arc<Places>,
     ending: Arc<Ending>,
 }
@@ -187,11 +187,11 @@ pub struct TeamStatus {
     pub team: Name,
     /// Where it is in its life.
     pub state: TeamState,
-    /// Whether it takes no inputs until it is resumed.
+    /// Whether the team is paused: it takes no inputs until it is resumed.
     pub paused: bool,
     /// Inputs handled in this process.
     pub inputs: u64,
-    /// Inputs whose time was too far ahead of the clock to move the team's.
+    /// Inputs whose time was so far ahead that they did not move the team's clock.
     pub inputs_ahead: u64,
     /// Turns in this process.
     pub turns: u64,
@@ -374,7 +374,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// Goes on after a pause. An order, as [`pause`](Self::pause).
+    /// Resumes the team after a pause. An order, like [`pause`](Self::pause).
     ///
     /// # Errors
     /// [`RuntimeError::Unknown`] or [`RuntimeError::TeamEnded`].
@@ -386,14 +386,14 @@ impl Runtime {
         Ok(())
     }
 
-    /// Builds a team again from committed state; also one that has failed or is poisoned. Returns when a team that had
-    /// ended is starting; one that runs finishes its input first.
+    /// Restarts a team from committed state, even a failed or poisoned one. Returns when a team that had ended is
+    /// starting; a running team finishes its input first.
     ///
     /// # Errors
     /// [`RuntimeError::Unknown`], or [`RuntimeError::TeamEnded`] when it was stopped for good.
     ///
     /// # Cancel safety
-    /// Dropped while it waits, the team is restarted all the same.
+    /// If the call is dropped while it waits, the team still restarts.
     pub async fn restart(&self, team: &str) -> Result<(), RuntimeError> {
         let team = self.team(team)?;
         self.kernel.life.check()?;
@@ -412,8 +412,8 @@ impl Runtime {
         Ok(())
     }
 
-    /// Waits until every source has ended and everything is settled. Teams that have ended are passed over; they are the
-    /// answer, so that nobody takes a team that has failed for one that has nothing to do.
+    /// Waits until every source has ended and everything is settled. Teams that have ended are skipped and returned, so
+    /// that a caller does not mistake a failed team for an idle one.
     ///
     /// # Cancel safety
     /// Cancel safe: it only looks.
@@ -466,8 +466,8 @@ impl Runtime {
     /// Waits until a team's state suits `wanted`.
     ///
     /// # Errors
-    /// [`RuntimeError::Unknown`]; [`RuntimeError::Stopped`] or [`RuntimeError::Failed`] when the runtime has ended and the
-    /// state will never suit.
+    /// [`RuntimeError::Unknown`]; [`RuntimeError::Stopped`] or [`RuntimeError::Failed`] when the runtime has ended, so
+    /// that the condition can never hold.
     ///
     /// # Cancel safety
     /// Cancel safe: it only looks.
@@ -512,17 +512,16 @@ impl Runtime {
     }
 
     /// Stops: sources first, teams in reverse order finish what they began, storage flushes and checkpoints.
-    /// A second call waits for the first and gives its outcome. While the disk is full, what is not committed yet is
-    /// given up: it was acknowledged to nobody, and the next start repeats it.
-    ///
-    /// Afterwards, whatever the outcome, every call on every handle is refused with [`RuntimeError::Stopped`], and the
-    /// file is free for another runtime.
+    /// A second call waits for the first and gives its outcome. While the disk is full, uncommitted work is given up:
+    /// it was not acknowledged, and the next start repeats it.
+    /// Afterwards, even after an error, every call on every handle is refused with [`RuntimeError::Stopped`], and
+    /// another runtime can open the file.
     ///
     /// # Errors
     /// [`RuntimeError::Rejected`] when the storage could not do its last writes; everything has ended all the same.
     /// [`RuntimeError::TeamEnded`] when a team's own tasks had panicked, [`RuntimeError::Failed`] when the runtime's had.
-    /// [`RuntimeError::Deadline`] when `deadline` passed first: everything is ended then, as a kill would. A commit that
-    /// is under way is waited for up to 5 s longer, so that the file is free.
+    /// [`RuntimeError::Deadline`] when `deadline` passed first: everything then ends as by a kill. The stop waits up to
+    /// 5 s longer for a commit in progress, so that the file is free.
     ///
     /// # Cancel safety
     /// Dropping the future ends everything at once; nothing acknowledged is lost.
@@ -543,7 +542,7 @@ impl Runtime {
         if team.states.borrow().is_ended() { Err(ended(team)) } else { Ok(team) }
     }
 
-    /// As it tells itself, unless nothing can be behind it any more.
+    /// The status that the team reports, unless its task or the runtime has ended.
     fn state_of(&self, team: &TeamHandle) -> TeamState {
         let state = team.states.borrow().clone();
         match self.kernel.life.check() {
@@ -555,7 +554,7 @@ impl Runtime {
         }
     }
 
-    /// Queues a question; waits for room as long as somebody may answer it.
+    /// Queues a question; waits for space as long as the team can still answer.
     async fn ask(&self, team: &TeamHandle, ask: TeamAsk) -> Result<(), RuntimeError> {
         self.alive(team)?;
         tokio::select! {
@@ -564,7 +563,7 @@ impl Runtime {
         }
     }
 
-    /// Why the team did not come so far: the runtime has ended, or the team.
+    /// Why the team did not reach the seq: the runtime or the team has ended.
     fn why_not(&self, team: &TeamHandle) -> RuntimeError {
         self.kernel.life.check().err().unwrap_or_else(|| ended(team))
     }
@@ -621,9 +620,9 @@ pub struct PublishCall<'a> {
 }
 
 impl PublishCall<'_> {
-    /// An idempotency key: a second publish of this caller with it changes nothing and is answered with the seqs of the
-    /// first. Keys are kept for `storage.keep_keys`, seven days from the commit on by default; after that the same key
-    /// publishes again.
+    /// An idempotency key: a second publish of this caller with the same key changes nothing and returns the seqs of
+    /// the first. Keys are kept for `storage.keep_keys`, seven days from the commit on by default; after that the same
+    /// key publishes again.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self

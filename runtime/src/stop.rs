@@ -1,6 +1,5 @@
 //! How a runtime ends: by a stop, at the stop's deadline, or because its last handle is dropped.
-//!
-//! Whichever it is, afterwards every call is refused, nothing writes, and the file is free.
+//! In each case, afterwards every call is refused, nothing is written, and the file is free.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -22,8 +21,8 @@ use crate::{
     supervisor::TeamState,
 };
 
-/// How long an ended storage may take to close its file. 5 s: it ends after the commit that is under way; a disk that
-/// takes longer than that may never answer.
+/// How long an ended storage may take to close its file. 5 s: it ends after the commit in progress; a slower disk may
+/// never answer.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// How a stop went.
@@ -40,7 +39,7 @@ enum Outcome {
         task: String,
         reason: String,
     },
-    /// The call was dropped on the way.
+    /// The call was dropped before the stop was over.
     Interrupted,
 }
 
@@ -65,7 +64,7 @@ pub(crate) struct Ending {
     outcome: watch::Sender<Option<Outcome>>,
 }
 
-/// What only a stop needs; dropped without one, everything ends at once.
+/// Used only by a stop. If it is dropped without a stop, everything ends at once.
 struct Parts {
     kernel: Arc<Kernel>,
     /// The teams' supervisors, in starting order.
@@ -89,7 +88,7 @@ impl Parts {
         self.kernel.bus.close();
     }
 
-    /// Ends what is left, and waits until the file is free.
+    /// Ends the remaining tasks, and waits until the file is free.
     async fn end(&mut self, is_drained: bool) {
         self.refuse_all();
         self.tasks.clear();
@@ -113,7 +112,7 @@ impl Parts {
     }
 }
 
-/// Gives the outcome when a stop is over, also when its call is dropped.
+/// Publishes the outcome when a stop is over, also when its call is dropped.
 struct Telling<'a>(&'a watch::Sender<Option<Outcome>>, Outcome);
 
 impl Drop for Telling<'_> {
@@ -128,7 +127,8 @@ impl Ending {
         Self { parts: Mutex::new(Some(parts)), outcome: watch::Sender::new(None) }
     }
 
-    /// Stops within `deadline`. A second call waits for the first, within its own deadline, and gives the same.
+    /// Stops within `deadline`. A second call waits for the first, within its own deadline, and returns the same
+    /// outcome.
     pub(crate) async fn stop(&self, teams: &[TeamHandle], deadline: Duration) -> Result<(), RuntimeError> {
         let begun = Instant::now();
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner).take();

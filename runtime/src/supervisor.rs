@@ -8,8 +8,8 @@
 //!                             └─ a ledger's event is poison ─────→ Poisoned ─(restart)─→ Starting
 //! ```
 //!
-//! Each life of a team, with all its incarnations, is contained: when the supervisor itself panics, or a destructor of
-//! what users gave, the team is `Failed` and the supervisor waits for orders as usual.
+//! Panics are contained in each run of a team, with all its incarnations: when the supervisor itself or a destructor of
+//! a user's value panics, the team is `Failed`, and the supervisor waits for orders as usual.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -51,7 +51,7 @@ use crate::{
 pub(crate) const ASKS_MAX: usize = 64;
 /// Keys of a team's own memory that are read at a time. 256: most teams own fewer.
 pub(crate) const PAGE_KEYS: usize = 256;
-/// Room in a command of the storage for what a step has beside what is counted: its clock and its marks.
+/// Space in a storage command for the parts of a step that are not counted: its clock and its marks.
 const STEP_RESERVE_BYTES: usize = 16 << 10;
 /// The key of the fact that says why a team does not run; its owner is the team.
 pub const STATE_KEY: &str = "state";
@@ -124,16 +124,16 @@ pub(crate) struct Supervisor {
     /// Restarts in this process, for people.
     pub(crate) n_restarts: Arc<AtomicU64>,
     restarts: Restarts,
-    /// Panics of destructors of what users gave.
+    /// Panics in destructors of users' values.
     drops: Arc<DropPanics>,
     suspects: Suspects,
     careful_left: Arc<AtomicUsize>,
     position: Arc<AtomicU64>,
-    /// When the timers of a wall clock ring.
+    /// When the timers on a wall clock fire.
     rings: Rings,
-    /// Who has facts, for the first incarnation.
+    /// Which owners have facts, for the first incarnation.
     known: Option<Arc<Known>>,
-    /// Whether the next start is to be announced: the first of the process, and those that somebody ordered.
+    /// Whether the next start is announced: the first one in the process, and each ordered restart.
     announces: bool,
 }
 
@@ -200,7 +200,7 @@ impl Supervisor {
         }
     }
 
-    /// One life: from a start to a stop, over restarts and rests.
+    /// Runs the team from a start to a stop, including restarts and the time while it is down.
     async fn live(&mut self) {
         loop {
             self.enter(TeamState::Starting);
@@ -280,13 +280,13 @@ impl Supervisor {
         self.state.send_replace(state);
     }
 
-    /// Somebody has ordered a restart: restarts before it do not count, and it is announced.
+    /// Handles a restart order: earlier restarts do not count any more, and the restart is announced.
     fn was_restarted(&mut self) {
         self.restarts.forget();
         self.announces = true;
     }
 
-    /// Why nothing can be committed any more.
+    /// Why commits are no longer possible.
     fn lost(&self) -> String {
         let failure = self.kernel.life.failure();
         failure.map_or_else(|| "the runtime has ended".into(), |(task, reason)| format!("{task} failed: {reason}"))
@@ -324,14 +324,14 @@ impl Supervisor {
         if !self.orders.is_lost() {
             let noted = json!({ "state": state, "at": self.kernel.env.now() });
             if let Err(error) = self.kernel.note(&self.plan.name, STATE_KEY, Some(noted)).await {
-                tracing::error!(team = %self.plan.name, error = %error, "state of the team could not be noted");
+                tracing::error!(team = %self.plan.name, error = %error, "team state could not be recorded");
             }
         }
         self.enter(state);
         self.ordered_to_go_on().await
     }
 
-    /// Waits for an order; `true` for a restart, `false` for a stop. Whoever asks meanwhile gets the state.
+    /// Waits for an order; `true` for a restart, `false` for a stop. Questions in the meantime get the state.
     async fn ordered_to_go_on(&mut self) -> bool {
         loop {
             tokio::select! {
@@ -560,13 +560,13 @@ impl Supervisor {
     }
 }
 
-/// Rows at the end of the journal among which a source's products must not come again. 1,024: a source that does not read on
-/// where it was mostly repeats what came last, or begins anew in a small journal; ids have no index.
+/// Rows at the end of the journal in which a source's inputs are checked for repeats. 1,024: a source that does not
+/// continue at its offset mostly repeats its last inputs, or starts over in a small journal; ids have no index.
 const SETTLED_ROWS_MAX: u64 = 1_024;
 /// Rows of them that are read at a time.
 const SETTLED_PAGE_ROWS: usize = 64;
 
-/// Ids of what a source produced last, as far as it is settled.
+/// Ids of a source's last settled inputs.
 async fn produced_last(reader: &dyn Read, spec: &AgentSpec) -> Result<Vec<EventId>, StoreError> {
     let interest = Interest::in_topics(spec.publishes.iter().map(|publishes| publishes.filter.clone()).collect());
     let last = reader.last_seq().await?;
@@ -582,7 +582,7 @@ async fn produced_last(reader: &dyn Read, spec: &AgentSpec) -> Result<Vec<EventI
 }
 
 impl Drop for Supervisor {
-    /// Also when it is dropped before its end: a team without a task is not running.
+    /// Also runs when the task is dropped before its end, since a team without a task is not running.
     fn drop(&mut self) {
         self.state.send_if_modified(|state| {
             let was_ended = state.is_ended();
@@ -611,7 +611,7 @@ pub(crate) fn interest(plan: &Team) -> Interest {
     Interest { filters: filters.into_iter().collect(), except: plan.specs().map(|spec| spec.name.clone()).collect() }
 }
 
-/// Makes a member and restores its state. What it panics with is in the error; what its destructor panics with, in `drops`.
+/// Creates a member and restores its state. A panic is in the error; a panic of its destructor is in `drops`.
 pub(crate) async fn start(
     plan: &Team,
     place: usize,
@@ -665,7 +665,7 @@ impl Stored {
         Self { members, ..Self::default() }
     }
 
-    /// Reads what a team is built from; what `known` says is not there is not read.
+    /// Reads the facts of a team; kinds that have no facts according to `known` are not read.
     pub(crate) async fn read(reader: &dyn Read, plan: &Team, known: Option<&Known>) -> Result<Self, StoreError> {
         let mut stored = Self::default();
         let facts = Facts { reader, known };
@@ -731,7 +731,7 @@ impl Facts<'_> {
         self.known.is_none_or(|known| known.may_have(kind, owner))
     }
 
-    /// What an owner has of a kind, page by page: nothing is held twice.
+    /// Facts of an owner and kind, page by page, so that they are held only once.
     async fn by_key(&self, kind: FactKind, owner: &Name) -> Result<BTreeMap<String, Arc<str>>, StoreError> {
         let mut from = self.may_have(kind, owner).then(String::new);
         let mut rows = BTreeMap::new();

@@ -7,8 +7,8 @@
 //! | `source NAME` | a failed source of its team |
 //! | `storage`, `answers`, `watchdog` | the runtime has failed ([`Life`](crate::life::Life)) |
 //!
-//! Drops of what users give (agents, streams) are contained where they are held, and make the team `Failed`. No other
-//! file of the runtime spawns, so no task can end without somebody who is told.
+//! Panics in destructors of users' values (agents, streams) are contained by the holder and make the team `Failed`. No
+//! other file of the runtime spawns, so the end of each task is reported.
 
 use std::{future::Future, io, thread};
 

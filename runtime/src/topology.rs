@@ -11,8 +11,8 @@ use atra_bus::{Filter, Name};
 use self::overlap::{Filters, OverBudget};
 use crate::{AgentSpec, team::Team};
 
-/// Steps that looking for odd things may take: 20 million are about a second. Specs with plain topics, or with wildcards
-/// behind a token of their own, need a few steps each.
+/// The most steps of the search for topology warnings: 20 million take about a second. Specs with plain topics, or with
+/// wildcards behind a token of their own, need a few steps each.
 const STEPS_MAX: usize = 20_000_000;
 
 /// Why the teams cannot run together.
@@ -57,7 +57,7 @@ pub enum TopologyError {
         what: &'static str,
         /// The name.
         name: Name,
-        /// Who uses it.
+        /// What uses the name.
         reason: String,
     },
     /// Nothing that the filter matches can ever reach the agent.
@@ -70,7 +70,7 @@ pub enum TopologyError {
         /// Why.
         reason: String,
     },
-    /// A schedule on a clock that nothing moves.
+    /// A schedule on a clock that never advances.
     #[error(
         "agent {agent} has a schedule that never fires: the clock of team {team} follows its own sources' events, and it          has no source; use Clock::Wall or add a source"
     )]
@@ -110,7 +110,7 @@ pub enum TopologyWarning {
         /// The teams, in order.
         teams: Vec<Name>,
     },
-    /// The filters overlap in too many ways to look for orphans and cycles among all of them.
+    /// The filters overlap too much to search all of them for orphans and cycles.
     Unchecked {
         /// How many subscriptions and published topics there are.
         n_filters: usize,
@@ -204,7 +204,7 @@ fn owners(teams: &[Team]) -> Result<(), TopologyError> {
     Ok(())
 }
 
-/// A filter with wildcards takes what it gets; a literal one means just this topic.
+/// A filter with wildcards need not match anything; a literal filter names one topic.
 fn passing(teams: &[Team]) -> Result<(), TopologyError> {
     // The first publisher of each passing topic, and the first of another team.
     let mut published: BTreeMap<&Filter, ((&Name, &Name), Option<&Name>)> = BTreeMap::new();

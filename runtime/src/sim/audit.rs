@@ -31,7 +31,7 @@ const VIOLATIONS_MAX: usize = 8;
 /// Virtual time after which an event that nobody has taken makes a team stuck, in milliseconds. Above the longest
 /// planned stall, pause and downtime together.
 const STUCK_MS: u64 = 30 * 60_000;
-/// The same once nothing goes wrong any more: what a busy team may take to come to a timer.
+/// The same without further faults: how long a busy team may take to reach a timer.
 const LATE_MS: u64 = 60_000;
 
 /// The auditor's handle.
@@ -484,7 +484,7 @@ impl Audit {
         }
         for (name, after, since) in late {
             state.check(at_ms, Invariant::NotStuck, false, name.as_str(), || {
-                format!("a timer of {after} ms that was set or found at {since} ms has not rung")
+                format!("a timer of {after} ms that was set or found at {since} ms has not fired")
             });
         }
     }

@@ -65,17 +65,16 @@ pub(crate) struct FaultyStore {
     pub(crate) inner: Box<dyn Store>,
     pub(crate) world: DiskWorld,
     pub(crate) group: u32,
-    /// Commits that this life of the process asked for.
+    /// Commits that this process (since its last restart) requested.
     pub(crate) commits: u64,
 }
 
 /// The longest step of the wall clock: a correction after a long sleep, not another year.
 const CLOCK_STEP_MAX_MS: u64 = 30_000;
 
-/// A jump of the wall clock that stays, in either direction: an hour too much or too little, or above what is followed at
-/// once.
+/// A permanent jump of the wall clock in either direction: by an hour, or by more than the runtime follows at once.
 const CLOCK_JUMPS_MS: [i64; 4] = [-3_600_000, 3_600_000, -4 * 3_600_000, 4 * 3_600_000];
-/// The longest moment for which the wall clock is off by decades. A little less than the runtime's default hold.
+/// The longest time during which the wall clock is wrong by decades. A little less than the runtime's default hold.
 const CLOCK_MOMENT_MAX_MS: u64 = 50_000;
 /// Ten years.
 const DECADE_MS: i64 = 3_652 * 86_400_000;

@@ -84,7 +84,7 @@ struct Shared {
 
 /// Whether a wake of a task is lost: its name, and its polls so far.
 pub(crate) type WakeBug = Arc<dyn Fn(&str, u64) -> bool + Send + Sync>;
-/// Whether a task ends before a poll without a trace: its name, and its polls so far.
+/// A planted bug: whether a task ends silently before a poll, by its name and its polls so far.
 pub(crate) type EndBug = Arc<dyn Fn(&str, u64) -> bool + Send + Sync>;
 /// What goes wrong instead of a poll: of which task, how many of its name were before it, which poll.
 pub(crate) type Meddler = Box<dyn Fn(&str, u32, u64) -> Option<Meddling> + Send + Sync>;
@@ -546,7 +546,7 @@ impl Engine {
         let _ = self.0.wake_bug.set(bug);
     }
 
-    /// From now on these tasks end.
+    /// Sets which tasks end silently.
     pub(crate) fn plant_ends(&self, bug: EndBug) {
         let _ = self.0.end_bug.set(bug);
     }

@@ -395,8 +395,8 @@ impl Swarm {
         self
     }
 
-    /// Plants a bug: a task ends without a trace, before this poll, if `bug` says so of its name and the number of its polls
-    /// so far.
+    /// Plants a bug: a task ends silently before a poll if `bug` returns `true` for its name and the number of its
+    /// polls so far.
     #[must_use]
     pub fn sabotage_ends(mut self, bug: impl Fn(&str, u64) -> bool + Send + Sync + 'static) -> Self {
         self.bugs.end = Some(Arc::new(bug));

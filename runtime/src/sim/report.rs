@@ -94,7 +94,7 @@ impl<T> SimReport<T> {
         invariant.or_else(|| Some(self.failure()?.split(':').next()?.to_owned()))
     }
 
-    /// Everything that failed, without the numbers in it: two runs with one fault of the program share their symptoms.
+    /// All failures, without their numbers: two runs with the same bug have the same symptoms.
     pub(super) fn symptoms(&self) -> BTreeSet<String> {
         let violations = self.violations.iter().map(|violation| (violation.invariant.as_str(), violation.text.clone()));
         let error = self.error.iter().map(|error| ("error", error.to_string()));

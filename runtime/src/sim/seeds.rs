@@ -292,15 +292,15 @@ struct Search<'a, T, F: Fn(u64) -> SimReport<T>> {
     best: Kept,
     /// What the best case showed.
     seen: Seen,
-    /// What fails without any fault while all teams and inputs are there. Empty for a check of the test's own, whose
-    /// text does not show whether teams and inputs are missing.
+    /// What fails without any fault in the full case. Empty for a test's own check, whose text does not show whether
+    /// teams and inputs are missing.
     baseline: BTreeSet<String>,
     tries: usize,
     until: Instant,
 }
 
 impl<T, F: Fn(u64) -> SimReport<T>> Search<'_, T, F> {
-    /// What a case shows, if it fails in the same way. `None` too when the search is over.
+    /// The result of a case, if it fails in the same way. Also `None` when the search is over.
     fn try_case(&mut self, less: &Kept) -> Option<Seen> {
         self.tries += 1;
         if self.tries > TRIES_MAX || Instant::now() >= self.until {
@@ -310,16 +310,16 @@ impl<T, F: Fn(u64) -> SimReport<T>> Search<'_, T, F> {
         (seen.kind.as_deref() == Some(self.kind)).then_some(seen)
     }
 
-    /// Takes what is less, if it fails in the same way.
+    /// Accepts a smaller case, if it fails in the same way.
     fn takes(&mut self, less: Kept) -> bool {
         let Some(seen) = self.try_case(&less) else { return false };
         (self.best, self.seen) = (less, seen);
         true
     }
 
-    /// Takes a case with fewer teams or inputs. A case may need those: an agent sends to another one by name, a check
-    /// counts inputs. Such a case fails although the program is right. So nothing may fail in it without faults, unless
-    /// it is a stock invariant that fails in the same way without faults while all teams and inputs are there.
+    /// Accepts a case with fewer teams or inputs. A case may need the removed ones: an agent sends to another by name,
+    /// or a check counts inputs. Then the smaller case fails although the program is correct. So the smaller case must
+    /// hold without faults, unless a built-in invariant fails in the same way without faults in the full case.
     fn takes_without(&mut self, less: Kept) -> Sure<bool> {
         let Some(seen) = self.try_case(&less) else { return Ok(false) };
         let (without_faults, _) = attempt(self.run, Kept { faults: Some(Vec::new()), ..less.clone() }, true);

@@ -312,7 +312,7 @@ impl World {
         for team in &status {
             let has_task = team.state.is_ended() || alive.contains(&format!("team {}", team.team));
             self.audit.check(Invariant::HasTask, has_task, team.team.as_str(), || {
-                format!("it is said to be {}, and its task is gone", team.state)
+                format!("its status is {}, but its task has ended", team.state)
             });
             let gave_up = matches!(team.state, TeamState::Failed { .. } | TeamState::Poisoned { .. });
             let contained = !gave_up || self.audit.failed_itself(&team.team);

@@ -1,9 +1,10 @@
 //! A team's clock: what `now()` follows, and the rule by which an input's own time moves it.
 //!
-//! A wall clock never follows a time that is far ahead of the machine's clock: one such event would move it there for
-//! good. Which inputs were passed over must be known to a replay, which has no machine clock. So the team writes a row on
-//! `sys.clock` before the first of them: the machine's time, and a ceiling for what follows. Another row lifts the ceiling
-//! when an input above it is plausible. A team that is given plausible times only writes none.
+//! A wall clock never follows a time that is far ahead of the machine's clock: one such event would move it there
+//! permanently. A replay has no machine clock, so it must know which inputs were ignored. Therefore the team writes a
+//! row on `sys.clock` before the first of them, with the machine's time and a ceiling for the times of later inputs.
+//! Another row raises the ceiling when an input above it is plausible. A team whose inputs all have plausible times
+//! writes no row.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,10 +13,11 @@ use serde::{Deserialize, Serialize};
 
 /// The topic of the rows.
 pub(crate) const CLOCK_TOPIC: Topic = Topic::literal("sys.clock");
-/// How far a clock may lag whose inputs are all passed over. 1 min: it is for people and time-outs, and each row is journalled.
+/// How far a clock may lag while all inputs are too far ahead. 1 min: the clock serves people and time-outs, and each
+/// row is journalled.
 const LAG_MAX: Duration = Duration::from_secs(60);
 
-/// What a row says. Its time is the machine's.
+/// The content of a row. Its time is the machine's.
 #[derive(Debug, Serialize, Deserialize)]
 struct Row {
     ceiling: Option<Timestamp>,
@@ -30,19 +32,19 @@ pub(crate) struct TeamClock {
 }
 
 impl TeamClock {
-    /// Moves to the time of something that the team made itself: a timer, a row.
+    /// Moves to the time of the team's own input: a timer or a row.
     pub(crate) fn advance(&mut self, time: Timestamp) {
         self.now = self.now.max(time);
     }
 
-    /// Moves to the time that somebody else gave an input, unless it is above the ceiling.
+    /// Moves to the time of an input from outside, unless it is above the ceiling.
     pub(crate) fn follow(&mut self, time: Timestamp) {
         if self.ceiling.is_none_or(|ceiling| time <= ceiling) {
             self.advance(time);
         }
     }
 
-    /// Takes a row: its own, or a recorded one.
+    /// Applies a row: its own or a recorded one.
     pub(crate) fn take_row(&mut self, row: &Event) {
         self.advance(row.time);
         // A row that cannot be read is nobody's: the ceiling stays.
@@ -51,7 +53,7 @@ impl TeamClock {
         }
     }
 
-    /// The row that must come before an input of this time, if one must.
+    /// The row that must be written before an input of this time, if any.
     pub(crate) fn row_before(
         &self,
         input: &Event,

@@ -23,7 +23,8 @@ use crate::{
     tasks,
 };
 
-/// How long an incarnation waits for a task of its own to end. 1 s: it ends at once unless it is in a call that blocks.
+/// How long an incarnation waits for a task of its own to end. 1 s: a task ends at once unless it is in a blocking
+/// call.
 pub(super) const END_MAX: Duration = Duration::from_secs(1);
 /// Topics whose routes are remembered; above it the memory is emptied and filled anew.
 const ROUTES_MAX: usize = 10_000;
@@ -52,7 +53,7 @@ pub(crate) struct Decided {
 }
 
 impl Decided {
-    /// Counts what a turn decided. A round that is above the bound of a step ends here and not when all of it is collected.
+    /// Counts what a turn decided. A round that exceeds the limit of a step ends here, before all of it is collected.
     fn count(&mut self, effects: &mut Effects, member: &Member, event: &Arc<Event>) -> Result<(), TurnFailure> {
         self.bytes += effects.take_bytes();
         let most = member.step_bytes_max();
@@ -79,13 +80,13 @@ pub(crate) struct TurnRules {
 
 /// Commits, before a turn, which (agent, event) is about to be tried: if the process dies, it died there.
 ///
-/// The end of a turn is committed too, and a process that dies at that very write looks as if it had died in the turn.
+/// The end of a turn is also committed, and a death at that write looks like a death in the turn.
 /// Two rules keep such deaths from adding up to `deaths_max`:
 ///
-/// - Before a turn that has deaths, the gate makes one more commit for each of them. A process that dies at the n-th
-///   write of each life dies somewhere else in the next one.
-/// - The last try runs without marks, under one mark that was committed before the whole input. Only a turn that takes
-///   the process down without any write beside it is given up.
+/// - Before a turn that has deaths, the gate makes one more commit for each death. So a process that always dies at its
+///   n-th write dies at another point after each restart.
+/// - The last try has no marks around its turns, only one mark that was committed before the whole input. A turn is
+///   given up only if the process also dies without a write around the turn.
 pub(crate) struct Gate {
     steps: Arc<StepSender>,
     team: Name,
@@ -93,7 +94,7 @@ pub(crate) struct Gate {
     /// In which turns of this input the process died before, and how often.
     deaths: Vec<Death>,
     deaths_max: u32,
-    /// The place in `deaths` of the turn whose last try this is: the input is tried without marks of its turns.
+    /// The index in `deaths` of the turn whose last try this is; the input then runs without marks around its turns.
     last_try: Option<usize>,
     /// One turn at a time, also apart: the mark must name the turn that is running.
     one: tokio::sync::Mutex<()>,
@@ -112,13 +113,13 @@ pub(crate) struct Death {
 pub(crate) struct Mark {
     #[serde(default)]
     turns: Vec<Death>,
-    /// The place in `turns` of the one whose last try is under way.
+    /// The index in `turns` of the turn whose last try is in progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_try: Option<usize>,
 }
 
 impl Mark {
-    /// The deaths so far. A mark of a last try that is found again means that the process died in it.
+    /// The deaths so far. A mark of a last try that still exists means that the process died in that try.
     fn deaths(self) -> Vec<Death> {
         let mut turns = self.turns;
         if let Some(turn) = self.last_try.and_then(|place| turns.get_mut(place)) {
@@ -147,12 +148,12 @@ impl Gate {
         self.last_try.is_some()
     }
 
-    /// Marks that the input is under way and none of its turns.
+    /// Marks that the input is in progress and none of its turns is running.
     pub(crate) async fn begin(&self) -> Result<(), Rejected> {
         self.write(Mark { turns: self.deaths.clone(), last_try: self.last_try }).await
     }
 
-    /// Marks that no turn is running: a death from here on is held against none.
+    /// Marks that no turn is running: a later death counts for no turn.
     async fn clear(&self) -> Result<(), Rejected> {
         self.write(Mark { turns: self.deaths.clone(), last_try: None }).await
     }

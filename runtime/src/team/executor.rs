@@ -38,7 +38,7 @@ use crate::{
     context::{TeamShared, TimerChange, TurnInput},
 };
 
-/// What a team can be asked from outside. Orders have a place of their own ([`Orders`]).
+/// Questions to a team from outside. Orders are separate ([`Orders`]).
 pub(crate) enum TeamAsk {
     /// Answer a question once everything before it is committed.
     Query { place: usize, query: Query, answer: oneshot::Sender<Result<(Value, Seq), AgentError>> },
@@ -65,12 +65,12 @@ pub(crate) enum TeamExit {
     Fenced(Rejected),
     /// A turn failed; what was committed stays, the open step is gone.
     Guilty(Box<Guilty>),
-    /// A step of several inputs was too large, or its state was refused: which of them did it shows when each has a step
-    /// of its own.
+    /// A step of several inputs was too large, or its state was refused. The next incarnation handles each input in its
+    /// own step to find the cause.
     Oversized(String),
     /// A source, a save or the journal failed: no event is to blame.
     Failed(String),
-    /// The runtime has failed: nothing can be committed any more.
+    /// The runtime has failed: commits are no longer possible.
     Lost,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Guilty {
 /// What the supervisor knows about inputs that failed before.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Suspects {
-    /// The input whose cascade failed last, if it is known. Until it is settled, each input has a step of its own.
+    /// The input whose cascade failed last, if known. Until it is settled, each input has its own step.
     pub(crate) input: Option<EventId>,
     /// Inputs until the suspicion is dropped: it may never come again (a timer that was cancelled).
     pub(crate) inputs_left: usize,
@@ -116,7 +116,7 @@ pub(crate) struct Careful {
 pub(crate) struct Counters {
     /// Inputs whose cascades were handled.
     pub(crate) inputs: AtomicU64,
-    /// Those whose time was too far ahead to move the clock.
+    /// Inputs whose time was too far ahead to move the clock.
     pub(crate) inputs_ahead: AtomicU64,
     /// Those of them that are committed.
     pub(crate) settled: AtomicU64,
@@ -155,9 +155,9 @@ type Answered = (InFlight, Result<(), Rejected>);
 
 /// What an executor with nothing to do was waiting for.
 enum News {
-    /// An order: the loop looks which.
+    /// An order; the loop reads which one.
     Ordered,
-    /// A question; `None`: nobody is left to ask one.
+    /// A question; `None`: all askers are gone.
     Asked(Option<TeamAsk>),
     Committed(Answered),
     /// Something may be there to be taken, or the journal cannot be read.
@@ -214,7 +214,7 @@ impl Executor {
         }
     }
 
-    /// Runs until it is ordered to end or something fails; then everything that users gave is dropped.
+    /// Runs until an order ends it or an error occurs; then drops all users' values.
     pub(crate) async fn run(mut self, asks: &mut mpsc::Receiver<TeamAsk>) -> TeamExit {
         let exit = match self.run_until_exit(asks).await {
             Ok(never) => match never {},
@@ -413,7 +413,7 @@ impl Executor {
         }
     }
 
-    /// A row of the clock: journalled where it stands among the inputs, and nobody's turn.
+    /// A row of the clock: journalled at its position among the inputs, without a turn.
     async fn take_clock(&mut self, row: Arc<Event>) -> Flow {
         let seen = self.parts.inputs.cursor();
         self.step.push(row, Ancestor::None, Some(seen));
@@ -637,7 +637,7 @@ impl Executor {
         Ok(())
     }
 
-    /// The open step cannot be stored. With one input, that is to blame; of several, each is tried alone.
+    /// The open step cannot be stored. With one input, that input is the cause; of several inputs, each is tried alone.
     fn step_refused(&self, agent: Name, fault: TurnFault) -> TeamExit {
         match &self.step.first {
             Some(event) if self.step.inputs == 1 => {

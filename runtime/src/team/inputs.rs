@@ -41,7 +41,7 @@ pub(crate) enum Input {
     Timer { member: usize, event: Arc<Event> },
     /// The first start ever of a member.
     Init { member: usize, event: Arc<Event> },
-    /// What the team's wall clock makes of the times that follow; nobody's turn.
+    /// A row that sets how the team's wall clock treats later times; no turn.
     Clock { event: Arc<Event> },
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Inputs {
     pub(crate) time: TeamClock,
     /// How far ahead of the machine's clock the time of an input may be.
     pub(crate) ahead_max: Duration,
-    /// Times up to this one are plausible: as of the last look at the machine's clock.
+    /// Times up to this one are plausible, as of the last reading of the machine's clock.
     pub(crate) plausible_upto: Timestamp,
     /// An input that was taken and waits behind a row of the clock.
     pub(crate) held: Option<Input>,
@@ -87,7 +87,7 @@ pub(crate) struct Inputs {
     pub(crate) alarm: Option<Pin<Box<Sleep>>>,
 }
 
-/// The longest wait for a schedule until the wall clock is looked at again. 10 s: it may be set meanwhile.
+/// The longest wait for a schedule before the wall clock is read again. 10 s: the clock may be changed in the meantime.
 const CLOCK_LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// By how much an alarm may be off and is left alone. What rings too early is set again.
@@ -194,7 +194,7 @@ impl Inputs {
         }
     }
 
-    /// Sets the alarm to the first timer of a wall clock that rings or falls due; called before it waits.
+    /// Sets the alarm to the first timer or schedule of a wall clock; called before each wait.
     pub(crate) fn set_alarm(&mut self) {
         if self.clock != Clock::Wall {
             return;

@@ -41,7 +41,7 @@ pub enum TurnFault {
     /// The cascade or the step grew above a limit.
     #[error("{0}")]
     Limit(String),
-    /// What the agent wanted to save after the turn was refused.
+    /// The agent's state after the turn was refused.
     #[error("state after it cannot be saved: {0}")]
     NotSaved(String),
     /// The process died repeatedly while it handled this event.
@@ -72,7 +72,7 @@ pub(crate) struct TurnWatch {
 }
 
 impl TurnFault {
-    /// Whether it is the cascade's as a whole: no single turn is to blame, so no member handles the input.
+    /// Whether the fault concerns the whole cascade: no single turn is the cause, so no member handles the input.
     pub(crate) fn is_of_cascade(&self) -> bool {
         matches!(self, Self::Limit(_) | Self::NotSaved(_))
     }

@@ -11,7 +11,7 @@
 //! | `timers` | pending timers and schedules |
 //! | `source` | a source's stream, read ahead on a task of its own |
 //! | `step` | the open step, and sending it |
-//! | `orders` | stop, restart, pause: a place that no queue can hide |
+//! | `orders` | stop, restart, pause; separate from the queue of questions |
 //! | `plan` | what the rest of the runtime says about a team before it runs |
 
 mod alarm;

@@ -1,7 +1,7 @@
-//! Orders to a team: stop, restart, pause. They have a place of their own, so that no queue can hide them.
-//!
-//! An order is a bit, not a message: giving it never waits and never fails, giving it twice is giving it once. The
-//! executor looks before every input and every question; the supervisor looks while it backs off or rests.
+//! Orders to a team: stop, restart, pause. They are separate from the queue of questions, so they never wait behind it.
+//! An order is a bit, not a message: sending it never waits and never fails, and sending it twice has the effect of
+//! once. The executor checks the orders before every input and every question; the supervisor checks them during a
+//! backoff and while the team is down.
 
 use std::{
     future::poll_fn,
@@ -16,7 +16,7 @@ const RESTART: u8 = 2;
 const PAUSE: u8 = 4;
 const LOST: u8 = 8;
 
-/// What a team is ordered to do now.
+/// The orders of a team that are in force.
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
     bits: AtomicU8,
@@ -27,17 +27,17 @@ pub(crate) struct Orders {
 }
 
 impl Orders {
-    /// Finish what was begun, commit it, and end.
+    /// Finish the input in progress, commit it, and end.
     pub(crate) fn stop(&self) {
         self.give(STOP);
     }
 
-    /// End, to be built again from committed state.
+    /// End and start again from committed state.
     pub(crate) fn restart(&self) {
         self.give(RESTART);
     }
 
-    /// Take no inputs until resumed; holds over restarts.
+    /// Take no inputs until resumed; stays in force over restarts.
     pub(crate) fn pause(&self) {
         self.give(PAUSE);
     }
@@ -80,7 +80,7 @@ impl Orders {
         self.has(PAUSE)
     }
 
-    /// Whether there is anything but a pause: one look for who is in a hurry.
+    /// Whether there is any order but a pause: one cheap check.
     pub(crate) fn is_ending(&self) -> bool {
         self.has(STOP | RESTART | LOST)
     }

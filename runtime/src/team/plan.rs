@@ -36,8 +36,8 @@ pub enum Clock {
 /// Makes a fresh instance of an agent: at the start and after every failure.
 pub(crate) type AgentFactory = Arc<dyn Fn() -> Box<dyn Agent> + Send + Sync>;
 
-/// The spec of an instance that is made for nothing else. Its drop is contained: it may panic where tasks run, as that of
-/// an agent that owns a tokio runtime does.
+/// The spec of an instance that is created only for this. A panic of its drop is contained: an agent that owns a tokio
+/// runtime, for example, panics when it is dropped inside a task.
 fn spec_of(agent: impl Agent) -> AgentSpec {
     let spec = agent.spec();
     if let Err(panic) = contain_call(|| drop(agent)) {

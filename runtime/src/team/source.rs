@@ -153,17 +153,17 @@ async fn read_ahead(
     }
 }
 
-/// Makes inputs of what a source yields, and refuses what would be none.
+/// Converts a source's items into inputs, and refuses invalid ones.
 struct Maker {
     spec: Arc<AgentSpec>,
     event_bytes_max: usize,
     env: Arc<dyn Env>,
-    /// Ids of the products before, so that none is there twice, the oldest first.
+    /// Ids of earlier inputs, oldest first, to detect repeats.
     recent: VecDeque<EventId>,
     known: FxHashSet<EventId>,
 }
 
-/// Products of a source among which a repeated offset is noticed. 8,192: twice what is read ahead, in 400 KB.
+/// Inputs of a source among which a repeated offset is noticed. 8,192: twice the read-ahead, in 400 KB.
 const RECENT_IDS_MAX: usize = 8_192;
 
 impl Maker {
@@ -239,7 +239,7 @@ impl Maker {
     }
 }
 
-/// Refuses what would give two products one id, or a key that cannot be stored.
+/// Refuses an offset or partition that would give two inputs the same id, or that cannot be stored as a key.
 fn check_place(partition: &str, offset: &str) -> Result<(), String> {
     for (what, text) in [("partition", partition), ("offset", offset)] {
         let n = text.len();

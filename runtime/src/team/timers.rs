@@ -1,8 +1,8 @@
 //! Pending timers and schedules of a team.
 //!
-//! On an `events` clock all of them fall due by the team's clock, ordered by (due, id, member). On a `wall` clock a timer
-//! of an agent rings when its delay has passed on the monotonic clock, whatever the wall clock does; its stored due time
-//! is only its name and its event's time. A schedule follows the wall clock as it is now.
+//! On an `events` clock all of them fall due by the team's clock, ordered by (due, id, member). On a `wall` clock a
+//! timer of an agent fires when its delay has passed on the monotonic clock, independent of the wall clock; its stored
+//! due time only identifies it and is its event's time. A schedule follows the current wall clock.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,10 +18,10 @@ use tokio::time::Instant;
 
 use crate::{AgentError, AgentSpec, Missed, Schedule};
 
-/// Rings of timers that have fallen due or were cancelled and are still remembered, in case their step is not committed.
-/// 1,024: far above what the steps in flight of most teams hold. What is forgotten is derived again from the wall clock.
+/// Instants of fired or cancelled timers that are still kept, in case their step is not committed. 1,024: far more than
+/// the steps in flight of most teams have. An instant that was dropped is computed again from the wall clock.
 const RETIRED_MAX: usize = 1_024;
-/// A due time that never comes: behind the last multiple of a schedule's interval.
+/// A due time that never comes: after the last multiple of a schedule's interval.
 const NEVER: Timestamp = Timestamp::MAX;
 
 /// The stored form of a timer. A schedule's topic and payload come from its spec.
@@ -50,7 +50,7 @@ struct StoredDraft {
     payload: Box<RawValue>,
 }
 
-/// Times of a schedule that come again because the wall clock went back: the ids of their events must differ.
+/// Times of a schedule that repeat because the wall clock went back: the ids of their events must differ.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Repeats {
     /// How often it went back.
@@ -70,7 +70,7 @@ struct Place {
     member: usize,
 }
 
-/// When a timer of a wall clock rings, and which.
+/// When a timer on a wall clock fires, and which one.
 type Ring = (Instant, Place);
 /// A member and the id of its timer.
 type Key = (usize, Arc<str>);
@@ -82,7 +82,7 @@ enum What {
     Recurring(usize),
 }
 
-/// What is known of a pending timer, beside what falls due.
+/// Data of a pending timer besides its due time.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     due: Timestamp,
@@ -98,8 +98,8 @@ pub(crate) struct Moment {
     pub(crate) at: Instant,
 }
 
-/// When the timers of a team ring. Shared by the incarnations of the team in one process, so that a restart of the team
-/// does not ask the wall clock.
+/// When the timers of a team fire. Shared by the incarnations of the team in one process, so that a restart of the team
+/// does not depend on the wall clock.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rings(Arc<Mutex<BTreeMap<Key, Instant>>>);
 
@@ -109,7 +109,7 @@ impl Rings {
     }
 }
 
-/// What only a wall clock needs.
+/// Data that only a wall clock needs.
 #[derive(Debug)]
 struct Wall {
     rings: Rings,
@@ -132,7 +132,7 @@ const SCHEDULE_PREFIX: &str = "schedule.";
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     specs: Vec<Arc<AgentSpec>>,
-    /// What falls due by a clock: on a wall clock schedules only.
+    /// Due times by the team's clock; on a wall clock only those of schedules.
     pending: BTreeMap<Place, What>,
     /// The index for cancelling, and the number per member.
     known: BTreeMap<Key, Known>,
@@ -141,7 +141,7 @@ pub(crate) struct Timers {
     /// Whether every schedule has a due time: they get one at the clock's first reading.
     scheduled: bool,
     changed: BTreeMap<Key, Option<Arc<str>>>,
-    /// Times of one schedule that are caught up on; what is older is left out.
+    /// The most missed times of one schedule that fire; older ones are skipped.
     missed_max: u64,
     /// Times that were left out so far.
     n_left_out: u64,
@@ -197,7 +197,7 @@ impl Timers {
         self.known.range((member, Arc::default())..(member + 1, Arc::default())).count()
     }
 
-    /// Sets a timer of a member. On a wall clock it rings `delay` after `now`; else `due` is all that counts.
+    /// Sets a timer of a member. On a wall clock it fires `delay` after `now`; otherwise only `due` counts.
     pub(crate) fn set(
         &mut self,
         member: usize,
@@ -247,7 +247,7 @@ impl Timers {
         self.pending.first_key_value().map(|(place, _)| place.due)
     }
 
-    /// When the next timer of a wall clock rings.
+    /// When the next timer on a wall clock fires.
     pub(crate) fn next_ring(&self) -> Option<Instant> {
         self.wall.as_ref()?.ringing.first_key_value().map(|((at, _), _)| *at)
     }
@@ -258,7 +258,7 @@ impl Timers {
     }
 
     /// Gives every schedule its next time: at the first reading of the clock, and on a wall clock whenever that went back.
-    /// The stored time is kept as long as spec and clock agree with it.
+    /// The stored time is kept as long as it fits spec and clock.
     pub(crate) fn schedule_from(&mut self, now: Timestamp) {
         let is_first = !std::mem::replace(&mut self.scheduled, true);
         let went_back = self.wall.as_mut().is_some_and(|wall| now < std::mem::replace(&mut wall.last.wall, now));
@@ -319,8 +319,8 @@ impl Timers {
         }
     }
 
-    /// The same on a wall clock, of timers and schedules: what is late for longer comes first, so that a chain of timers
-    /// without delay keeps no schedule waiting.
+    /// The same on a wall clock, of timers and schedules: the most overdue one comes first, so that a chain of timers
+    /// without delay cannot block a schedule.
     pub(crate) fn take_due_at(&mut self, now: Moment) -> Option<Due> {
         let schedule = self.next_due().filter(|due| *due <= now.wall);
         let wall = self.wall.as_mut()?;
@@ -461,7 +461,8 @@ impl Timers {
         }
     }
 
-    /// A timer fell due or was cancelled. When it rings is remembered a while: its step may not be committed.
+    /// Removes a timer that fired or was cancelled. Its instant is kept for a while, since its step may not be
+    /// committed.
     fn retire(&mut self, key: Key) {
         self.changed.insert(key.clone(), None);
         let Some(wall) = &mut self.wall else { return };

@@ -1,4 +1,4 @@
-//! What can never be delivered, or never be done, is refused: an agent that waits for nothing is found at the start.
+//! Refuses subscriptions and schedules that can never work, so that an agent that waits in vain is found at the start.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use crate::{
 
 /// Topics that the runtime publishes on besides schedules.
 const SYSTEM_TOPICS: [&str; 3] = ["sys.team.started", "sys.init", "sys.clock"];
-/// Comparisons of filters that looking for passing events may take. Two million are some tens of milliseconds; beyond
-/// them filters with wildcards are taken as they are.
+/// The most comparisons of filters in the search for passing events. Two million take some tens of milliseconds; above
+/// that, filters with wildcards are accepted unchecked.
 const COMPARED_MAX: usize = 2_000_000;
 
 pub(super) fn check(teams: &[Team]) -> Result<(), TopologyError> {
@@ -33,7 +33,7 @@ pub(super) fn check(teams: &[Team]) -> Result<(), TopologyError> {
     passing(teams)
 }
 
-/// Names under which the runtime itself writes, or callers publish.
+/// Names that the runtime or callers use to publish.
 fn reserved_names(teams: &[Team]) -> Result<(), TopologyError> {
     let refuse = |what, name: &Name, reason: &str| {
         Err(TopologyError::ReservedName { what, name: name.clone(), reason: reason.into() })
@@ -55,7 +55,7 @@ fn reserved_names(teams: &[Team]) -> Result<(), TopologyError> {
     Ok(())
 }
 
-/// A clock that follows the events of a team's own sources stands still without one.
+/// An `events` clock follows the team's own sources, so it never advances without a source.
 fn clocks(teams: &[Team]) -> Result<(), TopologyError> {
     for team in teams.iter().filter(|team| team.clock == Clock::Events) {
         let has_source = team.specs().any(|spec| spec.is_source);
@@ -66,7 +66,7 @@ fn clocks(teams: &[Team]) -> Result<(), TopologyError> {
     Ok(())
 }
 
-/// Why nothing on the topics of `filter` can ever reach the agent.
+/// Why no event that `filter` matches can reach the agent.
 fn why_never(spec: &AgentSpec, filter: &Filter, schedules: &BTreeSet<String>) -> Option<String> {
     let mut tokens = filter.as_str().split('.');
     match (tokens.next(), tokens.next(), tokens.next()) {
@@ -95,7 +95,7 @@ fn why_never(spec: &AgentSpec, filter: &Filter, schedules: &BTreeSet<String>) ->
     }
 }
 
-/// Passing events do not leave their team: a filter that matches nothing else that agents publish gets nothing.
+/// Passing events do not leave their team, so a filter that matches only another team's passing events gets no events.
 fn passing(teams: &[Team]) -> Result<(), TopologyError> {
     // By filter, with a publisher of it for each of two teams: one of them is another team's.
     let mut passing: std::collections::BTreeMap<&Filter, Vec<(&Team, &AgentSpec)>> = Default::default();

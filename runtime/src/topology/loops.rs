@@ -1,8 +1,8 @@
-//! Teams that feed each other.
+//! Finds teams that trigger each other in a loop.
 //!
 //! The graph has a node for each team, for each distinct filter that is published on and for each that is subscribed to.
-//! So its size is that of the specs and their overlaps, also where thousands of teams share one topic and the edges from
-//! team to team would be their square.
+//! So its size is that of the specs and their overlaps. Direct edges between teams would be quadratic where thousands
+//! of teams share one topic.
 
 use std::collections::{BTreeSet, VecDeque};
 

@@ -1,7 +1,8 @@
 //! Which filters overlap a given one, without comparing it with each.
 //!
-//! Filters are held in a tree of tokens. A look-up follows the tokens of the given filter, so it costs what it finds and
-//! not what there is. Filters that begin with wildcards can still fan out, so all look-ups share one budget of steps.
+//! Filters are held in a tree of tokens. A look-up follows the tokens of the given filter, so its cost depends on the
+//! matches and not on the number of filters. Filters that begin with wildcards can still fan out, so all look-ups share
+//! one budget of steps.
 
 use std::collections::BTreeMap;
 

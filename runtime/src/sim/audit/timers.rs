@@ -1,5 +1,5 @@
-//! Timers of wall clocks that are pending: each must ring once its delay has passed in virtual time, whatever the wall
-//! clock did meanwhile.
+//! Pending timers on wall clocks: each must fire once its delay has passed in virtual time, whatever the wall clock
+//! did.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use atra_bus::Name;
 use atra_storage::FactRow;
 use serde::Deserialize;
 
-/// What a timer's fact says of its delay; none on an `events` clock, and none of a schedule.
+/// The delay in a timer's fact; `None` on an `events` clock and for a schedule.
 #[derive(Deserialize)]
 struct Stored {
     after: Option<u64>,
 }
 
-/// A timer that has been set and has not fallen due.
+/// A timer that was set and has not fired.
 pub(super) struct Pending {
     pub(super) owner: Name,
     pub(super) after_ms: u64,
-    /// When it was committed, or when the process that has it was started.
+    /// When it was committed, or when the present process started.
     pub(super) since_ms: u64,
 }
 
@@ -37,7 +37,7 @@ impl Timers {
         }
     }
 
-    /// Those that should have rung so long ago.
+    /// Timers that should have fired at least this long ago.
     pub(super) fn overdue(&self, at_ms: u64, by_ms: u64) -> impl Iterator<Item = &Pending> {
         let is_overdue =
             move |timer: &&Pending| timer.since_ms.saturating_add(timer.after_ms).saturating_add(by_ms) < at_ms;
