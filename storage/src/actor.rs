@@ -34,7 +34,7 @@ pub struct StorageActor {
     lanes: Lanes,
     pub(crate) options: StorageOptions,
     seams: Seams,
-    /// What age is counted by.
+    /// The clock that retention uses.
     pub(crate) clock: CommitClock,
     pub(crate) gauges: Arc<Gauges>,
     answering: Answering,
@@ -51,7 +51,7 @@ pub struct StorageActor {
     committed: Option<Committed>,
 }
 
-/// What the actor hands commits to, and where the wall clock is.
+/// The receiver of commits, and the wall clock.
 pub(crate) struct Seams {
     pub(crate) release: Arc<dyn Release>,
     pub(crate) env: Arc<dyn Env>,
@@ -139,7 +139,7 @@ impl StorageActor {
         }
     }
 
-    /// Works until it is stopped (`None`) or must stop writing.
+    /// Runs until it is stopped (`None`) or must stop writing.
     async fn work_until_stopped(&mut self, stops: &mut Vec<Command>) -> Option<StoreError> {
         if let Err(cause) = self.begin_upkeep().await {
             return Some(cause);
@@ -553,7 +553,7 @@ impl StorageActor {
         }
     }
 
-    /// The store failed: everything that is queued is answered so.
+    /// The store failed: all queued commands are answered with the error.
     async fn fail(mut self, cause: StoreError, stops: Vec<Command>) {
         self.answer_committed();
         error!(error = %cause, seq = %self.ledger.last, "storage failed and stopped writing");

@@ -1,9 +1,9 @@
-//! When a batch was committed, and the clock that retention goes by.
+//! When a batch was committed, and the clock that retention uses.
 //!
-//! A wall clock can be wrong and can jump, in both directions. If age were counted by it, one wrong hour could delete
-//! everything, or nothing for ten years. So each batch carries two times: what the wall clock said, for people, and the
-//! commit clock, for retention. The commit clock runs on monotonic time while a process runs, so no jump of the wall
-//! clock shows in it. Only the time between two processes is taken from the wall clock, and only if it is plausible.
+//! A wall clock can be wrong and can jump, in both directions. If it measured age, one wrong hour could delete
+//! everything, or stop pruning for ten years. So each batch has two times: the wall clock, for people, and the commit
+//! clock, for retention. The commit clock runs on monotonic time while a process runs, so jumps of the wall clock do
+//! not affect it. Only the time between two processes comes from the wall clock, and only if it is plausible.
 
 use std::time::Duration;
 
@@ -12,28 +12,29 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tracing::warn;
 
-/// The longest time between two processes that is believed, five years: more says that one of them had a wrong clock.
+/// The longest plausible time between two processes, five years: a longer time means that one of them had a wrong
+/// clock.
 const STOPPED_MAX: Duration = Duration::from_secs(5 * 365 * 24 * 3_600);
 
 /// When a batch was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct CommitTime {
-    /// What the wall clock said.
+    /// The wall clock at the commit.
     pub wall: Timestamp,
-    /// What the commit clock said: milliseconds since the file's first batch, which never go back.
+    /// The commit clock: milliseconds since the file's first batch; never goes back.
     pub clock: Timestamp,
 }
 
 /// The commit clock of a process.
 #[derive(Debug, Clone)]
 pub(crate) struct CommitClock {
-    /// What it said when it was started.
+    /// Its value at the start.
     base: Timestamp,
     started: Instant,
 }
 
 impl CommitClock {
-    /// Goes on from the last commit of the process before.
+    /// Continues from the last commit of the previous process.
     pub(crate) fn start(last: Option<CommitTime>, wall: Timestamp) -> Self {
         Self { base: clock_at(last, wall), started: Instant::now() }
     }
@@ -43,8 +44,8 @@ impl CommitClock {
     }
 }
 
-/// What the commit clock says while no process runs that keeps it: the last commit, and the time since then. Nothing is
-/// counted when the wall clock went back or the time is implausible, so nothing is taken for older than it is.
+/// The commit clock while no runtime runs: the last commit plus the time since then. This time counts as zero when the
+/// wall clock went back or the time is implausible, so no event counts as older than it is.
 #[must_use]
 pub fn clock_at(last: Option<CommitTime>, wall: Timestamp) -> Timestamp {
     let Some(last) = last else { return Timestamp(0) };

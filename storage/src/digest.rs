@@ -28,8 +28,8 @@ const PAGE_FACTS: usize = 1_024;
 /// What the digest holds of facts, in this order.
 const FACT_KINDS: [FactKind; 4] = [FactKind::Memory, FactKind::State, FactKind::Offset, FactKind::Timer];
 
-/// State under keys that begin so is left out: what agents count for reports. It follows from the events, and a build
-/// that counts more has decided the same.
+/// State under keys with this prefix is left out: agents' counts for reports. The counts follow from the events, and a
+/// build with more counts makes the same decisions.
 const COUNTED_PREFIX: &str = "~";
 
 /// The digest of a store.
@@ -62,7 +62,7 @@ pub async fn digest(read: &dyn Read) -> Result<Digest, StoreError> {
     digest_with_progress(read, |_, _| {}).await
 }
 
-/// As [`digest`]; `tell` hears how many of how many events are hashed, after each page.
+/// As [`digest`]; calls `tell` after each page with the number of hashed events and the total.
 ///
 /// # Cancel safety
 /// Reads only.
@@ -108,7 +108,7 @@ pub async fn digest_with_progress(read: &dyn Read, tell: impl FnMut(u64, u64) + 
     Ok(Digest { whole: whole.finalize().to_hex().to_string(), publishers })
 }
 
-/// How many states are left out.
+/// The number of state entries that are left out.
 async fn counted(read: &dyn Read) -> Result<u64, StoreError> {
     let mut n = 0;
     for owner in read.fact_owners(FactKind::State).await? {

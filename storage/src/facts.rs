@@ -21,7 +21,7 @@ pub(crate) struct Fact {
     value: Text,
     version: Seq,
     event: Option<EventId>,
-    /// The commit clock when it was written, of facts that expire.
+    /// The commit clock when the fact was written, for facts that expire.
     written: Option<Timestamp>,
     /// Its place in its owner's list.
     listed: u32,
@@ -36,7 +36,7 @@ impl Fact {
         self.value.as_str()
     }
 
-    /// Whether it may be deleted, if what has no time counts as written at `untimed`.
+    /// Whether the fact may be deleted. A fact without a time counts as written at `untimed`.
     pub(crate) fn is_expired(&self, expiry: &Expiry, untimed: Timestamp) -> bool {
         let written = self.written.unwrap_or(untimed);
         written < expiry.before && self.version < expiry.settled && self.value() != OPEN_EFFECT

@@ -227,7 +227,7 @@ impl Storage {
         Ok(acknowledged.unwrap_or(nothing))
     }
 
-    /// The largest command that is taken, in bytes.
+    /// The largest accepted command, in bytes.
     #[must_use]
     pub fn command_bytes_max(&self) -> usize {
         self.0.options.command_bytes_max
@@ -305,8 +305,8 @@ impl Storage {
         }
     }
 
-    /// Ends the actor at once, as a kill would, but after the commit that is under way: what is queued is refused with
-    /// [`Rejected::Stopped`], nothing is moved into the database, the store is closed. For whoever cannot wait for a
+    /// Ends the actor at once, like a kill, but after the commit in progress: queued commands are refused with
+    /// [`Rejected::Stopped`], there is no checkpoint, and the store is closed. For callers that cannot wait for a
     /// [`stop`](Self::stop).
     pub fn abort(&self) {
         self.0.gauges.abort();
@@ -330,7 +330,7 @@ impl Storage {
         self.0.gauges.finished().await;
     }
 
-    /// What made the actor fail, if it did: the store, or a panic.
+    /// Why the actor failed, if it did: an error of the store, or a panic.
     #[must_use]
     pub fn failure(&self) -> Option<StoreError> {
         self.0.gauges.failure.get().cloned()

@@ -34,7 +34,7 @@ struct State {
     floor: Seq,
     /// How many events of each topic were pruned.
     pruned_by_topic: BTreeMap<String, u64>,
-    /// When facts without a time count as written: when they were first looked through.
+    /// The time at which facts without a time count as written: that of their first scan.
     untimed: Option<Timestamp>,
     /// The last seq of each batch with events, and when it was committed.
     batches: Vec<(Seq, Option<CommitTime>)>,
@@ -409,7 +409,7 @@ impl State {
     }
 }
 
-/// As what an event on a topic is counted.
+/// The topic under which an event is counted.
 fn counted(topic: &Topic) -> &str {
     if topic.memory_key().is_some() { TopicCounts::MEMORY } else { topic.as_str() }
 }

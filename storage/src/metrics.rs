@@ -278,7 +278,7 @@ impl Gauges {
         }
     }
 
-    /// Ends the actor after the commit that is under way, if any, whatever is queued.
+    /// Ends the actor after the commit in progress, if any, without the queued commands.
     pub(crate) fn abort(&self) {
         self.ask_to_stop();
         // SeqCst with the check in `aborted`, as above.

@@ -9,10 +9,10 @@ use crate::Keep;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
-/// The longest time that any setting allows: far below where the arithmetic of instants ends.
+/// The longest time that any setting allows: far below the limit of the arithmetic of instants.
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 /// How long idempotency keys and recorded results are kept by default. Seven days: a caller that was down over a long
-/// weekend still repeats safely.
+/// weekend can still repeat a call safely.
 pub const REPEATS_WITHIN: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// How much the storage actor queues, batches and retries.
@@ -56,7 +56,7 @@ pub struct StorageOptions {
     /// Bytes of the database from which on callers' publishes are refused. Not set: the disk decides.
     pub db_bytes_max: Option<u64>,
     /// How much is kept. All of the journal; idempotency keys and results of calls to the outside for seven days, since
-    /// nobody repeats a call after that.
+    /// calls are not repeated later.
     pub keep: Keep,
     /// How often it is found out what may be deleted. A minute: deleting is not urgent.
     pub retention_every: Duration,

@@ -1,9 +1,8 @@
-//! One way to write a file for a user: whole or not at all, and never over a database.
+//! Writes output files for users: completely or not at all, and never over a database.
 //!
-//! The content goes into a file without a name in the same folder, is flushed, and only then gets its name. An error or a
-//! kill on the way leaves nothing behind. What is there under the name is replaced only when that is asked for, and what
-//! belongs to a database never is, whichever database and through whatever link. Pipes and devices are written to as
-//! they are.
+//! The content is written to an unnamed file in the same folder and flushed; then the file gets its name. An error or a
+//! kill before that leaves no file. An existing file is replaced only on request, and a file of any database never is,
+//! not even through a link. Pipes and devices are written to directly.
 
 use std::{
     ffi::OsStr,
@@ -22,7 +21,7 @@ const LOG: [u8; 3] = [0x37, 0x7f, 0x06];
 const JOURNAL: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 /// That of a log's index: its version.
 const INDEX: u32 = 3_007_000;
-/// Names that are tried for a file on its way, where files without a name are not possible.
+/// Temporary names that are tried where unnamed files are not possible.
 const NAMES_MAX: u32 = 100;
 
 /// Why a file was not written. Nothing was changed.
@@ -35,7 +34,7 @@ pub enum OutputError {
         /// The file.
         path: PathBuf,
     },
-    /// The name, or the file behind it, is part of a database.
+    /// The name, or the file that it links to, belongs to a database.
     #[error("{} belongs to the database {}", path.display(), db.display())]
     Database {
         /// The file.
@@ -43,7 +42,7 @@ pub enum OutputError {
         /// The database.
         db: PathBuf,
     },
-    /// The name is a folder's.
+    /// The name belongs to a folder.
     #[error("{} is a folder", path.display())]
     Folder {
         /// The folder.
@@ -112,13 +111,13 @@ impl OutputFile {
         Self { overwrites, ..self }
     }
 
-    /// Never writes to this database, also when there is none yet.
+    /// Never writes to this database, even if it does not exist yet.
     #[must_use]
     pub fn protect(self, db: impl Into<PathBuf>) -> Self {
         Self { protected: Some(db.into()), ..self }
     }
 
-    /// Whether it could be written now, as far as that can be told without writing.
+    /// Checks whether the file could be written now, as far as possible without writing.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -129,7 +128,7 @@ impl OutputFile {
     /// Writes the file.
     ///
     /// # Errors
-    /// [`OutputError`]; no file is there then that was not there before. A pipe may have got a part.
+    /// [`OutputError`]; no new file exists then. A pipe may have received a part.
     pub fn write(&self, bytes: &[u8]) -> Result<(), OutputError> {
         let failed = |source: io::Error| match source.kind() {
             ErrorKind::AlreadyExists => OutputError::Exists { path: self.path.clone() },
@@ -224,7 +223,7 @@ fn is_same(_: &Metadata, _: &Metadata) -> bool {
     false
 }
 
-/// The database that a file belongs to: any of SQLite's, found by what is in it and by its name.
+/// The SQLite database that a file belongs to, found by the file's content and name.
 fn database_of(path: &Path, there: Option<&Metadata>) -> Option<PathBuf> {
     let is_empty = there.is_some_and(|there| there.len() == 0);
     // One in the making has everything in its log.
@@ -241,7 +240,7 @@ fn database_of(path: &Path, there: Option<&Metadata>) -> Option<PathBuf> {
     })
 }
 
-/// Whether a file begins as those of a database do.
+/// Whether a file begins with the first bytes of a database file.
 fn is_database_file(path: &Path) -> bool {
     // Nothing blocks here: it is a regular file.
     let Ok(mut file) = File::open(path) else { return false };
@@ -275,7 +274,7 @@ fn write_whole(path: &Path, there: Option<&Metadata>, bytes: &[u8]) -> io::Resul
 struct Draft {
     file: File,
     folder: PathBuf,
-    /// Its present name; `None`: it has none, and goes with the process.
+    /// Its present name; `None`: it has none, and disappears when the process ends.
     name: Option<PathBuf>,
 }
 

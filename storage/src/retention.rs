@@ -25,24 +25,25 @@ pub(crate) fn event_of(key: &str) -> Option<EventId> {
 /// How much is kept. An event stays if `span` or `events` keeps it; without either, all of the journal stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Keep {
-    /// What was committed at most so long ago. The events' own times do not matter: publishers claim what they like.
+    /// Keeps events that were committed within this time. The events' own times do not matter, since publishers set
+    /// them freely.
     pub span: Option<Duration>,
     /// The newest so many events.
     pub events: Option<u64>,
-    /// Idempotency keys that were written at most so long ago; `None`: all.
+    /// Keeps idempotency keys that were written within this time; `None`: all.
     pub keys: Option<Duration>,
-    /// Results of calls to the outside that were written at most so long ago; `None`: all.
+    /// Keeps results of calls to the outside that were written within this time; `None`: all.
     pub results: Option<Duration>,
 }
 
 impl Keep {
-    /// Whether something of the journal may go.
+    /// Whether parts of the journal may be deleted.
     #[must_use]
     pub fn is_limited(&self) -> bool {
         self.span.is_some() || self.events.is_some()
     }
 
-    /// How long facts of a kind are kept that only a repetition needs; `None`: for ever.
+    /// How long facts of a kind are kept that only a repeated call needs; `None`: for ever.
     #[must_use]
     pub fn of_facts(&self, kind: FactKind) -> Option<Duration> {
         match kind {
@@ -53,25 +54,24 @@ impl Keep {
     }
 }
 
-/// The kinds of facts that expire, in the order in which they are looked through.
+/// The kinds of facts that expire, in scan order.
 pub(crate) const EXPIRING: [FactKind; 2] = [FactKind::Key, FactKind::Result];
 
-/// A piece of deleting facts that are old enough: see [`Store::expire`](crate::Store::expire).
+/// One piece of a scan that deletes expired facts: see [`Store::expire`](crate::Store::expire).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expiry {
     /// [`FactKind::Key`] or [`FactKind::Result`].
     pub kind: FactKind,
-    /// What was written before this goes, by the commit clock.
+    /// Facts written before this time, by the commit clock, are deleted.
     pub before: Timestamp,
-    /// What the commit clock says now: facts of older versions, which have no time, count as written when this is called
-    /// for the first time.
+    /// The commit clock now. Facts of older versions have no time; they count as written at the first call.
     pub now: Timestamp,
-    /// Only what was written at a smaller seq goes. For results: the input of a call whose result was written at a seq
-    /// is settled when its team has taken something behind that seq, and only then the call is never repeated.
+    /// Only facts written at a smaller seq are deleted. For results: once the team has taken an event after the seq of
+    /// the result, the input of the call is settled and the call is never repeated.
     pub settled: Seq,
-    /// Where the piece before ended.
+    /// The end of the previous piece.
     pub from: Option<(Name, String)>,
-    /// How many facts are looked at.
+    /// The number of facts to scan.
     pub facts_max: u64,
 }
 
@@ -85,12 +85,12 @@ impl Expiry {
     }
 }
 
-/// What a piece of deleting old facts has done.
+/// The outcome of one piece of such a scan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Expired {
-    /// How many facts are gone.
+    /// The number of deleted facts.
     pub deleted: u64,
-    /// How many were looked at and stay.
+    /// The number of scanned facts that stay.
     pub kept: u64,
     /// Where the next piece begins; `None`: there are no more facts of the kind.
     pub next: Option<(Name, String)>,
@@ -168,7 +168,7 @@ pub(crate) fn before(now: Timestamp, span: Duration) -> Timestamp {
     Timestamp(now.millis().saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
 }
 
-/// What the commit clock says where no runtime keeps it: for a command, which knows the wall clock.
+/// The commit clock for a command: no runtime runs, so it is computed from the wall clock.
 ///
 /// # Cancel safety
 /// Reads only.
@@ -180,7 +180,7 @@ pub async fn clock_of(read: &dyn Read, wall: Timestamp) -> Result<Timestamp, Sto
     Ok(clock_at(last, wall))
 }
 
-/// Finds out what may go. `now` is the commit clock's.
+/// Determines what may be deleted. `now` is from the commit clock.
 ///
 /// # Cancel safety
 /// Reads only.

@@ -87,7 +87,7 @@ pub enum StoreError {
     /// After a failed flush, level `power` needs a database that has been written anew, and that was not possible.
     #[error("a flush failed and the database could not be written anew, so level power is not promised: {0}")]
     Unflushed(String),
-    /// Something in the file is not as it was written. A read that meets it fails, and other reads go on.
+    /// The file is damaged. A read that finds the damage fails; other reads continue.
     #[error(
         "database {path} is damaged: {what}; `atra db check` lists all damage, `atra db restore BACKUP` puts a backup in \
          its place"
@@ -95,7 +95,7 @@ pub enum StoreError {
     Damaged {
         /// The file.
         path: String,
-        /// What is damaged, and how that shows.
+        /// The damaged part, and how it was detected.
         what: String,
     },
     /// The file cannot be opened, read or written. Writing must stop.
@@ -164,7 +164,7 @@ pub struct WriteBatch {
     /// The level that the commit must reach.
     pub level: Level,
     /// When it is committed, kept with its events. The store has no clock of its own: the same batches leave the same
-    /// store. `None`: unknown, and its events count as committed when the next batch is that has a time.
+    /// store. `None`: unknown; its events count as committed with the next batch that has a time.
     pub committed_at: Option<CommitTime>,
 }
 
@@ -213,7 +213,7 @@ pub trait Store: Send + Sync {
         Err(StoreError::Invalid("this store does not delete".into()))
     }
 
-    /// Looks at the next facts of a kind, in an order of the store's own, and deletes those that [`Expiry`] lets go. Never
+    /// Scans the next facts of a kind, in the store's own order, and deletes those that [`Expiry`] allows. Never
     /// an intent without a result ([`OPEN_EFFECT`](crate::OPEN_EFFECT)). All or nothing.
     async fn expire(&mut self, expiry: &Expiry) -> Result<Expired, StoreError> {
         let _ = expiry;
@@ -303,8 +303,8 @@ pub trait Read: Send + Sync {
     /// [`memory_as_of`](Self::memory_as_of) a smaller one, give [`StoreError::Pruned`].
     async fn floor(&self) -> Result<Seq, StoreError>;
 
-    /// How often the journal was begun again, so that a reader that waits for events notices that their seqs have a new
-    /// meaning. Stays 0 in a store that cannot be begun again.
+    /// How often the journal was reset, so that a reader that waits for events notices that seqs have a new meaning.
+    /// Stays 0 in a store that cannot be reset.
     async fn generation(&self) -> Result<u64, StoreError> {
         Ok(0)
     }
@@ -344,8 +344,8 @@ pub trait Read: Send + Sync {
     /// The durable events whose nearest durable cause is `seq`, in order, at most `limit`.
     async fn effects_of(&self, seq: Seq, limit: usize) -> Result<Vec<Committed>, StoreError>;
 
-    /// How many events each topic has had, those that were pruned since included. Costs what there are topics, not what
-    /// there are events.
+    /// How many events each topic has had, including pruned ones. The cost grows with the number of topics, not of
+    /// events.
     async fn topic_counts(&self) -> Result<TopicCounts, StoreError>;
 
     /// The newest write of a memory key at or before `at`, from the journal.
@@ -420,10 +420,10 @@ pub struct TopicCounts {
 impl TopicCounts {
     /// Stands for all writes of memory.
     pub const MEMORY: &'static str = "memory.>";
-    /// Stands for topics that are not counted by themselves.
+    /// Stands for topics that are not counted separately.
     pub const OTHERS: &'static str = ">";
 
-    /// The number of events of a topic that is counted by itself.
+    /// The number of events of a topic that is counted separately.
     #[must_use]
     pub fn of(&self, topic: &str) -> u64 {
         self.topics.iter().find(|(counted, _)| counted == topic).map_or(0, |(_, n_events)| *n_events)

@@ -35,7 +35,7 @@ const PIECE_MAX: u64 = 50_000;
 /// A journal is pruned by count when it is longer than `keep_events` by this share of it, so it stays below 1.25 times
 /// that while a piece is deleted.
 const SLACK_SHARE: u64 = 8;
-/// Facts that expire are looked through so many times in the time for which they are kept, and at least once an hour.
+/// Number of scans for expired facts in the time for which they are kept; there is at least one an hour.
 const SWEEPS_PER_SPAN: u32 = 32;
 /// See [`SWEEPS_PER_SPAN`].
 const SWEEP_AT_LEAST: Duration = Duration::from_secs(3_600);
@@ -55,13 +55,13 @@ pub(crate) struct Upkeep {
     retention_at: Instant,
     /// Events up to here are to be deleted.
     prune_to: Option<Seq>,
-    /// The last seq when it was last found that the journal is too long: it is planned again when it has grown since.
+    /// The last seq when the journal was last found too long: pruning is planned again when the journal has grown.
     counted_at: Seq,
     /// The last seq when a piece was last deleted.
     pruned_at: Seq,
-    /// When facts are to be looked through the next time, by kind as in [`EXPIRING`]; `None`: there are none, so far.
+    /// The time of the next scan, by kind as in [`EXPIRING`]; `None`: there are no such facts yet.
     sweep_at: [Option<Instant>; EXPIRING.len()],
-    /// What is being looked through, and what became of those before.
+    /// The scan in progress, with its counts so far.
     sweep: Option<(Expiry, Swept)>,
     /// Batches in a row that left the deleting aside.
     skips: u32,
@@ -242,7 +242,7 @@ impl StorageActor {
 
     // === retention ===
 
-    /// Whether the journal is longer than it may be by so much that it is not left to the next look.
+    /// Whether the journal is so much too long that pruning must not wait for the next regular run.
     fn is_too_long(&self) -> bool {
         let Some(n) = self.options.keep.events else { return false };
         let Ledger { last, floor, .. } = &self.ledger;
@@ -254,8 +254,8 @@ impl StorageActor {
         self.ledger.teams.values().map(|team| team.cursor).min().unwrap_or(Seq(u64::MAX))
     }
 
-    /// Finds out what may go by count, from what is known: no reads. What a team pins is asked again when the journal has
-    /// grown by half of the slack.
+    /// Determines what may be deleted by count, without reads. The seq that teams pin is read again when the journal
+    /// has grown by half of the slack.
     fn plan_by_count(&mut self) {
         let Some(n) = self.options.keep.events.filter(|_| self.is_too_long()) else { return };
         let last = self.ledger.last.get();
@@ -321,7 +321,7 @@ impl StorageActor {
         }
     }
 
-    /// Begins to look through facts that expire when that is due.
+    /// Begins a scan for expired facts when it is due.
     fn plan_sweep(&mut self) {
         if self.upkeep.sweep.is_some() {
             return;
@@ -342,7 +342,7 @@ impl StorageActor {
         }
     }
 
-    /// Facts of a kind are there, and will have to be looked through.
+    /// Schedules a scan, since facts of a kind exist.
     fn sweep_later(&mut self, kind: FactKind) {
         let Some(span) = self.options.keep.of_facts(kind) else { return };
         let wait = (span / SWEEPS_PER_SPAN).min(SWEEP_AT_LEAST).max(self.options.retention_every);
@@ -353,7 +353,7 @@ impl StorageActor {
         }
     }
 
-    /// Sees what a batch has written that will expire.
+    /// Notes which facts of a batch will expire.
     pub(crate) fn see_written(&mut self, batch: &WriteBatch) {
         for (place, kind) in EXPIRING.into_iter().enumerate() {
             let is_unknown = self.upkeep.sweep_at[place].is_none();
@@ -363,7 +363,7 @@ impl StorageActor {
         }
     }
 
-    /// Looks through the next facts and deletes those that have expired.
+    /// Scans the next facts and deletes the expired ones.
     async fn sweep_some(&mut self) {
         let Some((expiry, mut swept)) = self.upkeep.sweep.take() else { return };
         self.answer_committed();

@@ -276,13 +276,14 @@ impl Partial {
 }
 
 impl Drop for Partial {
-    /// Explicitly: a process that another thread has just forked has the same handle.
+    /// Unlocks explicitly: a child process that another thread has just forked has the same handle.
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }
 }
 
-/// Gives a copy the access rights of a database. A copy that is its maker's alone is no error.
+/// Gives a copy the access rights of a database. A failure is not an error: the copy is then accessible to its creator
+/// only.
 fn keep_rights(of: &Path, copy: &Path) {
     let given = of.metadata().and_then(|of| give_rights_of(&of, &File::open(copy)?));
     if let Err(error) = given {

@@ -6,8 +6,7 @@
 //!
 //! A link stands in the journal's own row, so it costs no page of its own, and whoever deletes old events needs
 //! to keep one thing: where the rest begins, and the link before it ([`Origin`]).
-//!
-//! Facts, teams and blocks are written over and so are not chained: each row has a check value of its own, see
+//! Facts, teams and blocks are overwritten and so cannot be chained: each row has its own check value, see
 //! [`sums`](super::sums).
 
 use atra_bus::{Committed, Seq};

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{FactKind, PAGE_BYTES, Read as _, StoreError, TeamRow};
 
-/// Events that a check reads at once. 1,024: the price of looking for their names is spread.
+/// Events that a check reads at once. 1,024: spreads the cost of looking up their names.
 const ROWS_AHEAD: usize = 1_024;
 
 /// What a check of a file found.
@@ -45,7 +45,7 @@ pub struct CheckReport {
     pub chained_from: Seq,
     /// The first event of the first batch that is not as it was written.
     pub first_bad: Option<Seq>,
-    /// What is wrong, a sentence each; at most 100 of SQLite's own and some of each table's rows.
+    /// The problems, one sentence each; at most 100 from SQLite and some for each table's rows.
     pub problems: Vec<String>,
 }
 
@@ -86,7 +86,7 @@ pub struct Info {
 }
 
 /// Checks a file: its pages and indexes, the journal's order, check values and causes, the check value of each fact, team
-/// and block, and memory against the journal. What any reader verifies is verified here. Reads every page.
+/// and block, and memory against the journal. It verifies everything that a reader verifies, and reads every page.
 ///
 /// # Cancel safety
 /// Reads only.
@@ -173,8 +173,8 @@ async fn sequence(db: &mut SqliteConnection, report: &mut CheckReport) -> Result
     Ok(())
 }
 
-/// What SQLite finds wrong with the pages and the indexes. It names b-trees by their first page; here their tables are
-/// named too.
+/// The problems that SQLite finds in pages and indexes. SQLite names a b-tree by its first page; this adds the table's
+/// name.
 async fn pages(db: &mut SqliteConnection, problems: &mut Vec<String>) -> Result<(), sqlx::Error> {
     let (mut texts, mut end) = (Vec::new(), Ok(()));
     let mut rows = db.fetch("PRAGMA integrity_check");
@@ -276,7 +276,7 @@ impl Chain {
     }
 }
 
-/// Rows of events that are read some at a time, so that their names are looked for together.
+/// Rows of events, read in groups so that their names are looked up together.
 struct Ahead<'a> {
     rows: BoxStream<'a, Result<SqliteRow, sqlx::Error>>,
     read: VecDeque<Result<SqliteRow, sqlx::Error>>,
@@ -337,7 +337,7 @@ pub async fn info(path: impl AsRef<Path>) -> Result<Info, StoreError> {
     info
 }
 
-/// How many rows a file has.
+/// Numbers of rows in a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RowCounts {
@@ -347,7 +347,8 @@ pub struct RowCounts {
     pub facts: Vec<(FactKind, u64)>,
 }
 
-/// Counts rows. Reads an index of each table but the journal, so it costs what there are facts, blocks and names.
+/// Counts rows. Reads an index of each table but the journal, so its cost grows with the number of facts, blocks and
+/// names.
 ///
 /// # Cancel safety
 /// Reads only.

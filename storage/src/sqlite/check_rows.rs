@@ -1,8 +1,7 @@
-//! The part of a file's check that looks at each fact, team and block as its readers do.
+//! The part of a file's check that verifies each fact, team and block as readers do.
 //!
-//! Rows are decoded by the readers' own functions, so nothing that a reader verifies can be missed here. A row that is
-//! damaged is named by its key. Where rows cannot be read at all, the last key before them
-//! is.
+//! It decodes rows with the readers' own functions, so it verifies everything that a reader verifies. A damaged row is
+//! named by its key. If rows cannot be read at all, the last key before them is named.
 
 use sqlx::{Executor as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
@@ -65,7 +64,7 @@ pub(super) async fn rows(
 }
 
 impl Findings<'_> {
-    /// Looks for the names of rows; those that cannot be read are a finding of the rows that have them.
+    /// Looks up the names of rows; names that cannot be read are reported as problems of these rows.
     async fn learn(
         &mut self,
         reader: &SqliteReader,
@@ -85,7 +84,7 @@ impl Findings<'_> {
     }
 }
 
-/// Where a walk along the facts is.
+/// The position of a scan over the facts.
 type FactKey = (i64, i64, Vec<u8>);
 
 async fn facts(reader: &SqliteReader, db: &mut SqliteConnection, mut found: Findings<'_>) -> Result<(), sqlx::Error> {
@@ -130,7 +129,7 @@ fn number(row: &SqliteRow, column: usize) -> i64 {
 fn checked_fact(row: &SqliteRow, names: &NameTable) -> Result<(), RowError> {
     let number: i64 = row.try_get(8)?;
     let kind = FactKind::from_number(number);
-    let kind = kind.ok_or_else(|| RowError::Damaged(format!("a fact is of kind {number}, which there is not")))?;
+    let kind = kind.ok_or_else(|| RowError::Damaged(format!("a fact has the unknown kind {number}")))?;
     fact(row, names, kind).map(drop)
 }
 

@@ -39,7 +39,7 @@ impl FileId {
         self.key() == other.key()
     }
 
-    /// Its number on its device.
+    /// Its inode number.
     pub(super) fn number(self) -> u64 {
         self.number
     }
@@ -90,8 +90,8 @@ impl From<&Metadata> for FileId {
 
 // === handles that stay open ===
 
-/// Handles of files that SQLite locks, by device and number. They stay open: SQLite locks with POSIX locks, and a process
-/// that closes any handle of a file loses all its locks on it, also those of its connections.
+/// Handles of files that SQLite locks, by device and inode. They stay open: SQLite uses POSIX locks, and a process that
+/// closes any handle of a file loses all its POSIX locks on it, including those of its connections.
 static HANDLES: Mutex<BTreeMap<(u64, u64), Kept>> = Mutex::new(BTreeMap::new());
 
 struct Kept {
@@ -100,7 +100,7 @@ struct Kept {
     is_claimed: bool,
 }
 
-/// The lock on a file itself, by whatever name it is opened; given back when dropped.
+/// The lock on a file itself, independent of its name; released on drop.
 #[derive(Debug)]
 pub(super) struct Handle {
     id: FileId,
@@ -109,9 +109,9 @@ pub(super) struct Handle {
 
 /// Whether a file's lock was free.
 pub(super) enum Claim {
-    /// It is ours.
+    /// This process has it.
     Taken(Handle),
-    /// Somebody has it, in this process or another; the number of the file.
+    /// This process or another one has it; with the inode number of the file.
     Held {
         /// The number of the file on its device.
         number: u64,
@@ -262,7 +262,7 @@ impl IndexHead {
         Ok(Self(head))
     }
 
-    /// Whether both copies are the same, in use, and agree with their check value.
+    /// Whether both copies are equal, in use, and match their check value.
     pub(super) fn is_valid(&self) -> bool {
         let (first, second) = (&self.0[..48], &self.0[48..96]);
         let mut sums = (0_u32, 0_u32);
@@ -273,7 +273,7 @@ impl IndexHead {
         first == second && first[12] != 0 && sums == (self.word(40), self.word(44))
     }
 
-    /// Pages in the log that count.
+    /// Valid pages in the log.
     pub(super) fn pages(&self) -> u64 {
         u64::from(self.word(16))
     }
@@ -345,7 +345,7 @@ fn index_of(db: &Path) -> Option<(u64, IndexHead)> {
     Some((id.number, IndexHead::read(&index).ok()?))
 }
 
-/// Whether a process moves the log into the database at this moment, or may: it has the lock for that.
+/// Whether a process holds the checkpoint lock, so that it may be moving the log into the database.
 pub(super) fn is_being_moved(number: u64) -> bool {
     let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     text.lines().any(|line| {

@@ -1,5 +1,5 @@
-//! What the store does when its files are no longer what it opened: it stops committing, saves what can be saved, and
-//! says what is in the database file.
+//! Handles changes of the store's files by others: stops committing, saves what can be saved, and reports what is in
+//! the database file.
 
 use std::path::Path;
 
@@ -18,12 +18,12 @@ use super::{
 };
 use crate::StoreError;
 
-/// Pages that the log may grow by until it is looked at again, for which its index needs room. 32,768: the largest
-/// transaction and what a fast disk takes in a fiftieth of a second.
+/// Pages by which the log may grow until the next check; its index needs space for them. 32,768: the largest
+/// transaction, and what a fast disk writes in 20 ms.
 const PAGES_AHEAD: u64 = 32_768;
 
 impl SqliteStore {
-    /// Looks at the database, its log and the log's index; gives how many bytes of the log have not been moved.
+    /// Checks the database, its log and the log's index; returns how many bytes of the log have not been moved.
     pub(super) async fn look_at_files(&mut self) -> Result<Option<u64>, StoreError> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
@@ -59,7 +59,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Fails when the log must neither be added to nor moved.
+    /// Fails when the log must be neither extended nor moved.
     pub(super) async fn refuse_damaged_log(&mut self) -> Result<(), StoreError> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
@@ -70,8 +70,7 @@ impl SqliteStore {
         }
     }
 
-    /// The log's files are not what they were: moves what is whole into the database, or keeps the next start from
-    /// what is not.
+    /// Handles changed log files: moves an intact log into the database, or protects the next start from a damaged log.
     async fn save_from(&mut self, fault: &LogFault) -> StoreError {
         let mut cause = fault.to_string();
         let after = |moved: Seq| {
@@ -102,7 +101,7 @@ impl SqliteStore {
         error
     }
 
-    /// Moves all of the log into the database through the handles that are open. Whether nothing is left.
+    /// Moves all of the log into the database through the open handles. Returns whether the log is empty then.
     async fn move_whole_log(&mut self) -> bool {
         if FileId::of(&self.path).is_ok_and(|found| !found.is_same(self.id)) {
             return false;
@@ -129,7 +128,7 @@ impl SqliteStore {
         db
     }
 
-    /// Makes room for the log's index before a transaction.
+    /// Allocates space for the log's index before a transaction.
     pub(super) fn reserve_index(&mut self, more_pages: u64) -> Result<(), StoreError> {
         match self.watch.as_mut().map(|watch| watch.reserve(PAGES_AHEAD + more_pages)) {
             Some(Err(error)) if is_no_room(&error) => {
@@ -140,7 +139,7 @@ impl SqliteStore {
         }
     }
 
-    /// Fails when the last process had acknowledged more than is there.
+    /// Fails when the last process had acknowledged a later seq than the journal has.
     pub(super) fn refuse_lost_events(&self, last: Seq) -> Result<(), StoreError> {
         let Some(acknowledged) = self.lock.as_ref().and_then(FileLock::acknowledged).filter(|seq| *seq > last) else {
             return Ok(());
@@ -154,7 +153,7 @@ impl SqliteStore {
         Err(fatal(&self.path, cause))
     }
 
-    /// Says when the name that the database was opened by leads elsewhere now: the store stays with its file.
+    /// Warns once when the name by which the database was opened leads to another file: the store keeps its file.
     pub(super) fn warn_of_moved_link(&mut self) {
         let is_elsewhere = |given: &Path| FileId::of(given).map_or(true, |found| !found.is_same(self.id));
         if self.given != self.path && is_elsewhere(&self.given) && !std::mem::replace(&mut self.was_moved_link, true) {

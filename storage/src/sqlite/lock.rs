@@ -1,14 +1,11 @@
-//! Who may write: one process, whatever name it has opened the database by.
-//!
-//! Two locks of the operating system, both gone with the process however that ends:
-//!
-//! | lock | on | holds against |
+//! The lock that admits one writing process, whatever name it uses for the database.
+//! Two locks of the operating system; both end with the process, however it ends:
+//! | lock | on | excludes |
 //! |---|---|---|
 //! | by inode (Linux) | the database file itself | every other name of it: links, bind mounts, a `.lock` that was deleted |
 //! | by name | `<db>.lock` | a restore, which replaces the database file; older versions of atra |
-//!
-//! `<db>.lock` also says for people and for the next process: the number of the process, whether the disk has failed,
-//! and how far the journal was acknowledged ([`Mark`]). The file stays: removing it would race with the next process.
+//! `<db>.lock` also has, for people and the next process: the process id, whether the disk has failed, and the last
+//! acknowledged seq ([`Mark`]). The file stays: removing it would race with the next process.
 //!
 //! Both locks are `flock` locks, which on Linux are independent of SQLite's own POSIX locks. A process that closes any
 //! handle of a database loses its POSIX locks on it, so the handle that has the inode's lock stays open: see [`Handle`].
@@ -34,23 +31,23 @@ use super::{
 };
 use crate::StoreError;
 
-/// Tries to take a lock that no living process claims. With the pause between them half a second: a process that another
-/// thread has just forked holds what its parent held until it runs its own program.
+/// Attempts to take a lock that no living process claims. With the pauses half a second: a child process that another
+/// thread has just forked holds its parent's locks until it runs its own program.
 const TRIES_MAX: u32 = 50;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// The longest text that is read from a lock file. 200 bytes: three times what is written.
 const TEXT_BYTES_MAX: u64 = 200;
 
-/// What the lock file says.
+/// The content of the lock file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Mark {
     process: Option<u32>,
-    /// The process has given the lock back.
+    /// The process has released the lock.
     is_closed: bool,
     /// The disk has failed, and the database was not rewritten since.
     is_unflushed: bool,
-    /// What was acknowledged when the database and its log were last seen whole, and in which run of the machine: after
-    /// another start of the machine less may be there, as level `process` allows.
+    /// The last acknowledged seq when a check last found the database and its log intact, with the boot id: after a
+    /// reboot the journal may be shorter, as level `process` allows.
     acknowledged: Option<(Seq, String)>,
 }
 
@@ -92,7 +89,7 @@ impl fmt::Display for Mark {
     }
 }
 
-/// The lock that makes one runtime the only writer; given back when dropped.
+/// The lock that makes one runtime the only writer; released on drop.
 #[derive(Debug)]
 pub(super) struct FileLock {
     db: PathBuf,
@@ -114,7 +111,7 @@ impl FileLock {
         }
     }
 
-    /// One try; inside: the mark of who holds it.
+    /// One attempt; the inner error has the mark of the present holder.
     fn try_take(db: &Path) -> Result<Result<Self, Mark>, StoreError> {
         let path = beside(db, ".lock");
         let failed = |what: &str, error: io::Error| {
@@ -139,7 +136,7 @@ impl FileLock {
         Ok(Ok(Self { db: db.to_owned(), file, inode: None, mark }))
     }
 
-    /// Takes the lock on the database file itself, and says in the lock file who has both.
+    /// Takes the lock on the database file itself, and records the holder of both in the lock file.
     pub(super) async fn take_inode(&mut self) -> Result<(), StoreError> {
         if cfg!(target_os = "linux") {
             self.inode = Some(self.locked_inode().await?);
@@ -176,8 +173,8 @@ impl FileLock {
         self.file.set_len(text.len() as u64)
     }
 
-    /// Makes the lock file again if it was deleted or replaced. Whether that succeeds does not matter: the lock on the
-    /// database file holds. Whether it was made again.
+    /// Creates the lock file again if it was deleted or replaced, and returns whether it did. A failure does not
+    /// matter, since the lock on the database file still holds.
     fn keep(&mut self) -> bool {
         let path = beside(&self.db, ".lock");
         let is_there = path.symlink_metadata().is_ok_and(|there| {
@@ -191,7 +188,7 @@ impl FileLock {
         if let Ok(file) = open_beside(&path, &self.db)
             && file.try_lock().is_ok()
         {
-            warn!(lock = %path.display(), "lock file was deleted or replaced while it was in use; it is there again");
+            warn!(lock = %path.display(), "lock file was deleted or replaced while in use; it was created again");
             self.file = file;
             return true;
         }
@@ -202,8 +199,8 @@ impl FileLock {
         self.mark.is_unflushed
     }
 
-    /// Keeps for the next process that the disk has failed. It need not survive the machine: what is read after that
-    /// is what the disk holds.
+    /// Records for the next process that the disk has failed. This need not survive a reboot: after that, reads return
+    /// what the disk holds.
     pub(super) fn set_unflushed(&mut self, is_unflushed: bool) {
         if self.mark.is_unflushed != is_unflushed {
             self.mark.is_unflushed = is_unflushed;
@@ -211,7 +208,7 @@ impl FileLock {
         }
     }
 
-    /// Keeps for the next process what was acknowledged while database and log were whole.
+    /// Records the last acknowledged seq for the next process, while database and log are intact.
     pub(super) fn set_acknowledged(&mut self, last: Seq) {
         let is_known = self.mark.acknowledged.as_ref().is_some_and(|(seq, _)| *seq == last);
         if is_known && !self.keep() {
@@ -221,13 +218,13 @@ impl FileLock {
         self.write_or_warn("the next process will not know what was acknowledged");
     }
 
-    /// What the last process had acknowledged, if it did not end cleanly and the machine has run since.
+    /// The last seq that the previous process acknowledged, if it did not end cleanly and the machine was not rebooted.
     pub(super) fn acknowledged(&self) -> Option<Seq> {
         let (seq, before) = self.mark.acknowledged.as_ref()?;
         (boot().as_ref() == Some(before)).then_some(*seq)
     }
 
-    /// Everything acknowledged is in the database now, or what was acknowledged no longer counts.
+    /// Clears the recorded seq: everything acknowledged is in the database, or it no longer counts.
     pub(super) fn clear_acknowledged(&mut self) {
         if self.mark.acknowledged.take().is_some() {
             self.write_or_warn("the next process may look for what is no longer there");
@@ -242,8 +239,8 @@ impl FileLock {
 }
 
 impl Drop for FileLock {
-    /// Unlocks explicitly: a process that another thread has just forked has the same handles, and would keep the locks
-    /// until it runs its own program.
+    /// Unlocks explicitly: a child process that another thread has just forked has the same handles, and would keep the
+    /// locks until it runs its own program.
     fn drop(&mut self) {
         // Without the second lock nothing was claimed in the file.
         if self.inode.is_some() || !cfg!(target_os = "linux") {
@@ -256,7 +253,7 @@ impl Drop for FileLock {
     }
 }
 
-/// Waits a moment when nobody living claims the lock, a bounded number of times.
+/// Waits a moment if no living process claims the lock, a bounded number of times.
 async fn wait_or_refuse(db: &Path, held_by: Mark, tries: &mut u32) -> Result<(), StoreError> {
     *tries += 1;
     if *tries < TRIES_MAX && !held_by.is_of_a_living_process() {
@@ -286,7 +283,7 @@ fn is_alive(_: u32) -> bool {
     true
 }
 
-/// Which run of the machine this is; `None` where the system does not say.
+/// The boot id of the machine; `None` where the system has none.
 fn boot() -> Option<String> {
     static BOOT: OnceLock<Option<String>> = OnceLock::new();
     let read = || {
@@ -313,8 +310,8 @@ fn flock_holders(text: &str) -> impl Iterator<Item = (u64, u32)> + '_ {
     })
 }
 
-/// The process that holds the runtime's lock on a database; `None` when nobody does. A look at the lock takes it for a
-/// moment, as one of many that share it.
+/// The process that holds the runtime's lock on a database; `None` when nobody does. The test takes a shared lock for a
+/// moment.
 #[must_use]
 pub fn owner(db: &Path) -> Option<Owner> {
     let db = resolve_or_keep(db);

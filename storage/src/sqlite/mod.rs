@@ -146,12 +146,12 @@ pub struct SqliteStore {
     db: Option<SqliteConnection>,
     /// The log and its index; `None` without a connection.
     watch: Option<LogWatch>,
-    /// The files are not what was opened: nothing is committed or moved any more.
+    /// The files were changed by others: no more commits or checkpoints.
     fault: Option<StoreError>,
     /// The last seq that was committed, and the last one that is in the database file and not in the log only.
     last: Seq,
     moved: Seq,
-    /// It was said that the name it was opened by leads elsewhere.
+    /// The warning was logged that its name leads to another file.
     was_moved_link: bool,
     is_closed: bool,
     /// What `synchronous` is set to.
@@ -163,7 +163,7 @@ pub struct SqliteStore {
     /// Whether something was committed, so that statistics may be out of date.
     has_written: bool,
     names: Interner,
-    /// The topic index, and what it lacks.
+    /// The topic index, and the events that are not in it yet.
     topics: Topics,
     /// What the next batch is chained to.
     link: Link,
@@ -539,7 +539,7 @@ impl Store for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Reads the topic index, and adds what it lacks.
+    /// Reads the topic index, and adds missing stretches.
     async fn load_topics(&mut self) -> Result<(), StoreError> {
         if self.is_in_transaction {
             self.roll_back().await;

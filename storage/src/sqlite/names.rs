@@ -1,11 +1,11 @@
 //! Interned texts: topics, agents, callers, teams and series are stored as numbers.
 //!
-//! Ids grow away from zero: topics of memory writes downwards from −1, all others upwards from 1. An id is never given
-//! twice, since the names at both ends are never deleted. So what is new is what lies beyond the ends that are known, and
-//! a cached id is never another text's.
+//! Ids grow away from zero: topics of memory writes downwards from −1, all others upwards from 1. An id is never used
+//! twice, since the names at both ends are never deleted. So every new name has an id beyond the known ends, and a
+//! cached id never stands for another text.
 //!
-//! There may be millions of names, so nobody holds all of them: the writer and the readers have a bounded cache each and
-//! look up what is not in it.
+//! There may be millions of names, so they are not all held in memory: the writer and each reader have a bounded cache
+//! and look up other names.
 
 use std::{borrow::Borrow, collections::BTreeMap, hash::Hash, sync::Arc};
 
@@ -22,8 +22,8 @@ const NAMES_MAX: usize = 131_072;
 /// A file with at most so many names has all of them read at its opening. 65,536: a tenth of a second.
 const READ_AT_OPENING_MAX: u64 = 65_536;
 
-/// A bounded map in two generations: when the young one is full it becomes the old one, and the old one is dropped. What
-/// is in use is looked up again at most once for each change of generations.
+/// A bounded map in two generations: when the young one is full it becomes the old one, and the old one is dropped. A
+/// name in use is looked up again at most once for each change of generations.
 #[derive(Debug)]
 struct Cache<K, V> {
     young: FxHashMap<K, V>,
@@ -69,7 +69,7 @@ pub(super) struct Interner {
     /// The greatest id given, and the least.
     greatest: i64,
     least: i64,
-    /// Whether every name was read: then what is not in the cache does not exist.
+    /// Whether every name was read: then a name that is not in the cache does not exist.
     has_all: bool,
 }
 
@@ -100,7 +100,7 @@ impl Interner {
         self.least = self.least.min(id);
     }
 
-    /// A name that was deleted. If it comes again, it gets another id.
+    /// Removes a deleted name. If it is used again, it gets another id.
     pub(super) fn forget(&mut self, text: &str) {
         self.ids.remove(text);
     }
@@ -133,7 +133,7 @@ impl<'a> BatchNames<'a> {
         Self { known, found: FxHashMap::default(), new: BTreeMap::new(), greatest, least }
     }
 
-    /// The id of a text; `None`: it has to be looked for with [`find`](Self::find) first.
+    /// The id of a text; `None`: it must be looked up with [`find`](Self::find) first.
     pub(super) fn get(&mut self, text: &str) -> Option<i64> {
         let known = self.known.ids.get(text).or_else(|| self.new.get(text)).or_else(|| self.found.get(text));
         if known.is_none() && self.known.has_all() {
@@ -147,7 +147,7 @@ impl<'a> BatchNames<'a> {
         self.get(text).unwrap_or_else(|| self.give(text))
     }
 
-    /// Those of some texts that have to be looked for.
+    /// The texts that must be looked up.
     pub(super) fn missing<'t>(&mut self, texts: impl Iterator<Item = &'t str>) -> Vec<&'t str> {
         if self.known.has_all() {
             return Vec::new();
@@ -158,7 +158,7 @@ impl<'a> BatchNames<'a> {
         missing
     }
 
-    /// Looks texts up in the table, and gives new ids to those that are not there.
+    /// Looks texts up in the table, and assigns new ids to those that are not in it.
     pub(super) async fn find(&mut self, texts: Vec<&str>, db: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         let list = serde_json::to_string(&texts).map_err(|error| sqlx::Error::Encode(error.into()))?;
         for row in sqlx::query(NAMES_OF_TEXTS).bind(list).fetch_all(db).await? {

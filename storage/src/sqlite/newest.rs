@@ -1,7 +1,7 @@
-//! Up to where each topic has events, in memory: what a reader beside the writer knows without a query.
+//! The newest seq of each topic, in memory: readers in the writer's process use it instead of a query.
 //!
-//! Ten thousands of subscriptions that are behind, as after a start with as many teams, would each look through the
-//! newest events for topics that are not among them. Here they are told that nothing is there.
+//! Without it, tens of thousands of subscriptions that are behind, as after a start with as many teams, would each
+//! search the newest events for topics that have none. Here they learn that there are no events.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use std::{
 use atra_bus::{Filter, Interest, Seq, Topic, topic::MEMORY_ROOT};
 use rustc_hash::FxHashMap;
 
-/// Topics that are known. 65,536: some megabytes. With more, nothing is said.
+/// The most topics. 65,536: some megabytes. With more, nothing is known.
 const TOPICS_MAX: usize = 65_536;
 
 /// Shared by the writer and its reader.

@@ -16,14 +16,14 @@ use crate::StoreError;
 /// Links that are followed while a path is resolved. 40: as many as Linux follows.
 const LINKS_MAX: usize = 40;
 
-/// What SQLite keeps beside a database.
+/// Suffixes of the files that SQLite keeps next to a database.
 pub(crate) const SQLITE_SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// What atra keeps beside a database.
+/// Suffixes of the files that atra keeps next to a database.
 pub(crate) const ATRA_SUFFIXES: [&str; 9] =
     [".lock", ".status", ".partial", ".restoring", ".restored", ".sock", ".word", ".word.heard", "-room"];
 
-/// The path of what belongs to a database: the same with a suffix.
+/// The path of a database's other file: the database's path with a suffix.
 pub(crate) fn beside(db: &Path, suffix: &str) -> PathBuf {
     let mut path = db.as_os_str().to_owned();
     path.push(suffix);
@@ -67,7 +67,7 @@ pub(crate) fn resolve_db(db: &Path) -> Result<PathBuf, StoreError> {
     })
 }
 
-/// The resolved path, or the path as it is when that is not possible: whoever opens the file gets the error.
+/// The resolved path, or the unresolved path when that fails: opening the file then returns the error.
 pub(crate) fn resolve_or_keep(db: &Path) -> PathBuf {
     resolve(db).unwrap_or_else(|_| db.to_owned())
 }
@@ -174,7 +174,7 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::remove_file(from)
 }
 
-/// Creates the file of a database for its owner alone; does nothing when it exists.
+/// Creates the file of a database with access for its owner only; does nothing when it exists.
 pub(super) fn create_db(db: &Path) -> Result<(), StoreError> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -202,7 +202,7 @@ mod unix {
     use super::folder_of;
     use crate::{StoreError, sqlite::error::fatal};
 
-    /// The access rights of what is created without a database to follow: its owner's alone.
+    /// The access rights of files that are created without a database to copy them from: owner only.
     const PRIVATE: u32 = 0o600;
     const GROUP_WRITES: u32 = 0o020;
     const ALL_WRITE: u32 = 0o002;
@@ -237,7 +237,7 @@ mod unix {
     }
 
     /// Gives a new file the access rights of another, and its owner if this process may. SQLite does the same with its
-    /// log: a command of the superuser must leave nothing behind that the owner's runtime cannot open.
+    /// log: a command run by root must not leave files that the owner's runtime cannot open.
     pub(in crate::sqlite) fn give_rights_of(of: &Metadata, to: &File) -> io::Result<()> {
         let own = rustix::process::geteuid();
         if own.is_root() && (of.uid(), of.gid()) != (0, 0) {
@@ -247,7 +247,7 @@ mod unix {
         to.set_permissions(Permissions::from_mode(of.mode() & 0o666))
     }
 
-    /// Refuses a folder in which everybody may replace the database's files.
+    /// Refuses a folder in which every user may replace the database's files.
     pub(in crate::sqlite) fn refuse_open_folder(db: &Path) -> Result<(), StoreError> {
         let folder = folder_of(db);
         let Ok(found) = folder.metadata() else { return Ok(()) };
@@ -262,7 +262,8 @@ mod unix {
         Ok(())
     }
 
-    /// Refuses to write to a database that has another name: its log is found by name, and would be missed there.
+    /// Refuses to write to a database that has another name: its log is found by name, so it would not be found under
+    /// the other name.
     pub(in crate::sqlite) fn refuse_second_name(db: &Path) -> Result<(), StoreError> {
         let names = db.metadata().map_or(1, |found| found.nlink());
         if names > 1 {

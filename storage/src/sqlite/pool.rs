@@ -45,7 +45,7 @@ pub(super) struct Readers {
     idle: Mutex<Vec<Connection>>,
     /// How long one use may take; `None`: as long as it takes.
     deadline: Option<Duration>,
-    /// What each connection runs first.
+    /// The statements that each connection runs first.
     views: OnceLock<String>,
     opened: AtomicU64,
     cut: AtomicU64,
@@ -131,7 +131,7 @@ impl Readers {
         Ok(Connection { db, watch, is_left: false })
     }
 
-    /// Gives every connection these views, those that are open and idle too. To be called before anything else is read.
+    /// Creates these views on every connection, including open idle ones. Call it before any other read.
     pub(super) async fn use_views(&self, views: Option<String>) -> Result<(), sqlx::Error> {
         let Some(views) = views else { return Ok(()) };
         let views = self.views.get_or_init(|| views);
@@ -178,7 +178,7 @@ impl Readers {
     }
 }
 
-/// Views in the temporary database, which a connection that only reads may write to.
+/// Views in the temporary database, which a read-only connection may write to.
 async fn make_views(db: &mut SqliteConnection, views: &str) -> Result<(), sqlx::Error> {
     let sql = format!("PRAGMA query_only = OFF; {views} PRAGMA query_only = ON;");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(db).await.map(drop)

@@ -75,8 +75,8 @@ async fn batch_end(
     Ok(Some(Origin { seq: Seq(row.try_get::<i64, _>(0)? as u64), link }))
 }
 
-/// Deletes what nobody needs from `floor` to the end of the piece, and gives the names that were deleted with it: those
-/// of memory keys that were removed there. On an error the transaction may still be open.
+/// Deletes unneeded events from `floor` to the end of the piece, and returns the names that it deleted: those of memory
+/// keys that were removed in the piece. On an error the transaction may still be open.
 pub(super) async fn prune(
     db: &mut SqliteConnection,
     floor: Seq,
@@ -112,7 +112,7 @@ pub(super) async fn prune(
 /// The key of the commit clock at which facts without a time count as written, in the `meta` table.
 const UNTIMED_KEY: &str = "facts_timed_from";
 
-/// Deletes what has expired of the next facts. On an error the
+/// Deletes the expired ones of the next facts. On an error the
 /// transaction may still be open.
 pub(super) async fn expire(
     db: &mut SqliteConnection,
@@ -143,7 +143,7 @@ pub(super) async fn expire(
     Ok(expired)
 }
 
-/// When facts without a time count as written: `now`, if that was never asked before.
+/// The time at which facts without a time count as written; set to `now` at the first call.
 async fn untimed(db: &mut SqliteConnection, now: Timestamp) -> Result<Timestamp, sqlx::Error> {
     let row = sqlx::query(META_NUMBER).bind(UNTIMED_KEY).fetch_optional(&mut *db).await?;
     if let Some(row) = row {

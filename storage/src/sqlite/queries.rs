@@ -76,7 +76,7 @@ pub(super) const PRUNE: &str = "DELETE FROM journal WHERE seq > ?1 AND seq <= ?2
 /// Memory keys that were removed in (?1, ?2], by the ids of their topics.
 pub(super) const REMOVED_KEYS: &str =
     "SELECT topic FROM journal WHERE seq > ?1 AND seq <= ?2 AND +topic < 0 AND payload = 'null'";
-/// The name of a memory key that no event is left of, but for the name at the end: its id is not to be given again.
+/// The name of a memory key without events, except the name with the lowest id: its id must not be used again.
 pub(super) const FREE_NAME: &str = "DELETE FROM names WHERE id = ?1 AND id < 0 \
      AND id > (SELECT min(id) FROM names) \
      AND NOT EXISTS (SELECT 1 FROM journal WHERE journal.topic = names.id AND journal.topic < 0) RETURNING text";
@@ -105,7 +105,7 @@ pub(super) const FORGET_RUNS: &str = "BEGIN IMMEDIATE; DELETE FROM journal; DELE
      DELETE FROM topic_index; DELETE FROM meta WHERE key IN ('chain_origin', 'journal_floor', 'timed_from'); \
      INSERT INTO meta(key, value) VALUES ('journal_generation', '1') \
      ON CONFLICT(key) DO UPDATE SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT); COMMIT;";
-/// How often the journal was begun again.
+/// How often the journal was reset.
 pub(super) const GENERATION: &str = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'journal_generation'";
 
 /// A team's row.

@@ -43,7 +43,7 @@ const BATCH_EVENTS_MAX: u64 = 1 << 18;
 /// The key of the last seq without a commit time in the `meta` table.
 const TIMED_FROM_KEY: &str = "timed_from";
 
-/// Times that the names of a page's rows are looked for: an event has two, and each row tells one at a time.
+/// The most look-ups of names for a page: an event has two names, and each attempt reports one missing name per row.
 const LOOKUPS_MAX: usize = 4;
 
 /// Memory keys that are read at once where all are wanted.
@@ -76,7 +76,7 @@ pub struct SqliteReader {
     names: RwLock<NameTable>,
     /// Up to where each topic has events, if the writer is in this process.
     pub(super) newest: Newest,
-    /// What interests mean in numbers.
+    /// The ids that interests match.
     pub(super) wanted: WantedCache,
     /// A seq that is known to be committed; only grows. Relaxed: a stale value costs one query.
     last_known: AtomicU64,
@@ -309,7 +309,7 @@ impl SqliteReader {
         Ok((values, is_cut))
     }
 
-    /// Turns rows into values after their names were looked for.
+    /// Decodes rows after a look-up of their names.
     async fn decode_all<T>(
         &self,
         rows: &[SqliteRow],
@@ -321,7 +321,7 @@ impl SqliteReader {
         decoded.map_err(|error| self.row_error(error))
     }
 
-    /// Looks for the names that rows have and that are not known.
+    /// Looks up the unknown names of rows.
     pub(super) async fn learn_for(
         &self,
         rows: &[&SqliteRow],
@@ -390,8 +390,8 @@ impl SqliteReader {
         Ok(self.rows(query, decode).await?.pop().flatten())
     }
 
-    /// Refuses a commit time that is before that of the batch before it: it is damaged, and what is fresh would be taken
-    /// for old.
+    /// Refuses a commit time that is earlier than that of the previous batch: it is damaged, and new events would count
+    /// as old.
     async fn refuse_younger_before(&self, end: Seq, at: Option<CommitTime>) -> Result<(), StoreError> {
         let Some(at) = at else { return Ok(()) };
         let query = query(queries::COMMIT_TIME_BEFORE).bind(seq_of(end));
@@ -797,7 +797,7 @@ fn verify(row: &SqliteRow, column: usize, computed: i64, what: impl Fn() -> Stri
     if stored == computed || stored == UNVERIFIED {
         return Ok(());
     }
-    Err(RowError::Damaged(format!("{} is not as it was written: its check value differs", what())))
+    Err(RowError::Damaged(format!("{} is damaged: its check value differs", what())))
 }
 
 /// Columns from `first` on: the wall clock, the commit clock.

@@ -1,8 +1,8 @@
-//! Room on the disk for the log's index, where SQLite does not make sure of it.
+//! Allocates disk space for the log's index where SQLite does not.
 //!
-//! The index is mapped into memory. SQLite extends it by one byte for every 4 KiB, which takes the space for all of them
-//! only where the disk's blocks are as large. On smaller blocks the rest is allocated when it is first written through the map, and on
-//! a full disk that write is the signal SIGBUS instead of an error. So there the space is taken before.
+//! The index is mapped into memory. SQLite extends it by one byte for every 4 KiB, which allocates all of its space
+//! only on disks with blocks of that size. With smaller blocks the rest is allocated by the first write through the
+//! map, and on a full disk that write raises SIGBUS instead of an error. So the space is allocated before.
 
 use std::{
     fs::File,
@@ -13,12 +13,12 @@ use std::{
 use super::paths::{beside, create_beside};
 use crate::StoreError;
 
-/// What SQLite takes for granted of a block.
+/// The block size that SQLite assumes.
 const BLOCK_BYTES: u64 = 4_096;
-/// Room for a new index: SQLite begins with one part of 32 KiB.
+/// Space for a new index: SQLite begins with one part of 32 KiB.
 const NEW_INDEX_BYTES: u64 = 64 << 10;
 
-/// Whether the file lies on blocks smaller than SQLite takes them to be.
+/// Whether the file's blocks are smaller than SQLite assumes.
 #[cfg(target_os = "linux")]
 pub(super) fn has_small_blocks(file: &File) -> bool {
     rustix::fs::fstatvfs(file).is_ok_and(|found| found.f_bsize < BLOCK_BYTES)
@@ -29,7 +29,7 @@ pub(super) fn has_small_blocks(_: &File) -> bool {
     false
 }
 
-/// Takes space for the first bytes of a file; what is in it stays.
+/// Allocates space for the first bytes of a file; its content does not change.
 #[cfg(target_os = "linux")]
 pub(super) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
@@ -44,7 +44,7 @@ pub(super) fn reserve(_: &File, _: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Refuses to open a database whose index would have to be made where there is no room for it.
+/// Refuses to open a database whose index does not exist yet and has no space.
 pub(super) fn refuse_without_room(db: &Path) -> Result<(), StoreError> {
     let folder = File::open(super::paths::folder_of(db));
     let has_index = beside(db, "-shm").metadata().is_ok_and(|index| index.len() >= NEW_INDEX_BYTES / 2);
@@ -60,7 +60,7 @@ pub(super) fn refuse_without_room(db: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Whether an error says that there is no room, by the disk, a quota, or a limit of a file's size.
+/// Whether an error means no space: a full disk, a quota, or a limit of file size.
 pub(super) fn is_no_room(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }

@@ -91,11 +91,11 @@ CREATE TABLE topic_index(
 INSERT INTO meta(key, value) SELECT 'timed_from', coalesce(max(seq), 0) FROM journal;
 ";
 
-/// What the views of an older file give as a check value: there is none, and nothing is verified.
+/// The check value in the views of an older file: none, so nothing is verified.
 pub(super) const UNVERIFIED: i64 = i64::MIN;
 
-/// What makes a file of an older version readable with the queries of this one, without writing to it: views in the
-/// temporary database of a reading connection, which hide the tables of the same names.
+/// Makes a file of an older version readable with the present queries, without writing to it: views in the temporary
+/// database of a reading connection hide the tables of the same names.
 pub(super) fn views_of(version: u32) -> Option<String> {
     let missing = match version {
         1 => "NULL AS chain, NULL AS committed, NULL AS clock",

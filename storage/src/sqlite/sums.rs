@@ -1,7 +1,7 @@
-//! The check value of a single row: of facts, teams and blocks, which are written over and so cannot be chained.
+//! The check value of a single row, for facts, teams and blocks: they are overwritten and so cannot be chained.
 //!
-//! XXH3 of 64 bits over everything that the row holds, names as texts and not as their numbers, so that the names table
-//! is covered too. It finds damage, not an attacker. Written with the row, and verified by every reader and by the check
+//! XXH3-64 over all columns of the row. Names are hashed as texts, not as ids, so that the names table is covered too.
+//! It detects damage, not deliberate changes. It is written with the row, and verified by every reader and by the check
 //! of a file. The functions take bytes: a damaged row may hold anything.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use super::queries::{BLOCKS_AFTER, FACTS_AFTER, NAMES, SET_BLOCK_CHECK, SET_FACT
 /// Rows that the migration reads at once. 128: a block is some tens of kilobytes.
 const ROWS_AT_ONCE: i64 = 128;
 
-/// What a fact's check value covers. Who owns it is who wrote it, except for memory, which nobody owns.
+/// The columns that a fact's check value covers. The owner is the writer, except for memory, which has no owner.
 pub(super) struct FactSum<'a> {
     pub(super) kind: i64,
     pub(super) writer: &'a str,
@@ -88,7 +88,7 @@ impl Summer {
 }
 
 /// Gives the rows of a file of version 2 their check values, within the transaction of its migration. A row that cannot
-/// be understood keeps none, so that its readers and the check find it.
+/// be decoded gets none, so that its readers and the check find it.
 pub(super) async fn fill(db: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let mut names = BTreeMap::new();
     for row in db.fetch_all(NAMES).await? {

@@ -1,10 +1,10 @@
 //! The topic index: which stretches of the journal have events on a topic, and how many events each topic has had.
 //!
 //! The journal is cut into stretches of some [`STRETCH`] events. For each stretch and each topic in it there is a row with
-//! the number of events on the topic up to the stretch's end, since counting began. So the newest row of a topic says how
-//! many events it has had, pruned ones included, and its rows say where they are. An index of single events would cost
-//! each commit; this one costs a row per topic and stretch, in the transaction of the batch that ends the stretch. Events
-//! after the last stretch are counted in the journal itself.
+//! the number of events on the topic up to the stretch's end, since counting began. So the newest row of a topic has
+//! its total, including pruned events, and its rows show where its events are. An index of single events would slow
+//! every commit; this index costs one row per topic and stretch, in the transaction of the batch that ends the stretch.
+//! Events after the last stretch are counted in the journal itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,10 +20,10 @@ use super::{
     },
 };
 
-/// Events in a stretch, but for what its last batch has more. 16,384: read in some milliseconds.
+/// Events in a stretch, not counting the excess of its last batch. 16,384: read in some milliseconds.
 pub(super) const STRETCH: u64 = 16_384;
 
-/// Topics that are counted by themselves. 1,024: more than a person reads, and a stretch writes no more rows.
+/// Topics that are counted separately. 1,024: more than a person reads; also the limit of rows per stretch.
 const TOPICS_MAX: usize = 1_024;
 
 /// Stands for every event.
@@ -92,8 +92,8 @@ pub(super) struct Ended {
 }
 
 impl Topics {
-    /// Reads what the index says, adds the stretches that it lacks (in a file of an older version, all), and counts the
-    /// rest. Each stretch is a transaction.
+    /// Reads the index, adds missing stretches (all of them in a file of an older version), and counts the remaining
+    /// events. Each stretch is a transaction.
     pub(super) async fn load(db: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
         let mut topics = Self::default();
         let last: i64 = db.fetch_one(LAST_SEQ).await?.try_get(0)?;
@@ -201,8 +201,8 @@ impl Topics {
         Ended { upto, rows }
     }
 
-    /// A stretch of what was counted so far, if the journal is about to be pruned up to `floor` and not all of that is in
-    /// a stretch: what is gone cannot be counted again.
+    /// Ends a stretch early if the journal is about to be pruned up to `floor` and some of those events are in no
+    /// stretch yet, since pruned events cannot be counted again.
     pub(super) fn ends_before_pruning(&self, floor: Seq) -> Option<Ended> {
         (floor > self.upto).then(|| self.end(self.last, Tally { counts: self.since.clone(), ..Tally::default() }))
     }
@@ -221,8 +221,8 @@ impl Topics {
     }
 }
 
-/// Compares the index with the journal above `floor`: a reader trusts it for where a topic's events are. Gives what is
-/// wrong with the first stretch that differs.
+/// Compares the index with the journal above `floor`, since readers rely on it. Returns the problem of the first
+/// stretch that differs.
 pub(super) async fn check(db: &mut SqliteConnection, floor: Seq) -> Result<Option<String>, sqlx::Error> {
     let end = |row: SqliteRow| row.try_get::<Option<i64>, _>(0).map(|end| end.map(|end| Seq(end as u64)));
     // What is left of a stretch that was pruned in part says nothing.

@@ -15,15 +15,16 @@ use crate::{
     retention::EXPIRING,
 };
 
-/// Events that one transaction deletes, and facts that one looks at. 10,000: nobody else waits, and a bar moves.
+/// Events that one transaction deletes, and facts that one looks at. 10,000: no other writer waits, and the progress
+/// bar moves.
 const PIECE_EVENTS: u64 = 10_000;
 
-/// What pruning a file has done.
+/// The outcome of pruning a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pruned {
-    /// What was to be done with the journal.
+    /// The plan for the journal.
     pub plan: PrunePlan,
-    /// The last seq that is gone.
+    /// The last deleted seq.
     pub floor: Seq,
     /// Idempotency keys that were deleted.
     pub keys: u64,
@@ -31,7 +32,8 @@ pub struct Pruned {
     pub results: u64,
 }
 
-/// Deletes what is older than what is to be kept and not needed by anybody. `wall` is the wall clock now; `tell` is called with the plan and how far it got.
+/// Deletes everything that is older than the retention and not needed. `wall` is the wall clock now; `tell` is called
+/// with the plan and the progress.
 ///
 /// # Cancel safety
 /// Dropped while it waits, the journal is pruned less far. It is sound whenever it ends.

@@ -1,7 +1,8 @@
-//! What an interest means in numbers: the topics and sources that a query compares.
+//! The ids that an interest matches: the topics and sources that a query compares.
 //!
-//! It is computed from the names that there are, and holds for the names up to its ends; rows of later names are given by
-//! the query and looked at here. What would be too long a list is left to that look too.
+//! The lists are computed from the existing names and are complete up to the highest and lowest id at that time. The
+//! query also returns rows of later names, and they are filtered here. The same filter replaces a list that would be
+//! too long.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,12 +20,12 @@ use super::{
 };
 use crate::{Read as _, StoreError, TopicCounts};
 
-/// Topics in a list. 4,096: above it, looking at each row costs less than the list.
+/// Topics in a list. 4,096: above it, filtering each row costs less than the list.
 pub(super) const TOPICS_MAX: usize = 4_096;
 /// Names that are compared with filters for one list. 65,536: some tens of milliseconds.
 pub(super) const COMPARED_MAX: usize = 65_536;
 
-/// The topics and sources that an interest means, as ids.
+/// The topics and sources that an interest matches, as ids.
 #[derive(Debug)]
 pub(super) struct Wanted {
     /// Every topic and every source is wanted.
@@ -32,10 +33,10 @@ pub(super) struct Wanted {
     /// JSON arrays of ids.
     pub(super) topics: String,
     pub(super) except: String,
-    /// Topics beyond these are given by the query, and looked at afterwards.
+    /// The query also returns topics beyond these; they are filtered afterwards.
     pub(super) greatest: i64,
     pub(super) least: i64,
-    /// Sources beyond this are looked at afterwards.
+    /// Sources beyond this are filtered afterwards.
     pub(super) greatest_source: i64,
     /// The lists hold every topic and source that is wanted, up to the ends.
     is_exact: bool,
@@ -132,16 +133,16 @@ fn json_array(ids: &[i64]) -> String {
 
 // === computing it ===
 
-/// Seqs that one query looks through for wanted events. 65,536: some ten milliseconds.
+/// Seqs that one query scans for wanted events. 65,536: some ten milliseconds.
 const LOOKED_THROUGH_MAX: u64 = 65_536;
 /// Interests whose numbers are kept. 1,024: above it they are computed again.
 const INTERESTS_MAX: usize = 1_024;
-/// Rows of names after the ends that were read for nothing in one page, from which on the list is computed again.
+/// Unwanted rows of later names in one page, above which the list is computed again.
 const FOR_NOTHING_MAX: usize = 256;
 /// Names that are read at once.
 const NAMES_AT_ONCE: i64 = 4_096;
 
-/// What interests mean, by their text.
+/// The ids of interests, by their text.
 #[derive(Debug, Default)]
 pub(super) struct WantedCache(Mutex<FxHashMap<String, Arc<Wanted>>>);
 
@@ -262,7 +263,7 @@ impl SqliteReader {
         Ok(wanted)
     }
 
-    /// Forgets a list that lets too much through: `n_rows` rows of a page were not wanted after all.
+    /// Drops a list that is too imprecise: `n_rows` rows of a page were not wanted.
     pub(super) fn forget_if_stale(&self, interest: &Interest, wanted: &Wanted, n_rows: usize) {
         // Where everything is looked at anyhow, a new list would be no better.
         if n_rows > FOR_NOTHING_MAX && wanted.is_exact {

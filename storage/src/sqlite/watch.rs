@@ -1,11 +1,11 @@
 //! The write-ahead log and its index are watched like the database: a commit is only as safe as the files it is in.
 //!
-//! A look compares the inode of both files, the size of the log with what its index says, the log's header and its last
-//! page with the check values in the index, and the index with itself. That takes some microseconds. What SQLite does
-//! itself is no fault: it empties and restarts the log through the index, which says so first.
+//! A check compares the inode of both files, the size of the log with the page count in its index, the log's header and
+//! its last page with the check values in the index, and the index with its own check value. That takes some
+//! microseconds. SQLite's own changes are no fault: it updates the index before it truncates or restarts the log.
 //!
-//! The database file itself changes only when the log is moved into it. When it is shorter or has another header although
-//! nothing was moved, somebody else has written to it.
+//! The database file itself changes only when the log is moved into it. When it is shorter or has another header
+//! although nothing was moved, another program has written to it.
 //!
 //! An overwrite in the middle of the log is found when nothing was committed in between, since the log's time of change
 //! moved although its index did not; under load it is found by the next start or by a check.
@@ -34,13 +34,13 @@ const FIRST_NUMBERS_AT: u64 = 136;
 /// Pages in a part, and in the first.
 const PART_PAGES: u64 = 4_096;
 const FIRST_PART_PAGES: u64 = PART_PAGES - FIRST_NUMBERS_AT / 4;
-/// Looks until a fault is believed. 3: another process may be in the middle of changing the index.
+/// Consecutive checks until a fault counts. 3: another process may be in the middle of changing the index.
 const LOOKS: u32 = 3;
 
 /// How much of the log was moved, and which log it was.
 type Moved = (u64, [u8; 8]);
 
-/// What only the moving of the log changes.
+/// The state that only a checkpoint changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct DbHead {
     len: u64,
@@ -134,7 +134,8 @@ impl LogWatch {
         })
     }
 
-    /// Looks at both files; gives how many bytes of the log have not been moved into the database, if that could be read.
+    /// Checks both files; returns how many bytes of the log have not been moved into the database, if that could be
+    /// read.
     pub(super) fn look(&mut self) -> Result<Option<u64>, LogFault> {
         let mut tries = 1;
         loop {
@@ -222,7 +223,7 @@ impl LogWatch {
         Ok(())
     }
 
-    /// The store is about to move the log: what the database file looks like afterwards is for the next look to see.
+    /// The store is about to move the log: the next check records the new state of the database file.
     pub(super) fn expect_change(&mut self) {
         self.db_seen = None;
     }
@@ -264,8 +265,8 @@ impl LogWatch {
         true
     }
 
-    /// Makes room in the index for so many more pages than the log had when it was last looked at, where SQLite does not
-    /// make sure of it by itself. See decision 83.
+    /// Allocates space in the index for this many more pages than the log had at the last check, where SQLite does not
+    /// do it itself. See decision 83.
     pub(super) fn reserve(&mut self, more_pages: u64) -> io::Result<()> {
         if !self.needs_reserve {
             return Ok(());
@@ -280,9 +281,8 @@ impl LogWatch {
         Ok(())
     }
 
-    /// Saves what can be saved of a log whose content was changed, for the next start: SQLite would take the whole pages at its
-    /// beginning, though the database may hold later ones already. Such a log is put aside. Gives what was done, for
-    /// a message.
+    /// Saves a log whose content was changed, for the next start. SQLite would use the valid pages at its beginning,
+    /// although the database may already have later ones; such a log is put aside. Returns the action, for a message.
     pub(super) fn put_aside(&self) -> String {
         let head = IndexHead::read(&self.index).ok().filter(IndexHead::is_valid);
         // Without an index as many as there were: not more can have been moved.
@@ -303,7 +303,7 @@ impl LogWatch {
         same(&self.log_path, self.log_id).is_err_and(|fault| fault.kind == FaultKind::Replaced)
     }
 
-    /// Takes a file that stands in the log's place out of the way: SQLite would take it for the log.
+    /// Moves a file that has the log's name away: SQLite would use it as the log.
     pub(super) fn put_foreign_log_aside(&self) {
         if self.is_log_foreign()
             && let Err(error) = super::paths::rename_new(&self.log_path, &beside(&self.log_path, ".foreign"))
@@ -319,7 +319,7 @@ fn salts_of(index: &IndexHead) -> [u8; 8] {
     salts
 }
 
-/// Whether a read failed for another reason than the file's end: a failing disk is SQLite's to report.
+/// Whether a read failed for another reason than the end of the file: SQLite reports a failing disk.
 fn is_unreadable<T>(read: &io::Result<T>) -> bool {
     read.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::UnexpectedEof)
 }
@@ -341,7 +341,7 @@ fn is_same_log(a: &IndexHead, b: &IndexHead) -> bool {
     (a.pages(), a.salts(), a.last_sums()) == (b.pages(), b.salts(), b.last_sums())
 }
 
-/// Fails when the path does not lead to this file any more.
+/// Fails when the path no longer leads to this file.
 fn same(path: &Path, id: FileId) -> Result<std::fs::Metadata, LogFault> {
     let kind = match path.symlink_metadata() {
         Ok(found) if FileId::from(&found).is_same(id) => return Ok(found),

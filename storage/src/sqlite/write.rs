@@ -33,7 +33,7 @@ const FIRST_ROWS_MAX: usize = 64;
 
 /// Values of an event's row, without those of the end of a batch.
 const EVENT_VALUES: usize = 12;
-/// Values that the row of the last event of a batch has more.
+/// Additional values in the row of the last event of a batch.
 const END_VALUES: usize = 3;
 
 /// What the row of the last event of a batch has besides the event.
@@ -170,7 +170,7 @@ impl<'a> Script<'a> {
     }
 }
 
-/// Stands for the number of a name that has to be looked for.
+/// Stands for the id of a name that must be looked up.
 const UNKNOWN: i64 = 0;
 
 /// The event's row: its ids, and the number of its topic and source.
