@@ -264,7 +264,7 @@ impl Lane {
                 }
                 Ok((candles, blocks.len() < PAGE_BLOCKS))
             }
-            // One at a time, so that the position is that behind the candle which is handed over.
+            // One candle at a time, so that the position is the one after the delivered candle.
             Supply::Simulated { left: Some(0), .. } => Ok((Vec::new(), true)),
             Supply::Simulated { simulator, left } => {
                 if let Some(left) = left {

@@ -62,7 +62,7 @@ impl Halted {
             found.state = said.state;
             found.halts = match said.halts.is_empty() {
                 false => said.halts,
-                // A build before this one did not say more; the newest write of a key is always in the journal.
+                // An older build recorded no more; the newest write of a key is always in the journal.
                 true => {
                     let since = db.event(fact.version).await?.map_or(0, |committed| committed.event.time.millis());
                     told_before(said, since)

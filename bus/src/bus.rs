@@ -436,7 +436,7 @@ impl Shared {
         while !fits(limit) && limit > QUEUE_EVENTS_MIN {
             limit = (limit / 2).max(QUEUE_EVENTS_MIN);
         }
-        // Grows only when there is room for twice as much: who comes and goes at the border changes nothing.
+        // Grows only when there is room for twice as much, so that a subscriber at the threshold causes no changes.
         while limit < queue_events_max && fits(limit.saturating_mul(4)) {
             limit = limit.saturating_mul(2).min(queue_events_max);
         }

@@ -24,7 +24,7 @@ use crate::{ERROR_BYTES_MAX, cut_text};
 /// # Errors
 /// The text of the panic.
 pub fn contain_call<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    // Unwind safety: whoever calls this drops or rebuilds what the call may have left half changed.
+    // Unwind safety: the caller drops or rebuilds everything that the call may have left half changed.
     catch_unwind(AssertUnwindSafe(call)).map_err(text_of)
 }
 
@@ -34,7 +34,7 @@ pub fn text_of(panic: Box<dyn Any + Send>) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     if text.is_none() {
-        // A foreign value: its destructor may panic too, and what that throws is not looked at any more.
+        // The panic value is foreign: its destructor may panic too, and that second panic is ignored.
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
             std::mem::forget(again);
         }
@@ -68,7 +68,7 @@ impl<F: Future> Future for Containing<F> {
         };
         let future = self.future.take();
         let dropped = contain_call(|| drop(future));
-        // What the future threw counts before what its drop threw.
+        // A panic of the future has priority over a panic of its drop.
         Poll::Ready(output.and_then(|output| dropped.map(|()| output)))
     }
 }
@@ -146,7 +146,7 @@ impl<T> Drop for Contained<T> {
 
 /// Logs a contained panic; a log subscriber that panics too is contained as well.
 pub fn report(what: &str, panic: &str) {
-    // Nothing is left to tell it to: the panic hook has printed both.
+    // There is no other place to report it: the panic hook has printed both.
     let _ = contain_call(|| tracing::error!(task = what, panic, "panic was contained"));
 }
 

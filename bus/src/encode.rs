@@ -376,7 +376,7 @@ impl<'w, const TEXT: bool, const PROVE: bool> Serializer for &'w mut Writer<TEXT
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<Mark, Refusal> {
         let mark = self.within(value)?;
-        // A proof decodes the text and sees for itself: some types tell `None` by the absence of a field.
+        // `PROVE` compares the decoded value anyway: some types write `None` as a missing field.
         if mark.is_null && !PROVE {
             return Err(Refusal::new(ValueFault::SomeNull));
         }

@@ -103,7 +103,7 @@ pub fn round_trip<T: Serialize + DeserializeOwned>(value: &T) -> Result<(Arc<str
     let (text, mark) = text_and_mark_of(value).map_err(PayloadError::value::<T>)?;
     let decoded: T =
         serde_json::from_str(&text).map_err(|error| PayloadError::NotReadBack { type_name, cause: cause(&error) })?;
-    // What its serializer refuses now it accepted before.
+    // Its serializer now refuses a value that it accepted before.
     if mark_of(&decoded).map_err(PayloadError::value::<T>)? != mark {
         return Err(PayloadError::Changed { type_name });
     }
@@ -169,7 +169,8 @@ impl Decoded {
         if at.get().is_none() {
             let value: T = serde_json::from_str(json).map_err(|error| PayloadError::shape::<T>(&error))?;
             let mut node = Box::new(Node::new(value));
-            // Others may add theirs meanwhile: then this one goes behind, unless one of them is of the same type.
+            // Other readers may add values in the meantime: then this one is appended, unless one of them has the same
+            // type.
             while let Err(back) = at.set(node) {
                 let Some(other) = at.get() else { unreachable!("it was full") };
                 if other.of == TypeId::of::<T>() {
@@ -296,7 +297,7 @@ impl Payload {
             }
         }
         let json = OnceLock::new();
-        // What is journalled needs its text anyway, and is checked with it; what is not comes back from nowhere.
+        // A journalled event needs its text anyway and is checked with it; a passing event is never read from a store.
         if T::DURABLE {
             match encode(&value) {
                 Ok(text) => _ = json.set(Ok(text)),

@@ -177,7 +177,7 @@ mod tests {
             assert_eq!(clock.at(10, far), on_time(10), "{far}");
             assert_eq!(clock.at(40, far), on_time(40), "{far}");
             assert_eq!(clock.at(50, on_time(50)), on_time(50), "{far}");
-            // What came back is not held against the next jump.
+            // A jump that went back does not affect the next one.
             assert_eq!(clock.at(80, far), on_time(80), "{far}");
             assert_eq!(clock.at(90, on_time(90)), on_time(90), "{far}");
             clock = Readings::new();

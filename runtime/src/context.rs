@@ -251,7 +251,7 @@ impl Context<'_> {
             return Err(PublishError::UnknownAgent(agent.into()));
         };
         let mut draft = event.into();
-        // Whoever gets it takes it for the runtime's.
+        // A receiver would treat it as an event of the runtime.
         if draft.topic.as_str().starts_with(SYSTEM_ROOT) {
             return Err(PublishError::Reserved { agent: self.spec.name.clone(), topic: draft.topic });
         }

@@ -304,7 +304,7 @@ fn start_team(kernel: &Arc<Kernel>, plan: Team, known: &Arc<Known>) -> TeamHandl
     let (counters, watches) = (supervisor.counters.clone(), supervisor.watches.clone());
     let (restarts, orders) = (supervisor.n_restarts.clone(), supervisor.orders.clone());
     kernel.life.watch_over(orders.clone());
-    // The supervisor contains its own panics; what is left is a panic of its drop, after which it is not running.
+    // The supervisor contains its own panics; only a panic of its drop arrives here, and then it has ended.
     let task = tasks::spawn(&*kernel.env, &format!("team {}", plan.name), supervisor.run(), |_| ());
     let interest = interest(&plan);
     TeamHandle { plan, interest, asks, orders, states, counters, watches, restarts, task: Some(task) }

@@ -40,7 +40,7 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// The agent that owns a memory key.
     pub(crate) fn owner_of(&self, key: &str) -> Option<&Name> {
-        // Whatever lies between a prefix and a key that begins with it begins with the prefix too, and is not there.
+        // Every key between a prefix and a key with that prefix also has the prefix, so no other owner is between them.
         let upto = (Bound::Unbounded, Bound::Included(key));
         self.owners
             .range::<str, _>(upto)

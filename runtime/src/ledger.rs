@@ -184,8 +184,8 @@ impl EffectLedger {
         };
         match called {
             Ok(result) => {
-                // Given back as it is recorded: a repeated turn gets the same. What cannot be recorded leaves the intent,
-                // so that the call is not repeated by somebody who knows nothing of it.
+                // Returned as it is recorded, so that a repeated turn gets the same value. If it cannot be recorded,
+                // the intent stays, so that the call is not repeated unnoticed.
                 let (json, result) = round_trip(&result).map_err(|cause| not_storable(name, &key, cause))?;
                 self.record(name, &key, &json).await?;
                 Ok(result)

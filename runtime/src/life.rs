@@ -78,7 +78,7 @@ impl Life {
 
     /// Waits until the runtime has failed or stopped. Cancel safe.
     pub(crate) async fn over(&self) {
-        // The sender is in `self`: it cannot be gone.
+        // The sender is in `self`, so the channel is open.
         let _ = self.phase.subscribe().wait_for(|phase| *phase != Phase::Running).await;
     }
 

@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 /// Versions kept per key whatever the teams' positions are: bounded memory; older reads use the journal.
 const VERSIONS_MAX: usize = 64;
 
-/// Bytes of older versions that are kept per key whatever the teams' positions are. 256 KiB: 64 versions of 4 KiB; keys
-/// with larger values are seldom read as of an older position.
+/// Bytes of older versions that are kept per key, independent of the teams' positions. 256 KiB: 64 versions of 4 KiB;
+/// keys with larger values are seldom read as of an older position.
 const KEY_BYTES_MAX: usize = 256 << 10;
 
 /// When the older versions of all keys exceed this size, a written key keeps its newest version only. 64 MiB: a paused

@@ -480,7 +480,8 @@ impl Runtime {
         let mut states = team.states.clone();
         loop {
             states.borrow_and_update();
-            // Not what the team says of itself: a stuck one says that it runs after the runtime has stopped.
+            // Not the state that the team reports: a stuck team would still report running after the runtime has
+            // stopped.
             let state = self.state_of(team);
             if wanted(&state) {
                 return Ok(state);
@@ -490,7 +491,7 @@ impl Runtime {
                 return Err(RuntimeError::Stopped);
             }
             tokio::select! {
-                // Biased: a team tells its last state before the runtime ends.
+                // Biased: a team's last state has priority over the end of the runtime.
                 biased;
                 changed = states.changed() => if changed.is_err() {
                     return Err(self.why_not(team));
@@ -671,7 +672,7 @@ impl PublishCall<'_> {
         };
         let publish = publish_of(event, level.unwrap_or(kernel.level));
         let publish = Publish { key: key.map(|key| (caller, key)), expect, ..publish };
-        // A runtime that ends meanwhile says so itself, but what is unknown stays unknown.
+        // If the runtime ends in the meantime, its error is returned, but an unknown outcome stays unknown.
         let done =
             kernel.storage.publish(publish).await.map_err(|rejected| match (&rejected, kernel.life.check()) {
                 (Rejected::Stopped | Rejected::Failed(_), Err(ended)) => ended,
@@ -686,7 +687,7 @@ impl PublishCall<'_> {
             return Err(RuntimeError::Passing(topic.clone()));
         }
         let reserved = |reason: &str| RuntimeError::Reserved { topic: topic.clone(), reason: reason.into() };
-        // Also addressed to an agent: whoever gets it takes it for the runtime's.
+        // Also when addressed to an agent: the receiver would treat it as an event of the runtime.
         if topic.root() == "sys" || topic.subject().starts_with(SYSTEM_ROOT) {
             return Err(reserved("it is the runtime's"));
         }

@@ -139,7 +139,7 @@ impl Ending {
             return told.map_or(Err(RuntimeError::Deadline(deadline)), Outcome::into_result);
         };
         let mut telling = Telling(&self.outcome, Outcome::Interrupted);
-        // Declared after it, so dropped before it: whoever waits is told when everything has ended.
+        // Declared after it, so dropped before it: waiting callers are woken when everything has ended.
         let mut parts = parts;
         let drained = timeout(deadline.saturating_sub(begun.elapsed()), parts.drain(teams)).await;
         let is_drained = drained.is_ok();
@@ -154,7 +154,7 @@ impl Parts {
     async fn drain(&mut self, teams: &[TeamHandle]) -> Outcome {
         let kernel = self.kernel.clone();
         let failed_before = kernel.life.failure();
-        // First: a team that waits for space hears nothing else.
+        // First, since a team that waits for space reacts to nothing else.
         kernel.storage.end_waiting_for_space();
         teams.iter().for_each(|team| team.orders.stop());
         while let Some(task) = self.tasks.pop() {
@@ -164,9 +164,9 @@ impl Parts {
             }
         }
         let noted = note_clean_stop(&kernel).await;
-        // In any case. The first error is the one to tell.
+        // In any case. The first error is the one to report.
         let stopped = kernel.storage.stop().await;
-        // What the storage says of its own stop is the more exact answer, unless it had ended before.
+        // The storage's own error is more precise, unless the storage had ended before.
         match (failed_before, noted.and(stopped)) {
             (None, Err(rejected)) => return Outcome::Rejected(rejected),
             (None, Ok(())) => {}

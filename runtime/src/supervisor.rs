@@ -188,7 +188,7 @@ impl Supervisor {
             let failed = TeamState::Failed { reason: format!("its supervisor panicked: {panic}") };
             let goes_on = match contain(self.rest(failed.clone())).await {
                 Ok(goes_on) => goes_on,
-                // What is not needed for a rest panics too, such as a log subscriber.
+                // Code that is not needed while the team is down may panic too, such as a log subscriber.
                 Err(_) => {
                     self.state.send_replace(failed);
                     self.ordered_to_go_on().await
@@ -209,10 +209,11 @@ impl Supervisor {
             let is_over = matches!(exit, TeamExit::Stopped | TeamExit::Fenced(Rejected::Stopped));
             let mut backoff = 0;
             let ended = match (self.drops.take(), exit) {
-                // An instance that cannot be dropped has left something behind: it is not built again unasked.
+                // An instance whose drop panicked may not have released its resources: the team is not restarted
+                // automatically.
                 (Some(panic), exit) => {
                     if let TeamExit::Guilty(guilty) = exit {
-                        // The attempt counts all the same.
+                        // The attempt counts nevertheless.
                         self.blame(&guilty, &mut backoff);
                     }
                     self.orders.set_panicked(true);
@@ -237,7 +238,7 @@ impl Supervisor {
                 (None, TeamExit::Fenced(rejected)) => self.count_restart(&rejected.to_string()),
                 (None, TeamExit::Failed(reason)) => self.count_restart(&reason),
                 (None, TeamExit::Oversized(reason)) => {
-                    // Until as many inputs as can have been in it went through, each has a step of its own.
+                    // Each input has its own step until as many inputs are settled as the failed step can have had.
                     self.suspects.inputs_left = under_way(&self.plan);
                     self.count_restart(&reason)
                 }
@@ -339,9 +340,9 @@ impl Supervisor {
                 biased;
                 () = self.orders.stop_or_restart() => break,
                 ask = self.asks.recv() => match ask {
-                    // The dropped answer has whoever asked look at the state.
+                    // The dropped answer makes the asker read the state.
                     Some(ask) => drop(ask),
-                    // Nobody holds the runtime any more.
+                    // The last handle of the runtime was dropped.
                     None => return false,
                 },
             }
@@ -352,7 +353,7 @@ impl Supervisor {
             if !self.orders.has_panicked() {
                 self.suspects = Suspects::default();
             }
-            // Before the order is taken: whoever waits for it finds a team that is starting.
+            // Before the order is taken, so that a waiting caller finds a starting team.
             self.enter(TeamState::Starting);
             self.orders.take_restart();
         }
@@ -372,7 +373,7 @@ impl Supervisor {
         *tries += 1;
         let tries = *tries;
         *backoff = tries;
-        // What the cascade as a whole is to blame for: then no member handles its input.
+        // A fault of the whole cascade: no member handles its input then.
         let whole = failure.fault.is_of_cascade();
         let blamed: Vec<&Arc<AgentSpec>> =
             self.plan.specs.iter().filter(|spec| whole || spec.name == failure.agent).collect();
@@ -430,7 +431,7 @@ impl Supervisor {
             EffectLedger::new(name, steps.clone(), reader, self.plan.model.clone(), self.plan.limits.event_bytes_max)
         });
         let mut limits = self.plan.limits.clone();
-        // What the storage would not take is refused where it is decided.
+        // A call refuses a value that the storage would not accept.
         let most = kernel.storage.command_bytes_max().saturating_sub(STEP_RESERVE_BYTES);
         limits.step_bytes_max = limits.step_bytes_max.min(most);
         let shared = Arc::new(TeamShared {

@@ -210,7 +210,7 @@ fn styled(text: &str, colours: bool) -> Cow<'_, str> {
     Cow::Owned(coded)
 }
 
-/// The lines of a table, the heading first, in at most so many columns of a terminal.
+/// The lines of a table, the heading first, in at most this many columns of a terminal.
 fn table(head: &[&str], rows: &[Vec<String>], columns: Option<usize>) -> Vec<String> {
     let mut widths: Vec<usize> = head.iter().map(|name| width(name)).collect();
     for row in rows {

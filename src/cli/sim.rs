@@ -123,7 +123,7 @@ pub(crate) struct SimRun {
     /// Seeds A..B, B not included.
     #[arg(long, value_name = "A..B", conflicts_with = "seed")]
     pub(crate) seeds: Option<String>,
-    /// Continue with further seeds for so many minutes; Ctrl-C ends it with the results so far.
+    /// Continue with further seeds for this many minutes; Ctrl-C ends it with the results so far.
     #[arg(long, conflicts_with_all = ["seeds"], value_parser = clap::value_parser!(u64).range(1..=MINUTES_MAX))]
     pub(crate) minutes: Option<u64>,
     /// Members of the crowd.

@@ -51,7 +51,7 @@ pub(crate) fn note(text: &str) {
     }
 }
 
-/// A line of JSON that is no notice.
+/// A line of JSON other than a notice.
 pub(crate) fn json_line(value: &serde_json::Value) {
     write_line(&escape::json(&value.to_string()));
 }

@@ -82,7 +82,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     check.add(config.runtime.check());
     check.add(config.storage.check());
     check.add(config.limits.check());
-    // Numbers as the file has them. What is no number, such as nan, becomes null here.
+    // The file's numbers. A value such as nan becomes null here.
     let values = serde_json::to_value(config).unwrap_or_default();
     for (key, least, greatest) in WHOLE {
         let value = at(&values, key);

@@ -126,7 +126,7 @@ impl StorageActor {
         };
         let gauges = Arc::clone(&self.gauges);
         if let Some(cause) = &failure {
-            // First of all: whoever is refused from here on gets the cause.
+            // First, so that every later refusal has the cause.
             let _ = gauges.failure.set(cause.clone());
         }
         let ended = match failure {
@@ -370,7 +370,7 @@ impl StorageActor {
                 _ => return Ending::Broken(failed(error.clone(), was_unknown), error),
             }
             if self.gauges.is_aborted() {
-                // Nobody waits for another try.
+                // There is no other attempt to wait for.
                 return Ending::Failed(match was_unknown {
                     true => Rejected::Unknown("the storage was ended after a commit of unknown outcome".into()),
                     false => Rejected::Stopped,
@@ -383,7 +383,7 @@ impl StorageActor {
 
     /// Pauses between two tries; an abort ends it.
     async fn pause(&self, pause: Duration) {
-        // Either end is as good: the caller looks which it was.
+        // Either may end the wait: the caller checks which one did.
         let _ = timeout(pause, self.gauges.aborted()).await;
     }
 

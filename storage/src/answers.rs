@@ -97,8 +97,8 @@ fn answer_each(gauges: &Gauges, mut commands: Vec<Command>, of: impl Fn(&Command
         if answer.is_err() {
             Gauges::add(&gauges.rejected, 1);
         }
-        // Nobody may wait for it any more: the receipt was dropped, which is allowed. The waker of whoever waits is
-        // foreign code: a panic there must not take the answers of others with it.
+        // The receipt may have been dropped, which is allowed. The waker of a waiting caller is foreign code: a panic
+        // in it must not prevent the answers of others.
         if let Err(panic) = contain_call(|| drop(command.answer.send(answer))) {
             report("waker of a caller", &panic);
         }

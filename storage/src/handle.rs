@@ -310,7 +310,7 @@ impl Storage {
     /// [`stop`](Self::stop).
     pub fn abort(&self) {
         self.0.gauges.abort();
-        // Wakes an actor that waits for commands. One whose control lane has no room is at work, and looks afterwards.
+        // Wakes an actor that waits for commands. If its control lane is full, the actor is busy and checks afterwards.
         let LaneSender { commands, room } = self.0.lanes.of(Lane::Control);
         let bytes = self.measure(&Work::Stop).unwrap_or(1);
         if let Ok(room) = Arc::clone(room).try_acquire_many_owned(bytes as u32)

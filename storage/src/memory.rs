@@ -474,7 +474,7 @@ impl Read for MemoryDisk {
     async fn commit_time(&self, seq: Seq) -> Result<Option<CommitTime>, StoreError> {
         let state = self.state();
         let batch = state.batches.partition_point(|(end, _)| *end < seq);
-        // Where a batch ended that is pruned is known only if its last event is kept.
+        // The end of a pruned batch is known only if its last event is kept.
         let is_known = |end: Seq| seq > state.floor || (end == seq && state.get(seq).is_some());
         Ok(state.batches.get(batch).filter(|(end, _)| is_known(*end)).and_then(|(_, at)| *at))
     }

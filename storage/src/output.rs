@@ -142,7 +142,7 @@ impl OutputFile {
 
     fn write_stream(&self, bytes: &[u8]) -> io::Result<()> {
         // Opened by its name, also for standard output, whose lock another thread may hold. A file behind a handle is
-        // gone on with where it ends.
+        // continued at its end.
         OpenOptions::new().append(true).open(&self.path)?.write_all(bytes)
     }
 
@@ -226,7 +226,7 @@ fn is_same(_: &Metadata, _: &Metadata) -> bool {
 /// The SQLite database that a file belongs to, found by the file's content and name.
 fn database_of(path: &Path, there: Option<&Metadata>) -> Option<PathBuf> {
     let is_empty = there.is_some_and(|there| there.len() == 0);
-    // One in the making has everything in its log.
+    // A new database may have all of its content in its log.
     let is_begun = is_empty && SQLITE_SUFFIXES.iter().chain(&[".lock"]).any(|suffix| beside(path, suffix).exists());
     if is_begun || there.is_some() && is_database_file(path) {
         return Some(path.to_owned());
@@ -307,7 +307,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
-            // The error that brought us here is the one to report.
+            // The earlier error is the one to report.
             let _ = std::fs::remove_file(name);
         }
     }
@@ -429,7 +429,7 @@ mod tests {
         std::fs::write(beside(&planned, "-wal"), "log").expect("written");
         let refused = OutputFile::new(&planned).overwrite(true).write(b"x");
         assert!(matches!(refused, Err(OutputError::Database { .. })), "{refused:?}");
-        // A name that only looks alike belongs to nobody.
+        // A similar name belongs to no database.
         OutputFile::new(folder.path().join("report-wal")).write(b"x").expect("written");
     }
 

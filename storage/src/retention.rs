@@ -79,7 +79,7 @@ impl Expiry {
     /// The first piece for facts of a kind; `None`: they are kept for ever.
     pub(crate) fn first(kind: FactKind, keep: Keep, now: Timestamp, settled: Seq, facts_max: u64) -> Option<Self> {
         let before = before(now, keep.of_facts(kind)?);
-        // A key is needed by nobody but who repeats its publish.
+        // Only a caller that repeats a publish needs its key.
         let settled = if kind == FactKind::Key { Seq(u64::MAX >> 1) } else { settled };
         Some(Self { kind, before, now, settled, from: None, facts_max })
     }

@@ -151,7 +151,7 @@ impl StorageActor {
         self.upkeep.was_active();
         self.shorten_log(self.options.wal_bytes_max).await;
         let is_turn = self.upkeep.skips > self.options.bulk_skips_max;
-        // A journal that is too long is pruned as fast as it grows: whoever writes waits for that.
+        // A journal that is too long is pruned as fast as it grows, and writers wait for that.
         if is_turn || self.is_too_long() {
             self.plan_retention().await;
             self.prune_some().await;

@@ -174,7 +174,7 @@ fn curves(text: &mut String, page: &Page<'_>) {
     let times = page.times;
     let mut equity = page.equity.to_vec();
     let Some(start) = equity.first().copied() else { return };
-    // What the metrics end with: after the last position was closed.
+    // The final values of the metrics, after the last position was closed.
     if let Some(last) = equity.last_mut() {
         *last = page.final_equity.to_f64();
     }

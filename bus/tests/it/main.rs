@@ -6,7 +6,7 @@
 //! | `delivery.rs` | order without gap or repeat: live, from the journal, across lag and rejoin, on one thread and on several |
 //! | `cursor.rs` | what `cursor` promises |
 //! | `lifecycle.rs` | closing, unregistering, wake-ups, errors of the journal, status |
-//! | `payload.rs` | what is accepted as a payload comes back, whoever reads it first |
+//! | `payload.rs` | an accepted payload decodes unchanged for every reader |
 //! | `passing.rs` | observers: bounded, counted, ended |
 
 // Fixtures are test code too; clippy knows only functions marked as tests.

@@ -1,4 +1,4 @@
-//! Payloads: what is accepted comes back, whoever reads it first and as what.
+//! Payloads: an accepted payload decodes unchanged for every reader and type.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

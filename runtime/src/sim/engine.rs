@@ -477,7 +477,7 @@ impl Engine {
             let end_bug = self.0.end_bug.get();
             let Some(slot) = state.slot(id) else { return Polled::Task };
             if end_bug.is_some_and(|bug| slot.group > 0 && bug(&slot.name, slot.polls)) {
-                // Leaked: not even its drop tells anybody.
+                // Leaked, so that not even its drop is noticed.
                 std::mem::forget(slot.future.take());
                 drop(state);
                 self.finish(id, false);

@@ -47,7 +47,7 @@ impl TeamClock {
     /// Applies a row: its own or a recorded one.
     pub(crate) fn take_row(&mut self, row: &Event) {
         self.advance(row.time);
-        // A row that cannot be read is nobody's: the ceiling stays.
+        // A row that cannot be decoded is ignored: the ceiling stays.
         if let Ok(row) = serde_json::from_str::<Row>(row.payload.json().unwrap_or_default()) {
             self.ceiling = row.ceiling;
         }

@@ -313,7 +313,7 @@ impl Crew {
         drop(answers);
         for Remote { queue, task, .. } in remotes {
             drop(queue);
-            // One that is in a call that blocks is left to end by itself.
+            // A task in a blocking call is left to end by itself.
             let _ = timeout(END_MAX, task.join()).await;
         }
     }

@@ -218,7 +218,7 @@ impl Executor {
     pub(crate) async fn run(mut self, asks: &mut mpsc::Receiver<TeamAsk>) -> TeamExit {
         let exit = match self.run_until_exit(asks).await {
             Ok(never) => match never {},
-            // Whatever happens on the way to the stop, it is one: nobody orders it twice.
+            // The exit is a stop even if an error occurs on the way, since the order is given only once.
             Err(exit) if self.parts.orders.is_stop() && !matches!(exit, TeamExit::Stopped) => {
                 tracing::warn!(team = %self.parts.name, ?exit, "team stopped with work undone; the next start repeats it");
                 TeamExit::Stopped
@@ -286,7 +286,7 @@ impl Executor {
         match poll_fn(|cx| self.poll_news(asks, is_paused, behind, cx)).await {
             News::Ordered => Ok(()),
             News::Asked(Some(ask)) => self.answer(ask).await,
-            // Nobody holds the runtime any more: end as if ordered to.
+            // The last handle of the runtime was dropped: end as if ordered to stop.
             News::Asked(None) => {
                 self.parts.orders.stop();
                 Ok(())
@@ -419,7 +419,7 @@ impl Executor {
         self.step.push(row, Ancestor::None, Some(seen));
         self.step.inputs += 1;
         self.parts.counters.inputs.fetch_add(1, Ordering::Relaxed);
-        // The input behind it may need a step of its own.
+        // The input after it may need its own step.
         let alone = self.parts.suspects.are_any() || self.is_careful || self.parts.acting;
         if alone { self.settle(false).await } else { Ok(()) }
     }
@@ -465,7 +465,7 @@ impl Executor {
         let is_marked = found.is_some();
         let deaths_max = self.parts.shared.limits.deaths_max;
         let gate = Gate::new(&self.parts.steps, &self.parts.name, input, found, deaths_max);
-        // Else the mark is there already.
+        // Otherwise the mark exists already.
         if !is_marked || gate.is_last_try() {
             gate.begin().await.map_err(TeamExit::Fenced)?;
         }
@@ -560,7 +560,7 @@ impl Executor {
     fn bury(&mut self, agent: &Name, event: EventId, letter: &Value) {
         tracing::warn!(team = %self.parts.name, %agent, event = %event, reason = %letter["reason"], "event became a dead letter");
         let mut text = letter.to_string();
-        // Every member may have one, and the rest of the step must fit too: the contents of some are left out.
+        // Every member may have a dead letter, and the rest of the step must fit too: large payloads are left out.
         if self.step.bytes + text.len() > self.parts.shared.limits.step_bytes_max / 2 {
             text = without_payload(letter).to_string();
         }
@@ -628,7 +628,7 @@ impl Executor {
             step.fact(FactKind::Timer, &parts.specs[place].name, &*id, value);
         }
         let most = parts.shared.limits.step_bytes_max;
-        // Counted exactly only when it may be too much.
+        // Computed exactly only when the limit may be exceeded.
         if step.inputs > 0 && step.bytes > most && step.row_bytes() > most {
             let bytes = step.row_bytes();
             let fault = TurnFault::Limit(format!("step of {bytes} bytes is above {most} (step_bytes_max)"));

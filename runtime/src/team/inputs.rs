@@ -281,7 +281,7 @@ impl Inputs {
         if self.sources.is_empty() && self.timers.is_idle() {
             return Ok(None);
         }
-        // The machine's clocks say what is due; the team's clock is moved by the inputs' own recorded times.
+        // The machine's clocks decide what is due; the recorded times of inputs move the team's clock.
         if !self.timers.is_idle() {
             let now = Moment { wall: self.env.now(), at: self.env.monotonic() };
             self.timers.schedule_from(now.wall);

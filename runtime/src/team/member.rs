@@ -183,7 +183,7 @@ impl Member {
         if std::mem::take(&mut self.dirty) {
             let mut writer = StateWriter::new(&mut writes, &self.team.limits);
             let saved = contained(|| self.agent.save(&mut writer));
-            // First: what it made of a refusal does not matter.
+            // First: a refusal counts even if `save` ignored it.
             if let Some(refused) = writer.refused() {
                 return Err(TurnFault::NotSaved(refused.to_string()));
             }

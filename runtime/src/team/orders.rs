@@ -92,7 +92,7 @@ impl Orders {
 
     /// Ready when the team is to end, or is paused while `is_paused` says otherwise.
     pub(crate) fn poll_other(&self, is_paused: bool, cx: &mut Context<'_>) -> Poll<()> {
-        // Registered before the look, so that an order in between is not missed.
+        // Registered before the check, so that an order in between is not missed.
         self.waker.register(cx.waker());
         if self.is_ending() || self.is_paused() != is_paused { Poll::Ready(()) } else { Poll::Pending }
     }

@@ -77,7 +77,7 @@ impl SourceReader {
         let reading = contain(read_ahead(source, chunk_items_max, maker, sender.clone()));
         let reading = async move {
             if let Err(panic) = reading.await {
-                // An error means that the team is gone: nobody wants to know.
+                // An error means that the team has ended and needs no message.
                 let _ = sender.send(vec![Item::Failed(format!("source panicked: {panic}"))]).await;
             }
         };
@@ -88,7 +88,7 @@ impl SourceReader {
     /// Ends the stream and waits until it is dropped.
     pub(crate) async fn end(self) {
         self.task.abort();
-        // A stream that is in a call that blocks is left to end by itself.
+        // A stream in a blocking call is left to end by itself.
         let _ = timeout(END_MAX, self.task.join()).await;
     }
 
@@ -196,7 +196,7 @@ impl Maker {
             id,
             topic: draft.topic,
             version: draft.version,
-            // An own input is journalled whatever its type: it is what a replay begins with.
+            // An own input is journalled even if its type is passing, since a replay needs it.
             durable: true,
             source: self.spec.name.clone(),
             time: draft.time.unwrap_or_else(|| self.env.now()),

@@ -263,7 +263,7 @@ impl Timers {
         let is_first = !std::mem::replace(&mut self.scheduled, true);
         let went_back = self.wall.as_mut().is_some_and(|wall| now < std::mem::replace(&mut wall.last.wall, now));
         if let (true, Some(wall)) = (is_first, &self.wall) {
-            // Whatever is not stored is over.
+            // A timer that is not stored no longer exists.
             let known = &self.known;
             wall.rings.with(|rings| rings.retain(|key, _| known.contains_key(key)));
         }
@@ -287,7 +287,7 @@ impl Timers {
         };
         let aligned = if old.last_multiple(every) == old { old } else { old.next_multiple(every).unwrap_or(NEVER) };
         let is_far = match self.wall {
-            // A schedule waits for two intervals at most, and a clock that is put right a little makes no time twice.
+            // A schedule waits for two intervals at most, and a small correction of the clock repeats no time.
             Some(_) => aligned.since(now) > every.saturating_mul(2),
             None => aligned > next,
         };
@@ -349,7 +349,7 @@ impl Timers {
         let next = due.next_multiple(schedule.every).unwrap_or(NEVER);
         let used = repeats.used.filter(|used| next < *used);
         self.plan(member, id.clone(), next, at, Repeats { used, ..repeats });
-        // The id comes from the time that is stored: a repeated try must make the same, whatever time it is now.
+        // The id is computed from the stored time, so that a repeated try produces the same id at any time.
         let event_id = match repeats.used {
             Some(used) if planned < used => {
                 let again = itoa::Buffer::new().format(repeats.again).to_owned();
@@ -369,7 +369,7 @@ impl Timers {
         };
         let before = self.n_left_out;
         self.n_left_out = before.saturating_add(left_out);
-        // Logged when the sum has doubled: a schedule that its agent cannot keep up with leaves some out at every time.
+        // Logged when the sum has doubled: an agent that is slower than its schedule skips times at every firing.
         if before.leading_zeros() != self.n_left_out.leading_zeros() {
             tracing::error!(
                 agent = %spec.name, schedule = %schedule.name, every_ms, from = %planned, to = %now, left_out,

@@ -97,7 +97,7 @@ fn why_never(spec: &AgentSpec, filter: &Filter, schedules: &BTreeSet<String>) ->
 
 /// Passing events do not leave their team, so a filter that matches only another team's passing events gets no events.
 fn passing(teams: &[Team]) -> Result<(), TopologyError> {
-    // By filter, with a publisher of it for each of two teams: one of them is another team's.
+    // By filter, with publishers of two teams, so that at least one is from another team.
     let mut passing: std::collections::BTreeMap<&Filter, Vec<(&Team, &AgentSpec)>> = Default::default();
     for (team, spec) in members(teams) {
         for published in spec.publishes.iter().filter(|published| !published.durable) {

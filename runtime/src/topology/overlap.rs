@@ -95,7 +95,7 @@ impl<'a> Filters<'a> {
                     open.extend(node.children.values().map(|child| (*child, n_followed)));
                 }
                 None => found.extend(node.ends),
-                // Below the node everything has one more token at least, which is all that `>` asks for.
+                // Everything below the node has at least one more token, as `>` requires.
                 Some(&">") => {
                     found.extend(node.tail);
                     open.extend(node.children.values().map(|child| (*child, tokens.len() + 1)));

@@ -136,7 +136,7 @@ pub async fn restore(db: &Path, from: &Path, tell: impl Fn(Progress) + Send) -> 
     sync_folder(db)?;
     // It was written anew, flushed and checked, which is what level `power` waits for after an error of the disk.
     lock.set_unflushed(false);
-    // What counts as acknowledged is what the copy has.
+    // The acknowledged seq is now the copy's last one.
     lock.clear_acknowledged();
     drop(lock);
     Ok(Restored { copied, aside: aside.map(|aside| as_given(aside, given)) })

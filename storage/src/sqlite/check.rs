@@ -182,7 +182,8 @@ async fn pages(db: &mut SqliteConnection, problems: &mut Vec<String>) -> Result<
         match rows.try_next().await {
             Ok(Some(row)) => texts.push(row.try_get::<String, _>(0)?),
             Ok(None) => break,
-            // It goes through the pages first and ends at a table that it cannot open then: the pages have said why.
+            // SQLite checks the pages first and stops at a table that it cannot open; the problems of the pages show
+            // why.
             Err(error) => {
                 end = Err(error);
                 break;
@@ -200,7 +201,7 @@ async fn pages(db: &mut SqliteConnection, problems: &mut Vec<String>) -> Result<
         let (kind, name): (String, String) = (row.try_get(1)?, row.try_get(2)?);
         roots.insert(row.try_get::<i64, _>(0)?, format!("{kind} {name}"));
     }
-    // One text may have several lines, a finding each.
+    // One text may have several lines, each with one problem.
     let lines = texts.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with("***"));
     problems.extend(lines.map(|line| with_table(line, &roots)));
     end.or_else(|error| if error::is_damage(&error) { Ok(()) } else { Err(error) })
@@ -291,7 +292,7 @@ impl Ahead<'_> {
                 n_bytes += row.as_ref().map_or(PAGE_BYTES, payload_bytes);
                 self.read.push_back(row);
             }
-            // What cannot be read is told of the row that needs it.
+            // A name that cannot be read is reported for the row that needs it.
             let rows: Vec<&SqliteRow> = self.read.iter().filter_map(|row| row.as_ref().ok()).collect();
             if let Err(error) = reader.learn_for(&rows, |row, names| event(row, names).map(drop)).await {
                 tracing::debug!(%error, "names of a page could not be read");

@@ -144,7 +144,8 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let mut handles = handles();
-        // Explicitly: the handle stays open, here and for a moment in a process that another thread forks.
+        // Unlocks explicitly: the handle stays open, here and for a moment in a child process that another thread
+        // forks.
         let _ = self.file.unlock();
         if let Some(kept) = handles.get_mut(&self.id.key()) {
             kept.is_claimed = false;
@@ -164,14 +165,15 @@ pub(super) fn kept(path: &Path) -> io::Result<(FileId, Arc<File>)> {
     if let Some(kept) = handles.get(&id.key()) {
         return Ok((id, Arc::clone(&kept.file)));
     }
-    // Nobody can open a deleted file again, so nothing depends on locks on it.
+    // A deleted file cannot be opened again, so its locks do not matter.
     handles.retain(|_, kept| kept.is_claimed || !is_deleted(&kept.file));
     let mut options = OpenOptions::new();
     let file = open_regular(options.read(true).write(true), path);
     let file = Arc::new(file.or_else(|_| open_regular(options.write(false), path))?);
     let id = FileId::from(&file.metadata()?);
     if let Some(kept) = handles.get(&id.key()) {
-        // Replaced between the two looks by a file that is open already: closing the second handle would lose locks.
+        // Replaced between the two checks by a file that is already open: closing the second handle would lose its
+        // locks.
         std::mem::forget(file);
         return Ok((id, Arc::clone(&kept.file)));
     }
@@ -323,7 +325,7 @@ pub fn log(db: &Path) -> Log {
         n => n,
     };
     let mut readers: Vec<LogReader> = Vec::new();
-    // The list is read in pieces while others change it: a lock may be passed over.
+    // The list is read in pieces while others change it, so a lock may be missed.
     let locks = (0..LOCKS_READS).map(|_| index_locks(number)).find(|locks| !locks.is_empty()).unwrap_or_default();
     for (process, locks) in locks {
         let slots = (0..5).filter(|slot| locks.contains(&(READ_LOCKS.start + *slot as u64)));

@@ -38,7 +38,7 @@ impl SqliteStore {
                 if unmoved == Some(0) {
                     self.moved = self.last;
                 }
-                // Before it is loaded, what the last process left there still counts.
+                // Before the store is loaded, the mark of the last process still counts.
                 if self.refuse_lost_events(self.last).is_ok()
                     && let Some(lock) = &mut self.lock
                 {
@@ -93,7 +93,7 @@ impl SqliteStore {
         } else {
             let done = self.watch.as_ref().map_or_else(String::new, LogWatch::put_aside);
             cause = format!("{cause}; {done}{}", after(self.moved));
-            // Closing would move what is damaged into the database. It is closed by the end of the process.
+            // Closing would move damaged pages into the database. The end of the process closes it.
             std::mem::forget(self.db.take());
         }
         let error = fatal(&self.path, cause);
@@ -116,7 +116,7 @@ impl SqliteStore {
     /// Takes the connection for closing; `None` when it must not be closed: SQLite removes the log by its name, and a
     /// file in its place may be another database's.
     pub(super) async fn db_to_close(&mut self) -> Option<SqliteConnection> {
-        // What is wrong is in the error of the next start, or was in that of a look.
+        // The error of the next start reports the fault, or that of a check already did.
         let _ = self.refuse_damaged_log().await;
         let is_foreign = self.watch.as_ref().is_some_and(|watch| watch.is_log_foreign());
         self.watch = None;

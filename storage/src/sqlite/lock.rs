@@ -129,7 +129,7 @@ impl FileLock {
         };
         let read = read_mark(&mut file);
         if is_held {
-            // Only for the message: who holds it may not have written its number yet.
+            // Only for the message: the holder may not have written its process id yet.
             return Ok(Err(read.unwrap_or_default()));
         }
         let mark = read.map_err(|error| failed("read", error))?;
@@ -180,7 +180,7 @@ impl FileLock {
         let is_there = path.symlink_metadata().is_ok_and(|there| {
             self.file.metadata().is_ok_and(|ours| FileId::from(&there).is_same(FileId::from(&ours)))
         });
-        // In another folder under the old name it would be another database's.
+        // In another folder, a lock file of the old name would belong to another database.
         let is_ours = |inode: &Handle| FileId::of(&self.db).is_ok_and(|found| found.is_same(inode.id()));
         if is_there || !self.inode.as_ref().is_some_and(is_ours) {
             return false;
@@ -227,7 +227,7 @@ impl FileLock {
     /// Clears the recorded seq: everything acknowledged is in the database, or it no longer counts.
     pub(super) fn clear_acknowledged(&mut self) {
         if self.mark.acknowledged.take().is_some() {
-            self.write_or_warn("the next process may look for what is no longer there");
+            self.write_or_warn("the next start may be refused although nothing is lost");
         }
     }
 
@@ -274,7 +274,7 @@ fn read_mark(file: &mut File) -> io::Result<Mark> {
 #[cfg(unix)]
 fn is_alive(process: u32) -> bool {
     let Some(process) = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw) else { return false };
-    // Another user's process answers with an error that says that it is there.
+    // For another user's process the error shows that it exists.
     !matches!(rustix::process::test_kill_process(process), Err(rustix::io::Errno::SRCH))
 }
 
@@ -316,10 +316,10 @@ fn flock_holders(text: &str) -> impl Iterator<Item = (u64, u32)> + '_ {
 pub fn owner(db: &Path) -> Option<Owner> {
     let db = resolve_or_keep(db);
     let by_name = || {
-        // Read only: who looks may have no right to write.
+        // Read only: the caller may not have write access.
         let mut file = read_beside(&beside(&db, ".lock"), &db).ok()?;
         match file.try_lock_shared() {
-            // Only for the message: who holds it may not have written its number yet.
+            // Only for the message: the holder may not have written its process id yet.
             Err(TryLockError::WouldBlock) => Some(Owner { process: read_mark(&mut file).ok()?.process }),
             _ => None,
         }

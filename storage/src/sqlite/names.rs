@@ -19,7 +19,7 @@ use super::queries::{NAMES_AFTER, NAMES_ENDS, NAMES_OF_TEXTS};
 /// known.
 const NAMES_MAX: usize = 131_072;
 
-/// A file with at most so many names has all of them read at its opening. 65,536: a tenth of a second.
+/// Up to this many names, all are read when the file is opened. 65,536: a tenth of a second.
 const READ_AT_OPENING_MAX: u64 = 65_536;
 
 /// A bounded map in two generations: when the young one is full it becomes the old one, and the old one is dropped. A

@@ -78,7 +78,7 @@ pub(super) fn refuse_unsafe_files(db: &Path) -> Result<(), StoreError> {
     SQLITE_SUFFIXES.iter().try_for_each(|suffix| refuse_special(db, &beside(db, suffix)))
 }
 
-/// Refuses a file of a database that is no regular file, has several names, or is another user's.
+/// Refuses a database file that is not a regular file, has several names, or belongs to another user.
 fn refuse_special(db: &Path, file: &Path) -> Result<(), StoreError> {
     let found = match file.symlink_metadata() {
         Ok(found) => found,
@@ -142,7 +142,7 @@ pub fn create_beside(path: &Path, db: &Path) -> io::Result<File> {
 }
 
 fn open_checked(options: &mut OpenOptions, path: &Path, db: &Path) -> io::Result<File> {
-    // Looked at before, for the message; what counts is what was opened.
+    // Checked before opening for a better message; the check of the opened file decides.
     if let Some(fault) = path.symlink_metadata().ok().and_then(|found| fault_of(&found, db)) {
         return Err(io::Error::new(ErrorKind::InvalidInput, format!("it {fault}")));
     }

@@ -547,8 +547,8 @@ impl Read for SqliteReader {
     }
 
     async fn last_committed_before(&self, clock: Timestamp) -> Result<Seq, StoreError> {
-        // The commit clock never goes back, so the batch is found by halving, and what is looked at does not grow with
-        // what a team pins. Invariant: the batch ends in (before, upto], or at `before`.
+        // The commit clock never goes back, so the batch is found by binary search, and the cost does not grow with the
+        // events that a team pins. Invariant: the batch ends in (before, upto], or at `before`.
         let (mut before, mut upto) = (self.floor().await?, self.last_seq().await?);
         // The events of older versions have no times, all of them: one look instead of one at each.
         let untimed = self.number(query(queries::META_NUMBER).bind(TIMED_FROM_KEY)).await?.unwrap_or(0);
@@ -575,8 +575,8 @@ impl Read for SqliteReader {
         let end = Seq(seq.get().saturating_add(BATCH_EVENTS_MAX));
         let (chained, timed) = futures::join!(self.batch_end(Seq(before), end), self.timed(Seq(before), end));
         let (chained, timed, floor) = (chained?, timed?, self.floor().await?);
-        // A batch without a time must not be given that of a later one; and where a batch ended that is pruned is known
-        // only if its last event is kept.
+        // A batch without a time must not get that of a later one; the end of a pruned batch is known only if its last
+        // event is kept.
         let is_known = |end: Seq| chained == Some(end) && (seq > floor || end == seq);
         Ok(timed.filter(|(end, _)| is_known(*end)).map(|(_, at)| at))
     }

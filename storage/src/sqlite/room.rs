@@ -55,7 +55,7 @@ pub(super) fn refuse_without_room(db: &Path) -> Result<(), StoreError> {
         Err(error) if is_no_room(&error) => {
             Err(StoreError::Full(format!("{}: no room for the log's index ({error}); free some space", db.display())))
         }
-        // Whatever else is wrong, the opening says it.
+        // Opening the database reports any other error.
         _ => Ok(()),
     }
 }

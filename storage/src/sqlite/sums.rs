@@ -116,7 +116,7 @@ async fn fill_facts(
 ) -> Result<(), sqlx::Error> {
     let mut after = (0_i64, 0_i64, Vec::new());
     loop {
-        // The key as bytes and the comparison as text: a key that is no text does not end the walk.
+        // The key is read as bytes and compared as text, so that a key that is not valid text does not end the scan.
         let key = String::from_utf8_lossy(&after.2).into_owned();
         let query = sqlx::query(FACTS_AFTER).bind(after.0).bind(after.1).bind(key).bind(ROWS_AT_ONCE);
         let rows = query.fetch_all(&mut *db).await?;

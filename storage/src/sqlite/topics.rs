@@ -100,7 +100,7 @@ impl Topics {
         let floor = floor(db).await?;
         match db.fetch_one(LAST_STRETCH).await?.try_get::<Option<i64>, _>(0)? {
             Some(upto) => topics.upto = Seq(upto as u64),
-            // What was pruned before can be counted no more.
+            // Events pruned earlier can no longer be counted.
             None if floor > Seq::ZERO => {
                 topics.upto = floor;
                 insert(db, &[(ALL, floor.get() as i64, 0)]).await?;
@@ -178,7 +178,7 @@ impl Topics {
         let mut counts = tally.finish();
         counts.insert(ALL, counts.values().sum());
         let mut new: Vec<(i64, u64)> = counts.into_iter().collect();
-        // The first topics of a journal are counted by themselves: the order decides which.
+        // The first topics of a journal are counted separately, so the order matters.
         new.sort_unstable();
         let n_known = self.totals.keys().filter(|topic| **topic > 0).count();
         let (mut n_new, mut n_others) = (0, 0);
@@ -225,7 +225,7 @@ impl Topics {
 /// stretch that differs.
 pub(super) async fn check(db: &mut SqliteConnection, floor: Seq) -> Result<Option<String>, sqlx::Error> {
     let end = |row: SqliteRow| row.try_get::<Option<i64>, _>(0).map(|end| end.map(|end| Seq(end as u64)));
-    // What is left of a stretch that was pruned in part says nothing.
+    // The rest of a partly pruned stretch cannot be compared.
     let first = match end(sqlx::query(STRETCH_OF).bind(floor.get() as i64).fetch_one(&mut *db).await?)? {
         Some(first) if floor > Seq::ZERO => first,
         _ => Seq::ZERO,

@@ -234,7 +234,7 @@ impl SqliteReader {
                 let before = self.number(query(queries::STRETCH_BEFORE).bind(found)).await?.unwrap_or(0);
                 (Seq(before as u64), Seq(found as u64).min(last))
             }
-            // What was pruned before there was an index is in no stretch; some of it is kept.
+            // Events pruned before the index existed are in no stretch; some of them are kept.
             None => {
                 let uncounted = self.number(query(queries::UNCOUNTED)).await?.unwrap_or(0);
                 piece(last.min(Seq(uncounted as u64)))
@@ -265,7 +265,7 @@ impl SqliteReader {
 
     /// Drops a list that is too imprecise: `n_rows` rows of a page were not wanted.
     pub(super) fn forget_if_stale(&self, interest: &Interest, wanted: &Wanted, n_rows: usize) {
-        // Where everything is looked at anyhow, a new list would be no better.
+        // If every row is filtered anyway, a new list would not help.
         if n_rows > FOR_NOTHING_MAX && wanted.is_exact {
             self.wanted.map().remove(&key_of(interest));
         }

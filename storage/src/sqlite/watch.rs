@@ -184,7 +184,7 @@ impl LogWatch {
         let changed_at = changed_at(&found);
         match self.seen {
             Some((seen, at)) if seen == head && at == changed_at => return Ok(Some(unmoved)),
-            // Written to, and no commit: it was rolled back, or somebody else wrote.
+            // The log was written without a commit: a rollback, or another program wrote.
             Some((seen, at))
                 if is_same_log(&seen, &head) && at != changed_at && valid_pages(&self.log, pages) < pages =>
             {
@@ -273,7 +273,7 @@ impl LogWatch {
         }
         let pages = self.seen.map_or(0, |(head, _)| head.pages()) + more_pages;
         if pages > self.reserved_pages {
-            // More than needed now, so that not every look extends it.
+            // More than needed now, so that not every check extends it.
             let parts = 1 + (pages + more_pages).saturating_sub(FIRST_PART_PAGES).div_ceil(PART_PAGES);
             super::room::reserve(&self.index, parts * PART_BYTES)?;
             self.reserved_pages = FIRST_PART_PAGES + (parts - 1) * PART_PAGES;
@@ -285,7 +285,7 @@ impl LogWatch {
     /// although the database may already have later ones; such a log is put aside. Returns the action, for a message.
     pub(super) fn put_aside(&self) -> String {
         let head = IndexHead::read(&self.index).ok().filter(IndexHead::is_valid);
-        // Without an index as many as there were: not more can have been moved.
+        // Without an index, the earlier number: no more can have been moved.
         let moved = head.map(|head| head.moved()).or(self.seen.map(|(head, _)| head.pages()));
         let valid = valid_pages(&self.log, u64::MAX);
         if moved.is_some_and(|moved| valid >= moved) {

@@ -31,7 +31,7 @@ async fn a_panic_in_the_actor_is_told_to_everybody_who_calls_afterwards_and_by_t
     let (storage, actor) = start(store, StorageOptions::default(), Arc::new(Fragile::default())).await;
     storage.publish(publish(vec![new("x", "0", 0)])).await.expect("the first batch");
 
-    // Committed, but whoever asked was not told: it is unknown, not absent.
+    // Committed, but not acknowledged to the caller: unknown, not absent.
     let during = storage.publish(publish(vec![new("x", "0", 1)])).await;
     assert!(matches!(during, Err(Rejected::Unknown(_))), "found {during:?}");
 

@@ -106,7 +106,7 @@ async fn no_claimed_time_deletes_what_is_fresh_or_keeps_what_is_old() {
     .await;
     assert_eq!(floor(&disk).await, 0, "everything is 29 days old at most");
     beside(&disk, keeping(days(30)), &wall, |storage| async move {
-        // A process that begins on the same day, as its clock says: age goes on from the last commit.
+        // A process whose clock shows the same day: age continues from the last commit.
         tokio::time::sleep(DAY * 31).await;
         storage.publish(publish(vec![claiming(1_002, 0)])).await.expect("committed");
         tokio::time::sleep(Duration::from_secs(120)).await;

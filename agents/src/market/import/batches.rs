@@ -80,7 +80,7 @@ fn buffers(message: &Message<'_>) -> (Vec<(u64, u64)>, bool) {
     let Some(batch) = batch.or_else(|| message.header_as_dictionary_batch()?.data()) else {
         return (Vec::new(), false);
     };
-    // A negative number is beyond every body.
+    // A negative number is outside every body.
     let span = |buffer: &Buffer| (buffer.offset() as u64, buffer.length() as u64);
     (batch.buffers().into_iter().flatten().map(span).collect(), batch.compression().is_some())
 }

@@ -59,7 +59,7 @@ mod enabled {
     /// standard error.
     fn guarded<T>(what: &'static str, decode: impl FnOnce() -> Result<T, ImportError>) -> Result<T, ImportError> {
         static HOOK: Once = Once::new();
-        // The hook of the process is wrapped once; every other thread still has what was there before.
+        // The process's panic hook is wrapped once; other threads still use the original hook.
         HOOK.call_once(|| {
             let before = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| {

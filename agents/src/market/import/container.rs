@@ -38,9 +38,9 @@ pub(super) enum Opened<'a> {
 /// How many bytes of the packed file were read.
 #[derive(Clone, Copy)]
 pub(super) enum Packed<'a> {
-    /// So many up to now.
+    /// This many up to now.
     Read(&'a Cell<u64>),
-    /// So many in all, of an entry in an archive.
+    /// This many in total, for an entry in an archive.
     Whole(u64),
 }
 

@@ -44,7 +44,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
     }
 }
 
-/// The values of an array, at most so many.
+/// The values of an array, up to a limit.
 struct Values(usize);
 
 impl<'de> DeserializeSeed<'de> for Values {

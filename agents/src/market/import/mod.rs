@@ -510,7 +510,7 @@ impl File<'_> {
         let counted = Counted { reader, read: &read };
         let bytes_total = usize::try_from(bytes_total).unwrap_or(usize::MAX);
         let mut told = |rows| {
-            // Of an entry, what is read is unpacked already.
+            // For an archive entry, the bytes read are already unpacked.
             let bytes = usize::try_from(read.get()).unwrap_or(usize::MAX);
             progress(Progress {
                 bytes: if packed.is_some() { bytes.min(bytes_total) } else { bytes },
@@ -597,7 +597,7 @@ fn import_text(
 ) -> Result<Import, ImportError> {
     let mut is_last = text.more()?;
     let start = if text.bytes.starts_with(BOM) { BOM.len() } else { 0 };
-    // What is not read to its end yet is at least as long as a line may be.
+    // An unfinished line already has the maximum length.
     let layout = layout::detect(&text.bytes[start..], &options.map, options.line_max)?;
     let mut csv = Csv { rows: Rows::new(options, layout, 0), line: layout.lines };
     let mut at = start + layout.start;
@@ -610,7 +610,7 @@ fn import_text(
             return csv.rows.finish();
         }
         text.bytes.drain(..whole.max(at));
-        // Without this the rest of a long line would be looked through again with every part that is read.
+        // Without this, the rest of a long line would be searched again for every part that is read.
         if text.bytes.len() > options.line_max {
             return Err(ImportError::LineTooLong { line: csv.line + 1, limit: options.line_max });
         }
