@@ -133,7 +133,7 @@ impl Drop for Held {
 
 fn drop_contained<T>(value: T) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        tracing::error!("a value's Drop panicked; it was dropped all the same");
+        tracing::error!("drop of a value panicked; the panic was contained");
         // Its own Drop could panic too.
         std::mem::forget(panic);
     }

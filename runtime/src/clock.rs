@@ -74,21 +74,21 @@ impl State {
         let most_ms = u64::try_from(limits.step_max.as_millis()).unwrap_or(u64::MAX);
         if off_by_ms.unsigned_abs() <= most_ms {
             if off_by_ms.unsigned_abs() >= LOGGED_FROM.as_millis() as u64 {
-                tracing::warn!(from = %expected, to = %read, off_by_ms, "wall clock jumped and is followed");
+                tracing::warn!(from = %expected, to = %read, off_by_ms, "wall clock jumped; the jump is followed");
             }
             return self.follow(read, at);
         }
         let same = self.held.filter(|held| held.off_by_ms.abs_diff(off_by_ms) <= most_ms);
         match same {
             Some(held) if at.saturating_duration_since(held.since) >= limits.hold => {
-                tracing::warn!(from = %expected, to = %read, off_by_ms, hold = ?limits.hold, "wall clock jumped, stayed there, and is followed now");
+                tracing::warn!(from = %expected, to = %read, off_by_ms, hold = ?limits.hold, "wall clock jump has lasted and is followed");
                 return self.follow(read, at);
             }
             Some(_) => {}
             None => {
                 tracing::warn!(
                     expected = %expected, found = %read, off_by_ms, step_max = ?limits.step_max, hold = ?limits.hold,
-                    "wall clock jumped by more than one step may be; it is not followed unless it stays there"
+                    "wall clock jumped by more than clock_step_max_ms; the jump is followed only if it lasts"
                 );
                 self.held = Some(Held { off_by_ms, since: at });
             }

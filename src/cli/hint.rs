@@ -31,7 +31,7 @@ pub(crate) fn of_io(error: &io::Error, path: &Path) -> Option<String> {
             "the file system is mounted read-only: use another folder, or have it mounted writable".into()
         }
         io::ErrorKind::IsADirectory => "name a file in the folder".into(),
-        io::ErrorKind::NotADirectory => "a part of the path is a file, not a folder: check the path".into(),
+        io::ErrorKind::NotADirectory => "a part of the path is a file and no folder: check the path".into(),
         io::ErrorKind::AlreadyExists => "name another file".into(),
         _ => return None,
     };

@@ -189,7 +189,7 @@ impl Maker {
         if !self.is_new(id) {
             let place = format!("partition {partition:?} has offset {offset:?} a second time");
             return Item::Failed(format!(
-                "{place}: an offset is unique within its partition, and reading begins behind it"
+                "{place}: an offset must be unique within its partition; reading continues after it"
             ));
         }
         let event = Event {

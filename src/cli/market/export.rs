@@ -91,7 +91,7 @@ impl Part {
     /// For a person.
     fn note(&self) -> Option<String> {
         let pruned = self.pruned?;
-        Some(format!("events up to {pruned} were pruned; exported those from {} on", pruned.next()))
+        Some(format!("events up to {pruned} were pruned; exported what is after them, from {} on", pruned.next()))
     }
 }
 

@@ -80,7 +80,7 @@ impl SqliteStore {
             )
         };
         if fault.is_of_the_database(&self.path) {
-            cause += "; what was committed last is in its log: keep both files, and go back to a backup";
+            cause += "; the newest commits are in its log: keep both files, and go back to a backup";
             std::mem::forget(self.db.take());
         } else if fault.is_content_whole() && self.move_whole_log().await {
             self.moved = self.last;
@@ -145,8 +145,8 @@ impl SqliteStore {
             return Ok(());
         };
         let cause = format!(
-            "seqs {} to {acknowledged} were acknowledged by the last process and are not there: its log was deleted or \
-             replaced; put the log back, or restore a backup; to go on without them, remove {}",
+            "seqs {} to {acknowledged} were acknowledged by the last process and are missing: its log was deleted or \
+             replaced; put the log back, or restore a backup; to continue without them, remove {}",
             last.next(),
             beside(&self.path, ".lock").display()
         );
@@ -159,7 +159,7 @@ impl SqliteStore {
         if self.given != self.path && is_elsewhere(&self.given) && !std::mem::replace(&mut self.was_moved_link, true) {
             warn!(
                 name = %self.given.display(), database = %self.path.display(),
-                "the name does not lead to the open database any more; other commands by that name use another one"
+                "the name no longer leads to the open database; commands with that name use another database"
             );
         }
     }

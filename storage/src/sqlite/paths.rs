@@ -268,7 +268,7 @@ mod unix {
         let names = db.metadata().map_or(1, |found| found.nlink());
         if names > 1 {
             let cause = format!(
-                "it has {names} names (hard links), and its log is found by name: under another name what is in the log \
+                "it has {names} names (hard links), and its log is found by name: under another name the log's content \
                  would be missing; remove the others, or copy the file and use the copy"
             );
             return Err(fatal(db, cause));

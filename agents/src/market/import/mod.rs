@@ -178,7 +178,7 @@ pub enum RefusedReason {
     #[error("flat candle without volume")]
     Flat,
     /// More candles than are held; it makes the whole file an [`ImportError::TooManyCandles`].
-    #[error("more candles than are held")]
+    #[error("more candles than the limit")]
     TooMany,
 }
 
