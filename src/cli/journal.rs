@@ -127,7 +127,7 @@ async fn follow(
         let (events, upto) = db.journal(after, Seq(u64::MAX), interest, PAGE_EVENTS).await?;
         // Checked after the read: events read before a change belong to the old journal.
         if db.generation().await? != generation || db.last_seq().await? < after {
-            return Err(followed.ended("its journal was reset"));
+            return Err(followed.ended("its journal was begun again"));
         }
         print(&events, out)?;
         let is_more = upto > after;
