@@ -797,7 +797,7 @@ fn verify(row: &SqliteRow, column: usize, computed: i64, what: impl Fn() -> Stri
     if stored == computed || stored == UNVERIFIED {
         return Ok(());
     }
-    Err(RowError::Damaged(format!("{} is damaged: its check value differs", what())))
+    Err(RowError::Damaged(format!("{} is not as it was written: its check value differs", what())))
 }
 
 /// Columns from `first` on: the wall clock, the commit clock.
