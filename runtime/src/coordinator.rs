@@ -134,7 +134,7 @@ impl RuntimeBuilder {
         self
     }
 
-    /// The configuration in force, recorded at each start of a team.
+    /// The configuration in force, recorded at a team's first start in the process and at each ordered restart.
     #[must_use]
     pub fn config(mut self, config: Value) -> Self {
         self.config = config;

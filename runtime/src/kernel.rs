@@ -33,7 +33,7 @@ pub(crate) struct Kernel {
     pub(crate) life: Life,
     /// Whether the process before this one did not stop cleanly.
     pub(crate) unclean: bool,
-    /// What is in force, as recorded at each start of a team.
+    /// The configuration in force, recorded at a team's first start in the process and at each ordered restart.
     pub(crate) config: Value,
 }
 

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{FactKind, Read, StoreError, TeamRow, clock_at};
 
-/// Events on it are never deleted: they tell what was in force, and there is one for each start of a team.
+/// Events on it are never deleted: they record the configuration in force, and there are few: one at the first start of
+/// a team in a process and one for each ordered restart.
 pub(crate) const KEPT_TOPIC: &str = "sys.team.started";
 
 /// Characters of an event id as text.

@@ -13,7 +13,8 @@ pub(super) const CHECK_VALUES_FROM: u32 = 3;
 pub(super) const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [V1, V2, V3];
 
 /// - `names`: topics, agents, callers, teams, series, each text once. Topics of memory writes have negative
-///   ids, so that a partial index can hold them; all others are positive. Never deleted.
+///   ids, so that a partial index can hold them; all others are positive. Only names of removed memory keys are
+///   deleted, with their last event.
 /// - `journal`: the journal. `cause` and `root` are event ids, `cause_seq` the nearest durable ancestor.
 /// - `facts`: newest values. `owner` is 0 for memory, which is unique by key alone; `writer` is who wrote it.
 /// - `blocks`: a rowid table, since a WITHOUT ROWID table must not hold large rows.
