@@ -247,6 +247,10 @@ async fn a_supervisor_that_panics_leaves_a_failed_team_which_can_be_restarted() 
 
     is_broken.store(true, Ordering::SeqCst);
     let _ = runtime.pause("a").await;
+    for _ in 0..10 {
+        // So that the executor sees the pause: it looks at the clock when it ends.
+        tokio::task::yield_now().await;
+    }
     let _ = runtime.resume("a").await;
     runtime.until_state("a", failed_with("supervisor panicked: clock")).await.unwrap();
     assert!(failed_with("supervisor panicked")(&runtime.status()[0].state));
