@@ -258,6 +258,8 @@ async fn a_supervisor_that_panics_leaves_a_failed_team_which_can_be_restarted() 
     everybody_sees_it(&runtime, "supervisor panicked: clock").await;
 
     runtime.restart("a").await.unwrap();
+    // The pause holds over the restart, unless it was taken back before the panic.
+    runtime.resume("a").await.unwrap();
     let published = runtime.publish(Draft::new(topic("in.x"), 2)).await.unwrap();
     runtime.settled(published.seq).await.unwrap();
     runtime.stop(DEADLINE).await.unwrap();
