@@ -427,6 +427,15 @@ fn every_planted_bug_around_the_store_is_found_and_shrunk_and_repeats() {
     });
 }
 
+/// A team whose supervisor has ended without a trace goes on saying that it runs.
+#[test]
+fn a_team_that_is_said_to_run_without_a_task_is_found() {
+    let bug = |task: &str, polls| task == "team crowd-1" && polls == 40;
+    let report = run(swarm(0, Flaw::None).sabotage_ends(bug), FaultPlan::None);
+    let is_it = |broken: &atra_runtime::sim::Violation| broken.invariant == "has_task" && broken.key == "crowd-1";
+    assert!(report.violations.iter().any(is_it), "{report}");
+}
+
 #[test]
 fn every_agent_that_breaks_a_rule_is_found_and_shrunk_and_repeats() {
     for (name, flaw) in [

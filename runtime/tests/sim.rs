@@ -164,7 +164,7 @@ fn an_invariant_that_could_be_evaluated_and_was_not_makes_the_run_fail() {
     let mut report = crowd_run(1, FaultPlan::None, |swarm| swarm);
     assert_eq!(report.failure(), None, "{report}");
     assert!(report.not_applicable.is_empty(), "{:?}", report.not_applicable);
-    assert_eq!(report.checks.len(), 12, "{:?}", report.checks);
+    assert_eq!(report.checks.len(), 13, "{:?}", report.checks);
     assert!(report.checks.values().all(|n| *n > 0), "{:?}", report.checks);
     report.checks.insert("fenced".into(), 0);
     assert!(report.failure().unwrap().starts_with("fenced was never evaluated"), "{report}");
