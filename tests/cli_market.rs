@@ -151,7 +151,7 @@ fn candles_leave_as_they_came_in_every_format() {
         &["import", "resample", "--ticker", "GOOG", "--interval", "1d", "--to", "1h", "--db", "a.db"],
         "no multiple",
     );
-    folder.fails(2, &["export", "candles", "--ticker", "GOOG", "--db", "a.db"], "2 series are meant");
+    folder.fails(2, &["export", "candles", "--ticker", "GOOG", "--db", "a.db"], "matches 2 series");
     let one = ["--ticker", "GOOG", "--interval", "1d", "--db", "a.db"];
     folder.fails(2, &[&["export", "candles", "--out", "g.xlsx"][..], &one].concat(), ".csv, .json, .jsonl, .parquet");
     folder.fails(2, &[&["backtest", "--trades", "t.xls"][..], &one].concat(), ".csv, .json, .jsonl, .parquet");
@@ -178,7 +178,7 @@ fn several_tickers_trade_on_one_account_as_the_seven_do() {
     let some: Vec<&str> = files.iter().take(5).map(String::as_str).collect();
     folder.ok(&[&["import", "candles", "--db", "a.db"], &some[..]].concat());
     let run = ["backtest", "--db", "a.db", "--set", "fast=4", "--set", "slow=12", "--fee", "0.0004", "--verify"];
-    folder.fails(2, &run, "5 series are meant");
+    folder.fails(2, &run, "matches 5 series");
     let found = folder.json(&[&run[..], &["--all", "--short", "--trades", "t.csv", "--report", "r.html"]].concat());
     assert_eq!(
         (found["verified"].as_bool(), found["series"].as_array().map(Vec::len)),
@@ -435,7 +435,7 @@ fn a_kill_from_the_command_line_stops_the_next_run_until_a_resume() {
 
     let first = folder.json(&[&run[..], &["--fresh", "--to", "2008-01-01"]].concat());
     let said = folder.json(&["risk", "kill", "--reason", "test", "--db", "a.db"]);
-    assert_eq!(said["said"], "risk.kill");
+    assert_eq!(said["topic"], "risk.kill");
     // At the time of the newest candle: by the wall's time a pruning by age would keep nothing else.
     let word = folder.json(&["journal", "tail", "-n", "1", "--topic", "risk.kill", "--db", "a.db"]);
     let candle = folder.json(&["journal", "tail", "-n", "1", "--topic", "market.>", "--db", "a.db"]);
@@ -474,7 +474,7 @@ impl Drop for Desk {
 fn a_running_desk_hears_a_kill_a_resume_and_a_freeze_at_once() {
     let folder = Folder::new();
     let mut desk = Command::new(env!("CARGO_BIN_EXE_atra"));
-    desk.args(["run", "--db", "a.db", "--json", "--speed", "50"]).current_dir(folder.0.path());
+    desk.args(["run", "--demo", "--db", "a.db", "--json", "--speed", "50"]).current_dir(folder.0.path());
     let mut desk = Desk(desk.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary starts"));
     // Each try is a process, so a thousand take many seconds.
     let asked = |key: &str, wanted: &str| {
@@ -484,7 +484,7 @@ fn a_running_desk_hears_a_kill_a_resume_and_a_freeze_at_once() {
     asked("feed.series.SIM.15m", "feed");
 
     let killed = folder.json(&["risk", "kill", "--reason", "too hot", "--db", "a.db"]);
-    assert_eq!((&killed["said"], &killed["running"]), (&"risk.kill".into(), &true.into()));
+    assert_eq!((&killed["topic"], &killed["running"]), (&"risk.kill".into(), &true.into()));
     let word = folder.json(&["journal", "tail", "-n", "1", "--topic", "risk.kill", "--db", "a.db"]);
     assert_eq!((&word["seq"], &word["payload"]["reason"]), (&killed["seq"], &"too hot".into()));
     asked("risk.state", "halted");

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// What keys without a value mean.
-const UNSET: [(&str, &str); 11] = [
+const UNSET: [(&str, &str); 12] = [
     ("storage.db_bytes_max", "no limit but the disk"),
     ("storage.keep", "events are kept for ever"),
     ("storage.keep_events", "all events are kept"),
@@ -24,6 +24,7 @@ const UNSET: [(&str, &str); 11] = [
     ("desk.speed_from", "from the first candle on"),
     ("desk.strategy", "two averages with the optimizer's parameters"),
     ("desk.risk.notional_max", "no limit"),
+    ("desk.risk.volume_max_ppm", "no limit; in the simulated market a tenth of the candle's volume"),
     ("desk.risk.stale_after_ms", "two hours, or four candles if that is longer"),
 ];
 

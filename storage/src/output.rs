@@ -228,7 +228,8 @@ fn database_of(path: &Path, there: Option<&Metadata>) -> Option<PathBuf> {
     let is_empty = there.is_some_and(|there| there.len() == 0);
     // A new database may have all of its content in its log.
     let is_begun = is_empty && SQLITE_SUFFIXES.iter().chain(&[".lock"]).any(|suffix| beside(path, suffix).exists());
-    if is_begun || there.is_some() && is_database_file(path) {
+    // Reading from a pipe would wait for ever.
+    if is_begun || there.is_some_and(Metadata::is_file) && is_database_file(path) {
         return Some(path.to_owned());
     }
     SQLITE_SUFFIXES.iter().chain(&ATRA_SUFFIXES).find_map(|suffix| {

@@ -81,7 +81,7 @@ fn a_backup_is_the_same_and_writes_over_nothing() {
 fn a_backup_that_cannot_be_made_leaves_nothing() {
     let folder = Folder::finished();
     let names = folder.names();
-    folder.atra(&["db", "backup", "no/b.db", "--db", "a.db"]).fails(1, &["b.db", "check the folder"]);
+    folder.atra(&["db", "backup", "no/b.db", "--db", "a.db"]).fails(1, &["b.db", "check that the folder exists"]);
     folder.atra(&["db", "backup", "b.db", "--db", "none.db"]).fails(1, &["there is no database none.db"]);
     folder.atra(&["db", "backup", "b.db", "--db", "a.csv"]).fails(1, &["not an atra database"]);
     folder.atra(&["db", "backup", ".", "--db", "a.db"]).fails(1, &["is a folder"]);

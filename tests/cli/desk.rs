@@ -61,7 +61,7 @@ fn totals_and_exports_survive_pruning() {
     assert!(left.err.contains("were pruned; exported what is after them, from "), "{}", left.err);
     assert!(trades.out.ends_with(left.out.split_once('\n').expect("a heading").1), "{}", left.out);
     for what in ["trades", "equity", "signals"] {
-        let told = folder.atra(&["export", what, "--out", "x.csv", "--json"]).ok().one();
+        let told = folder.atra(&["export", what, "--out", "x.csv", "--force", "--json"]).ok().one();
         assert_eq!(told["after"], told["pruned_upto"], "{told}");
         let all = folder.atra(&["export", what]).ok().out.lines().count();
         assert_eq!(told["rows"].as_u64(), Some(all as u64 - 1));

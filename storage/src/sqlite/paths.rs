@@ -126,7 +126,8 @@ pub(crate) fn open_beside(path: &Path, db: &Path) -> io::Result<File> {
 /// Opens a file beside a database for reading.
 ///
 /// # Errors
-/// As [`open_beside`]; [`ErrorKind::NotFound`].
+/// Those of the system, with [`ErrorKind::NotFound`], and [`ErrorKind::InvalidInput`] for a link, a pipe or another user's
+/// file.
 pub fn read_beside(path: &Path, db: &Path) -> io::Result<File> {
     open_checked(OpenOptions::new().read(true), path, db)
 }
