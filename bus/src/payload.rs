@@ -6,6 +6,7 @@
 //! - text, and the values that readers decoded from it, one per Rust type. What was published is dropped;
 //! - a value of a type that promises to decode as an equal value ([`EventType::EXACT`]): readers of that type share the
 //!   value itself, and the text is made on request.
+//!
 //! A refused value is also a payload, without content: code that accepts payloads calls [`Payload::check`].
 
 use std::{

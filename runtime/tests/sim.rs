@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use atra_bus::{Draft, Event, Name, Seq, Topic};
 use atra_runtime::{
     Agent, AgentError, AgentSpec, Context, EffectError, OnPoison, StateReader, StateWriter, Team,
-    sim::{Fault, FaultAt, FaultClass, FaultPlan, Kept, Policy, SimReport, SimTest, Swarm, crowd, seeds, weaker},
+    sim::{Fault, FaultAt, FaultClass, FaultPlan, Kept, Policy, SimReport, SimTest, Swarm, crowd, seeds},
 };
 use atra_storage::FactKind;
 
@@ -518,25 +518,6 @@ fn a_kept_case_fails_with_the_bug_and_holds_when_it_is_fixed() {
     let again = text_of(|| test.run(|seed| needing_a_team(seed, true)));
     assert!(again.starts_with("kept case "), "{again}");
     test.run(|seed| needing_a_team(seed, false));
-}
-
-/// A panic where an error would do, a death of the machine where a pause would: the milder one is kept.
-#[test]
-fn a_fault_is_put_in_the_place_of_a_harder_one_where_it_is_enough() {
-    let at = |n| FaultAt::Commit { n };
-    let hard = |n| Fault { class: FaultClass::PowerLoss, at: at(n) };
-    let asked = std::cell::RefCell::new(Vec::new());
-    let found = weaker(vec![hard(1), hard(2)], |list| {
-        let classes: Vec<_> = list.iter().map(|fault| fault.class).collect();
-        asked.borrow_mut().push(classes.clone());
-        Ok::<_, ()>(matches!(classes[..], [FaultClass::Crash | FaultClass::Stop, FaultClass::PowerLoss]))
-    });
-    assert_eq!(found.unwrap(), [Fault { class: FaultClass::Stop, at: at(1) }, hard(2)]);
-    assert_eq!(asked.into_inner().len(), 4);
-    for class in FaultClass::SURVIVED {
-        let down = std::iter::successors(Some(class), |class| class.milder());
-        assert!(down.count() < FaultClass::SURVIVED.len(), "{} is milder than itself", class.name());
-    }
 }
 
 // === models and sources ===

@@ -10,7 +10,8 @@ use std::{
 };
 
 /// Crates from left to right: each may use those before it only.
-const CRATES: [(&str, &str); 5] = [
+const CRATES: [(&str, &str); 6] = [
+    ("test-support", "atra-test-support"),
     ("bus", "atra-bus"),
     ("storage", "atra-storage"),
     ("runtime", "atra-runtime"),

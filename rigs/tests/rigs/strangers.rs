@@ -73,10 +73,11 @@ fn beside(
     until(&mut started, &work, "enough beside the stranger", |lines| is_enough(&lines[before_lines..], wal_bytes()));
     pause(STAY);
     let meanwhile = n_acknowledged(&work) - before;
-    let wal = wal_bytes();
     let own = std::process::id();
     let told = log(&work.db).readers;
     let held = told.iter().find(|reader| reader.process == own).map_or(0, |reader| reader.holds_bytes);
+    // After it: the child goes on writing, and the log is at least as long as what was held.
+    let wal = wal_bytes();
     tokio.block_on(async {
         stranger.execute("ROLLBACK").await.unwrap();
         stranger.close().await.unwrap();

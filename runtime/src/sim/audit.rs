@@ -6,6 +6,7 @@
 
 mod routes;
 mod timers;
+mod undo;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -770,34 +771,6 @@ impl State {
             self.letters.insert((agent, event));
             before.letters.push((agent, event));
         }
-    }
-
-    fn take_back(&mut self, before: Before) {
-        self.ids.truncate(before.last);
-        let last = before.last as u64;
-        for agent in &mut self.agents {
-            while agent.wanted.back().is_some_and(|(seq, _)| *seq > last) {
-                agent.wanted.pop_back();
-            }
-        }
-        for (_, versions) in &mut self.memory {
-            while versions.last().is_some_and(|version| version.seq > last) {
-                versions.pop();
-            }
-        }
-        for (key, old) in before.facts.into_iter().rev() {
-            match old {
-                Some(old) => _ = self.facts.insert(key, old),
-                None => _ = self.facts.remove(&key),
-            }
-        }
-        for (team, old) in before.teams {
-            self.teams[team].row = old;
-        }
-        for letter in before.letters {
-            self.letters.remove(&letter);
-        }
-        self.facts_fold = before.fold;
     }
 
     /// A key that was ever written, with its versions.

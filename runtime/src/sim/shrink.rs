@@ -77,3 +77,28 @@ pub fn earlier<E>(mut list: Vec<Fault>, mut fails: impl FnMut(&[Fault]) -> Resul
     }
     Ok(list)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::FaultClass;
+
+    /// A panic where an error would do, a death of the machine where a pause would: the milder one is kept.
+    #[test]
+    fn a_fault_is_put_in_the_place_of_a_harder_one_where_it_is_enough() {
+        let at = |n| FaultAt::Commit { n };
+        let hard = |n| Fault { class: FaultClass::PowerLoss, at: at(n) };
+        let asked = std::cell::RefCell::new(Vec::new());
+        let found = weaker(vec![hard(1), hard(2)], |list| {
+            let classes: Vec<_> = list.iter().map(|fault| fault.class).collect();
+            asked.borrow_mut().push(classes.clone());
+            Ok::<_, ()>(matches!(classes[..], [FaultClass::Crash | FaultClass::Stop, FaultClass::PowerLoss]))
+        });
+        assert_eq!(found.expect("no error"), [Fault { class: FaultClass::Stop, at: at(1) }, hard(2)]);
+        assert_eq!(asked.into_inner().len(), 4);
+        for class in FaultClass::SURVIVED {
+            let down = std::iter::successors(Some(class), |class| class.milder());
+            assert!(down.count() < FaultClass::SURVIVED.len(), "{} is milder than itself", class.name());
+        }
+    }
+}

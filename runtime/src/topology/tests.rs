@@ -1,3 +1,5 @@
+//! The check of a topology: what it refuses, what it allows, and how many steps it takes.
+
 use super::*;
 use crate::{Agent, AgentError, Context};
 

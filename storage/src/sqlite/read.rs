@@ -30,8 +30,8 @@ use super::{
     pool::{Readers, Reading},
     queries,
     room::refuse_without_room,
-    schema::{UNVERIFIED, views_of},
-    sums::{FactSum, Summer},
+    schema::views_of,
+    sums::{FactSum, Summer, verify},
     wanted::{Wanted, WantedCache},
 };
 use crate::{
@@ -789,15 +789,6 @@ fn team_row(row: &SqliteRow, team: Name) -> Result<TeamRow, RowError> {
     let (epoch, number, cursor) = (row.try_get::<i64, _>(1)?, row.try_get::<i64, _>(2)?, row.try_get::<i64, _>(3)?);
     verify(row, 4, Summer::default().team(team.as_str(), epoch, number, cursor), || format!("row of team {team}"))?;
     Ok(TeamRow { team, epoch: epoch as u64, number: number as u64, cursor: Seq(cursor as u64) })
-}
-
-/// Compares a computed check value with the one in the row.
-fn verify(row: &SqliteRow, column: usize, computed: i64, what: impl Fn() -> String) -> Result<(), RowError> {
-    let stored = row.try_get::<i64, _>(column)?;
-    if stored == computed || stored == UNVERIFIED {
-        return Ok(());
-    }
-    Err(RowError::Damaged(format!("{} is not as it was written: its check value differs", what())))
 }
 
 /// Columns from `first` on: the wall clock, the commit clock.

@@ -10,6 +10,16 @@ use sqlx::{Executor as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::queries::{BLOCKS_AFTER, FACTS_AFTER, NAMES, SET_BLOCK_CHECK, SET_FACT_CHECK, SET_TEAM_CHECK, TEAMS};
+use super::{read::RowError, schema::UNVERIFIED};
+
+/// Compares a computed check value with the one in the row.
+pub(super) fn verify(row: &SqliteRow, column: usize, computed: i64, what: impl Fn() -> String) -> Result<(), RowError> {
+    let stored = row.try_get::<i64, _>(column)?;
+    if stored == computed || stored == UNVERIFIED {
+        return Ok(());
+    }
+    Err(RowError::Damaged(format!("{} is not as it was written: its check value differs", what())))
+}
 
 /// Rows that the migration reads at once. 128: a block is some tens of kilobytes.
 const ROWS_AT_ONCE: i64 = 128;
