@@ -1,5 +1,4 @@
 //! Deaths of the process: which of them are held against a turn.
-#![expect(clippy::unwrap_used, reason = "a test that fails should fail")]
 
 use std::time::Duration;
 

@@ -22,7 +22,7 @@ use crate::{
 };
 
 const LIVES: u64 = 36;
-/// How long a child may take to notice. 10 s: it looks every quarter of a second, on a busy machine later.
+/// How long a child may take to notice. It looks every quarter of a second; 120 s is only reached by one that never does.
 const NOTICE_MAX: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
