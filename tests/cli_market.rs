@@ -500,7 +500,7 @@ fn a_running_desk_hears_a_kill_a_resume_and_a_freeze_at_once() {
     desk.0.stdout.take().expect("a pipe").read_to_string(&mut told).expect("text");
     assert!(desk.0.wait().expect("it ends").success());
     let told: Value = serde_json::from_str(&told).expect("one line of JSON");
-    assert!(told["report"]["risk"].as_str().is_some_and(|risk| risk.starts_with("halted by a person")), "{told}");
+    assert!(told["report"]["risk"].as_str().is_some_and(|risk| risk.starts_with("halted by a caller")), "{told}");
     let frozen = folder.json(&["journal", "tail", "-n", "1", "--topic", "optimizer.freeze", "--db", "a.db"]);
     assert_eq!(frozen["payload"]["frozen"], true);
     // Nothing is left beside the database; one whose runtime died before it was heard is journalled by the next run, once.
