@@ -76,7 +76,7 @@ pub fn take_skipped() -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// The record lies beside the test programs. Its name has the number of the process that started them, which is one
+/// The record is in the folder of the test programs. Its name has the number of the process that started them, which is one
 /// for all programs of one `cargo test`.
 fn record() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;

@@ -25,7 +25,7 @@ impl Drop for Releasing {
     }
 }
 
-/// A team whose turn never yields until `is_released`; `has_begun` is told when it runs.
+/// A team whose turn never yields until `is_released`; it notifies `has_begun` when it runs.
 fn stuck(is_released: &Arc<AtomicBool>, has_begun: &Arc<Notify>) -> atra_runtime::Team {
     let (is_released, has_begun) = (is_released.clone(), has_begun.clone());
     team(AgentSpec::new("a").subscribes("in.*"), move |_, _| {

@@ -86,7 +86,7 @@ async fn the_child_fills_its_disk() {
         store.close().await.expect("closed");
         assert!(super::check(&db).await.expect("a report").is_sound());
 
-        // A command that reads, where the index must be made anew.
+        // A command that reads, where the index must be created.
         fill(&disk, left << 10);
         match SqliteReader::open_read_only(&db).await {
             Ok(reader) => drop(reader.last_seq().await),
